@@ -1,0 +1,184 @@
+package record
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"warren/proto/key"
+	pb "warren/proto/warrenv1"
+)
+
+// Bounds on what one map statement may hold.
+const (
+	MaxGrants   = 4096
+	MaxPrefixes = 4096
+	MaxRelays   = 256
+	MaxURLs     = 16
+)
+
+// Certify signs a signing key with the authority key.
+func Certify(by key.AuthorityPrivate, n NetworkID, k key.SigningPublic, now time.Time) (*pb.Signed, error) {
+	return Sign(by, ContextSigningKey, &pb.SigningCertificate{
+		NetworkId: n[:], SigningKey: k.Bytes(), IssuedAt: timeToProto(now),
+	})
+}
+
+// OpenCertificate gives the signing key that the authority certified for network n.
+func OpenCertificate(by key.AuthorityPublic, n NetworkID, s *pb.Signed) (key.SigningPublic, error) {
+	var m pb.SigningCertificate
+	if err := Open(by, ContextSigningKey, s, &m); err != nil {
+		return key.SigningPublic{}, err
+	}
+	if !bytes.Equal(m.GetNetworkId(), n[:]) {
+		return key.SigningPublic{}, fmt.Errorf("signing certificate is of network %x, not %s", m.GetNetworkId(), n)
+	}
+	return key.SigningPublicFromBytes(m.GetSigningKey())
+}
+
+// BindTLS signs the hash of a server's SubjectPublicKeyInfo with the authority key.
+func BindTLS(by key.AuthorityPrivate, n NetworkID, role pb.TLSRole, spki []byte) (*pb.Signed, error) {
+	sum := sha256.Sum256(spki)
+	return BindTLSHash(by, n, role, sum)
+}
+
+// BindTLSHash is BindTLS for a hash that came from a separate relay.
+func BindTLSHash(by key.AuthorityPrivate, n NetworkID, role pb.TLSRole, sum [32]byte) (*pb.Signed, error) {
+	return Sign(by, ContextTLS, &pb.TLSBinding{NetworkId: n[:], Role: role, SpkiSha256: sum[:]})
+}
+
+// CheckTLS verifies that binding covers spki in this role and network.
+func CheckTLS(by key.AuthorityPublic, n NetworkID, role pb.TLSRole, spki []byte, binding *pb.Signed) error {
+	var m pb.TLSBinding
+	if err := Open(by, ContextTLS, binding, &m); err != nil {
+		return err
+	}
+	sum := sha256.Sum256(spki)
+	if !bytes.Equal(m.GetNetworkId(), n[:]) || m.GetRole() != role || !bytes.Equal(m.GetSpkiSha256(), sum[:]) {
+		return errors.New("tls binding is for another network, role or key")
+	}
+	return nil
+}
+
+// Statement is an opened map statement. The embedded message has been checked, and must not be changed.
+type Statement struct {
+	*pb.MapStatement
+	Device   key.DevicePublic
+	Prefixes []netip.Prefix // of the network
+}
+
+// OpenStatement verifies, parses and checks the map statement made for device d of network n.
+func OpenStatement(by key.SigningPublic, n NetworkID, d key.DevicePublic, s *pb.Signed) (*Statement, error) {
+	m := new(pb.MapStatement)
+	if err := Open(by, ContextStatement, s, m); err != nil {
+		return nil, err
+	}
+	forDevice, err := key.DevicePublicFromBytes(m.GetDeviceKey())
+	if err != nil {
+		return nil, fmt.Errorf("map statement: %w", err)
+	}
+	if !bytes.Equal(m.GetNetworkId(), n[:]) || !forDevice.Equal(d) {
+		return nil, errors.New("map statement is for another network or device")
+	}
+	prefixes, err := PrefixesFromProto(m.GetNetworkPrefixes(), 16)
+	if err != nil {
+		return nil, fmt.Errorf("map statement: %w", err)
+	}
+	if err := checkStatement(m); err != nil {
+		return nil, fmt.Errorf("map statement: %w", err)
+	}
+	return &Statement{m, forDevice, prefixes}, nil
+}
+
+func checkStatement(m *pb.MapStatement) error {
+	if len(m.GetGrants()) > MaxGrants || len(m.GetRelays()) > MaxRelays || len(m.GetEndpoints()) > MaxURLs {
+		return errors.New("too many grants, relays or endpoints")
+	}
+	if len(m.GetDigest()) != sha256.Size || !m.GetGoodUntil().IsValid() || !m.GetIssuedAt().IsValid() {
+		return errors.New("digest or times are malformed")
+	}
+	for _, g := range m.GetGrants() {
+		if _, err := PrefixesFromProto(g.GetSources(), MaxPrefixes); err != nil {
+			return fmt.Errorf("grant %q: %w", g.GetId(), err)
+		}
+		if _, err := PrefixesFromProto(g.GetDestinations(), MaxPrefixes); err != nil {
+			return fmt.Errorf("grant %q: %w", g.GetId(), err)
+		}
+		for _, f := range g.GetFlows() {
+			if f.GetProtocol() > 255 || f.GetLastPort() > 65535 || f.GetFirstPort() > f.GetLastPort() {
+				return fmt.Errorf("grant %q: flow %d %d-%d is malformed", g.GetId(), f.GetProtocol(), f.GetFirstPort(), f.GetLastPort())
+			}
+		}
+	}
+	for _, r := range m.GetRelays() {
+		if len(r.GetRelayKey()) != key.Size || len(r.GetUrls()) > MaxURLs || len(r.GetStun()) > MaxURLs {
+			return fmt.Errorf("relay %q is malformed", r.GetName())
+		}
+	}
+	return nil
+}
+
+// GoodAt reports whether a map with this statement may be used at now, and else when it ran out.
+func (s *Statement) GoodAt(now time.Time) (until time.Time, ok bool) {
+	until = s.GetGoodUntil().AsTime()
+	return until, now.Before(until)
+}
+
+// DigestEntry is what Digest covers of one device.
+type DigestEntry struct {
+	Device  [key.Size]byte
+	Version Version
+}
+
+// Digest is SHA-256 over the entries in order of their keys: 32 bytes key, 8 bytes generation, 8 bytes counter, big-endian.
+func Digest(entries []DigestEntry) [sha256.Size]byte {
+	sorted := slices.SortedFunc(slices.Values(entries), func(a, b DigestEntry) int {
+		return bytes.Compare(a.Device[:], b.Device[:])
+	})
+	h := sha256.New()
+	for _, e := range sorted {
+		var b [16]byte
+		binary.BigEndian.PutUint64(b[:8], e.Version.Generation)
+		binary.BigEndian.PutUint64(b[8:], e.Version.Counter)
+		h.Write(e.Device[:])
+		h.Write(b[:])
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// SignTicket makes a relay ticket for d.
+func SignTicket(by key.SigningPrivate, n NetworkID, d key.DevicePublic, now, until time.Time) (*pb.Signed, error) {
+	return Sign(by, ContextTicket, &pb.RelayTicket{
+		NetworkId: n[:], DeviceKey: d.Bytes(), IssuedAt: timeToProto(now), ExpiresAt: timeToProto(until),
+	})
+}
+
+// OpenTicket gives the device that a relay ticket of network n admits at now.
+func OpenTicket(by key.SigningPublic, n NetworkID, now time.Time, s *pb.Signed) (key.DevicePublic, error) {
+	var m pb.RelayTicket
+	if err := Open(by, ContextTicket, s, &m); err != nil {
+		return key.DevicePublic{}, err
+	}
+	if !bytes.Equal(m.GetNetworkId(), n[:]) {
+		return key.DevicePublic{}, fmt.Errorf("relay ticket is of network %x, not %s", m.GetNetworkId(), n)
+	}
+	if until := timeFromProto(m.GetExpiresAt()); !now.Before(until) {
+		return key.DevicePublic{}, fmt.Errorf("relay ticket expired at %s", until.UTC().Format(time.RFC3339))
+	}
+	return key.DevicePublicFromBytes(m.GetDeviceKey())
+}
+
+// SignStatement signs m, which must be fit to be opened again.
+func SignStatement(by key.SigningPrivate, m *pb.MapStatement) (*pb.Signed, error) {
+	if err := checkStatement(m); err != nil {
+		return nil, fmt.Errorf("refused to sign a map statement: %w", err)
+	}
+	return Sign(by, ContextStatement, proto.Clone(m))
+}
