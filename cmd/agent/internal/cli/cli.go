@@ -1,0 +1,148 @@
+// Package cli is the command line of warren. Main runs one command and gives its exit status: 0 done, 1 failed, 2 wrong usage.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	"warren/cmd/agent/internal/local"
+	"warren/internal/buildversion"
+	"warren/proto/warrenv1/warrenv1connect"
+)
+
+// Exit statuses; they are an interface that stays stable.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// Defaults of the flags that every command has.
+const (
+	defaultState  = "/var/lib/warren"
+	defaultSocket = "/run/warren/warren.sock"
+	defaultTUN    = "warren0"
+)
+
+// usageError is a mistake in how the command was called.
+type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// app is what all commands share.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+	state    string
+	socket   string
+	tun      string
+	json     bool
+}
+
+// Main runs the command that args name.
+func Main(args []string, in io.Reader, out, errw io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a := &app{in: in, out: out, err: errw}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errw)
+	return a.report(ctx, root.ExecuteContext(ctx))
+}
+
+func (a *app) report(ctx context.Context, err error) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &usage):
+		fmt.Fprintf(a.err, "warren: %v\nTry \"warren --help\".\n", err)
+		return exitUsage
+	case ctx.Err() != nil:
+		fmt.Fprintln(a.err, "warren: interrupted")
+		return exitFailed
+	}
+	fmt.Fprintf(a.err, "warren: %v\n", plain(a.socket, err))
+	return exitFailed
+}
+
+// plain strips what only programs want to know from an error of the local API.
+func plain(socket string, err error) error {
+	explained := local.Explain(socket, err)
+	var remote *connect.Error
+	if explained == err && errors.As(err, &remote) {
+		return errors.New(remote.Message())
+	}
+	return explained
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "warren",
+		Short:         "Join this machine to a Warren network",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown command %q", args[0])
+			}
+			return cmd.Help()
+		},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&a.state, "state", defaultState, "state `directory` of the daemon")
+	f.StringVar(&a.socket, "socket", defaultSocket, "`path` of the daemon's socket")
+	f.StringVar(&a.tun, "tun", defaultTUN, "`name` of the tunnel's interface")
+	f.BoolVar(&a.json, "json", false, "print JSON")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(a.daemon(), a.up(), a.set(), a.down(), a.leave(), a.status(), a.ping(), a.ip(), a.version())
+	return root
+}
+
+// args wraps a validator so that its errors count as wrong usage.
+func args(v cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if err := v(cmd, given); err != nil {
+			return usageError{fmt.Errorf("%s: %w", cmd.Name(), err)}
+		}
+		return nil
+	}
+}
+
+func (a *app) client() warrenv1connect.LocalServiceClient { return local.Dial(a.socket) }
+
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func (a *app) version() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this program",
+		Args:  args(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			if a.json {
+				return a.printJSON(map[string]string{"version": buildversion.Get()})
+			}
+			_, err := fmt.Fprintln(a.out, "warren", buildversion.Get())
+			return err
+		},
+	}
+}

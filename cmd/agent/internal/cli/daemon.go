@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"warren/cmd/agent/internal/daemon"
+	"warren/cmd/agent/internal/state"
+)
+
+// serviceUnit is the systemd unit that the packages install.
+const serviceUnit = "warren.service"
+
+// readyWord is what a detached daemon writes to its parent once it serves; anything else is why it does not.
+const readyWord = "ready"
+
+func (a *app) daemon() *cobra.Command {
+	var cfg daemon.Config
+	var readyFD int
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "daemon",
+		Short: "Run the daemon in the foreground",
+		Args:  args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			level := slog.LevelInfo
+			if verbose {
+				level = slog.LevelDebug
+			}
+			cfg.StateDir, cfg.Socket, cfg.Interface = a.state, a.socket, a.tun
+			cfg.Log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+			ready := func(error) { notifySystemd() }
+			if readyFD > 0 {
+				ready = tellParent(readyFD)
+			}
+			err := daemon.Run(cmd.Context(), cfg, func() { ready(nil) })
+			if err != nil && readyFD > 0 {
+				ready(err)
+			}
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&verbose, "verbose", false, "log more")
+	f.Uint16Var(&cfg.Port, "port", 0, "UDP `port`; 0 keeps the one of the last run")
+	f.StringVar(&cfg.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
+	f.BoolVar(&cfg.DisableGSO, "disable-gso", false, "send UDP without segmentation offload")
+	f.BoolVar(&cfg.DisableGRO, "disable-gro", false, "receive UDP without receive offload")
+	f.IntVar(&readyFD, "ready-fd", 0, "")
+	if err := f.MarkHidden("ready-fd"); err != nil {
+		panic(err) // the flag was defined two lines up
+	}
+	return cmd
+}
+
+// tellParent gives a function that reports once on the inherited pipe.
+func tellParent(fd int) func(error) {
+	pipe := os.NewFile(uintptr(fd), "ready")
+	return func(err error) {
+		if err == nil {
+			fmt.Fprintln(pipe, readyWord)
+		} else {
+			fmt.Fprintln(pipe, err)
+		}
+		pipe.Close()
+	}
+}
+
+// ensureDaemon starts a daemon if none answers: the installed service, or one of our own.
+func (a *app) ensureDaemon(ctx context.Context) error {
+	absent, err := a.noDaemon(ctx)
+	if err != nil || !absent {
+		return err
+	}
+	if a.state == defaultState && a.socket == defaultSocket && serviceInstalled() {
+		return startService(ctx)
+	}
+	return a.startDetached(ctx)
+}
+
+func serviceInstalled() bool {
+	if _, err := os.Stat("/run/systemd/system"); err != nil {
+		return false
+	}
+	for _, dir := range []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
+		if _, err := os.Stat(filepath.Join(dir, serviceUnit)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// startService returns when the daemon says that it is ready: the unit is of type notify.
+func startService(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "systemctl", "start", serviceUnit).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("systemctl start %s: %w: %s; see \"journalctl -u warren\"", serviceUnit, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// startDetached starts "warren daemon" in a session of its own and waits until it serves the socket, or says why not.
+func (a *app) startDetached(ctx context.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(a.state, 0o700); err != nil {
+		return fmt.Errorf("state directory %s cannot be made: %w; choose another with --state or run with sudo", a.state, err)
+	}
+	logPath := state.LogFile(a.state)
+	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("daemon's log: %w; choose another directory with --state or run with sudo", err)
+	}
+	defer logFile.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := exec.Command(self, "daemon", "--state", a.state, "--socket", a.socket, "--tun", a.tun, "--ready-fd", "3")
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = logFile, logFile, []*os.File{w}
+	cmd.SysProcAttr = detached()
+	cmd.Env = withoutToken(os.Environ())
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return fmt.Errorf("daemon: %w", err)
+	}
+	if err := awaitReady(ctx, r); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.err, "started a daemon (process %d); it logs to %s\n", cmd.Process.Pid, logPath)
+	return cmd.Process.Release()
+}
+
+func withoutToken(env []string) []string {
+	var kept []string
+	for _, v := range env {
+		if !strings.HasPrefix(v, tokenVariable+"=") {
+			kept = append(kept, v)
+		}
+	}
+	return kept
+}
+
+func awaitReady(ctx context.Context, r *os.File) error {
+	stop := context.AfterFunc(ctx, func() { r.Close() })
+	defer stop()
+	line, err := bufio.NewReader(io.LimitReader(r, 4096)).ReadString('\n')
+	line = strings.TrimSpace(line)
+	switch {
+	case line == readyWord:
+		return nil
+	case line != "":
+		return errors.New(line)
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("the daemon ended at once: %w; see its log", err)
+}
+
+// notifySystemd tells the service manager that the daemon serves, if it was started by one that wants to know (sd_notify(3)).
+func notifySystemd() {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	if name, abstract := strings.CutPrefix(path, "@"); abstract {
+		path = "\x00" + name
+	}
+	if conn, err := net.Dial("unixgram", path); err == nil {
+		fmt.Fprint(conn, "READY=1")
+		conn.Close()
+	}
+}

@@ -1,0 +1,285 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"warren/cmd/agent/internal/local"
+	"warren/cmd/agent/internal/state"
+	"warren/coord/client"
+	"warren/internal/buildversion"
+	"warren/proto/key"
+	"warren/proto/record"
+	"warren/proto/token"
+	pb "warren/proto/warrenv1"
+)
+
+// api answers the local API.
+type api struct{ d *daemon }
+
+var errNotEnrolled = connect.NewError(connect.CodeFailedPrecondition,
+	errors.New("this device has joined no network; run \"warren up TOKEN\" with a token from \"warren-coordinator token create\""))
+
+// admit refuses a caller who is neither root nor the operator.
+func (a *api) admit(ctx context.Context) (local.Caller, error) {
+	c, ok := local.CallerFrom(ctx)
+	a.d.mu.Lock()
+	operator := a.d.operator
+	a.d.mu.Unlock()
+	if !ok || !c.Allowed(operator) {
+		return c, connect.NewError(connect.CodePermissionDenied,
+			errors.New("you may not use this daemon; run with sudo, or let an administrator run \"warren set --operator USER\""))
+	}
+	return c, nil
+}
+
+// Up implements LocalService.
+func (a *api) Up(ctx context.Context, req *connect.Request[pb.UpRequest], out *connect.ServerStream[pb.UpResponse]) error {
+	caller, err := a.admit(ctx)
+	if err != nil {
+		return err
+	}
+	s, warnings, err := a.bringUp(ctx, caller, req.Msg, out)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		if err := out.Send(&pb.UpResponse{Warning: w}); err != nil {
+			return err
+		}
+	}
+	if err := a.awaitConnected(ctx, s, out); err != nil {
+		return err
+	}
+	return out.Send(&pb.UpResponse{Done: true, Status: a.d.status()})
+}
+
+// bringUp changes state and session; it returns the running session.
+func (a *api) bringUp(ctx context.Context, caller local.Caller, m *pb.UpRequest, out *connect.ServerStream[pb.UpResponse]) (*session, []string, error) {
+	d := a.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var warnings []string
+	next, err := d.withSettings(caller, m.GetSettings())
+	if err != nil {
+		return nil, nil, err
+	}
+	renamed := next.Name != d.state.Name
+	enrolled := false
+	if m.GetToken() != "" {
+		if err := out.Send(&pb.UpResponse{Progress: "enrolling"}); err != nil {
+			return nil, nil, err
+		}
+		if warnings, err = d.enrol(ctx, next, m.GetToken()); err != nil {
+			return nil, nil, err
+		}
+		enrolled = true
+	}
+	if next.Membership == nil {
+		return nil, nil, errNotEnrolled
+	}
+	next.Up = true
+	if err := d.save(next); err != nil {
+		return nil, nil, internal(err)
+	}
+	d.applyOperator()
+	if enrolled && d.session != nil {
+		d.session.client.Reset() // a renewed device logs in again at once
+	}
+	if err := d.ensureSession(); err != nil {
+		return nil, nil, connect.NewError(connect.CodeFailedPrecondition, err)
+	}
+	if renamed && !enrolled {
+		if err := d.session.client.SetName(ctx, next.Name); err != nil {
+			warnings = append(warnings, fmt.Sprintf("the coordinator did not take the name %q: %v", next.Name, err))
+		}
+	}
+	return d.session, warnings, nil
+}
+
+// enrol makes or renews the membership in next. Nothing is stored before the coordinator agreed, except the device's keys, so that
+// a repeated call is recognised as the same device.
+func (d *daemon) enrol(ctx context.Context, next *state.State, text string) ([]string, error) {
+	t, err := token.Parse(text)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	if m := next.Membership; m != nil && (m.Network != t.Network || !m.Authority.Equal(t.Authority)) {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf(
+			"this token is for network %s, but this device belongs to %s; run \"warren leave\" first", t.Network, m.Network))
+	}
+	if next.Device.IsZero() {
+		next.Device, next.Node = key.NewDevice(), key.NewNode()
+		keysOnly := *d.state
+		keysOnly.Device, keysOnly.Node = next.Device, next.Node
+		if err := d.save(&keysOnly); err != nil {
+			return nil, internal(err)
+		}
+	}
+	hostname, _ := os.Hostname() // an empty one is fine: the coordinator makes up a name
+	e, err := client.Enrol(ctx, client.EnrolConfig{
+		Token: t, Device: next.Device, Node: next.Node.Public(), Name: next.Name,
+		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(), Dial: markedDialer(d.log).DialContext,
+	})
+	if err != nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
+	}
+	next.Membership = &state.Membership{Network: t.Network, Authority: t.Authority, Endpoints: t.Endpoints, Record: e.Signed}
+	d.log.Info("enrolled", "name", e.Record.Name, "addresses", e.Record.Addresses, "renewed", e.Renewed)
+	if skewed(e.ClockSkew) {
+		return []string{skewText(e.ClockSkew)}, nil
+	}
+	return nil, nil
+}
+
+// maxSkew is how far off a clock may be before a person is told.
+const maxSkew = 2 * time.Minute
+
+func skewed(d time.Duration) bool { return d.Abs() > maxSkew }
+
+func skewText(d time.Duration) string {
+	way := "ahead of"
+	if d < 0 {
+		way = "behind"
+	}
+	return fmt.Sprintf("this machine's clock is %s %s the coordinator's; set it, or the map on disk may count as too old", d.Abs().Round(time.Second), way)
+}
+
+// withSettings gives a copy of the state with the settings applied, after checking all of them.
+func (d *daemon) withSettings(caller local.Caller, s *pb.Settings) (*state.State, error) {
+	next := *d.state
+	if s == nil {
+		return &next, nil
+	}
+	if s.Name != nil {
+		if err := record.CheckLabel(s.GetName()); err != nil {
+			return nil, connect.NewError(connect.CodeInvalidArgument, err)
+		}
+		next.Name = s.GetName()
+	}
+	if s.Operator != nil {
+		if !caller.Administrator() {
+			return nil, connect.NewError(connect.CodePermissionDenied, errors.New("only root may change the operator; run with sudo"))
+		}
+		if _, err := local.LookUpOperator(s.GetOperator()); err != nil {
+			return nil, connect.NewError(connect.CodeInvalidArgument, err)
+		}
+		next.Operator = s.GetOperator()
+	}
+	return &next, nil
+}
+
+// Set implements LocalService.
+func (a *api) Set(ctx context.Context, req *connect.Request[pb.SetRequest]) (*connect.Response[pb.SetResponse], error) {
+	caller, err := a.admit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.d.set(ctx, caller, req.Msg.GetSettings()); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&pb.SetResponse{Status: a.d.status()}), nil
+}
+
+func (d *daemon) set(ctx context.Context, caller local.Caller, s *pb.Settings) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next, err := d.withSettings(caller, s)
+	if err != nil {
+		return err
+	}
+	if next.Name != d.state.Name && next.Membership != nil {
+		if d.session == nil {
+			return connect.NewError(connect.CodeFailedPrecondition, errors.New("the name can be changed only while the tunnel is up; run \"warren up\" first"))
+		}
+		if err := d.session.client.SetName(ctx, next.Name); err != nil {
+			return connect.NewError(connect.CodeFailedPrecondition, err)
+		}
+	}
+	if err := d.save(next); err != nil {
+		return internal(err)
+	}
+	d.applyOperator()
+	return nil
+}
+
+// Down implements LocalService.
+func (a *api) Down(ctx context.Context, _ *connect.Request[pb.DownRequest]) (*connect.Response[pb.DownResponse], error) {
+	if _, err := a.admit(ctx); err != nil {
+		return nil, err
+	}
+	d := a.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next := *d.state
+	next.Up = false
+	if err := d.save(&next); err != nil {
+		return nil, internal(err)
+	}
+	d.stopSession()
+	return connect.NewResponse(&pb.DownResponse{}), nil
+}
+
+// leaveTimeout bounds how long leave tries to tell the coordinator.
+const leaveTimeout = 10 * time.Second
+
+// Leave implements LocalService.
+func (a *api) Leave(ctx context.Context, req *connect.Request[pb.LeaveRequest]) (*connect.Response[pb.LeaveResponse], error) {
+	if _, err := a.admit(ctx); err != nil {
+		return nil, err
+	}
+	d := a.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state.Membership == nil {
+		return nil, errNotEnrolled
+	}
+	var out pb.LeaveResponse
+	if err := d.tellLeaving(ctx); err != nil {
+		if !req.Msg.GetForce() {
+			return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf(
+				"the coordinator could not be told: %w; try again later, or forget the keys with --force and have the device removed there", err))
+		}
+		out.Warning = fmt.Sprintf("the coordinator was not told: %v; remove the device there with \"warren-coordinator device remove\"", err)
+	}
+	d.stopSession()
+	kept, err := d.dir.Forget(d.state)
+	if err != nil {
+		return nil, internal(err)
+	}
+	d.state, d.lastErr = kept, nil
+	d.log.Info("left the network")
+	return connect.NewResponse(&out), nil
+}
+
+func (d *daemon) tellLeaving(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	if d.session != nil {
+		if d.session.rejected() {
+			return nil // it is gone there already
+		}
+		return d.session.client.Leave(ctx)
+	}
+	c, err := client.New(clientConfig(sessionConfig{Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile()}))
+	if err != nil {
+		return err
+	}
+	return c.Leave(ctx)
+}
+
+// Status implements LocalService.
+func (a *api) Status(ctx context.Context, _ *connect.Request[pb.StatusRequest]) (*connect.Response[pb.StatusResponse], error) {
+	if _, err := a.admit(ctx); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(a.d.status()), nil
+}
+
+func internal(err error) error { return connect.NewError(connect.CodeInternal, err) }

@@ -1,0 +1,202 @@
+// Package daemon is the agent itself: it owns the state directory, answers the local API, and, while the tunnel is wanted, runs a
+// session that joins the coordinator's client, NAT traversal and the WireGuard engine. Run is all there is to call.
+//
+//	daemon.go   the long-lived part: state, local API, at most one session
+//	api.go      the local API's calls
+//	session.go  one session: what is made, in which order, and how it ends
+//	wire.go     how the parts of a session feed one another
+//	relays.go   which relay carries what to which peer
+//	status.go   what status shows
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"warren/cmd/agent/internal/local"
+	"warren/cmd/agent/internal/state"
+	"warren/proto/warrenv1/warrenv1connect"
+	"warren/tunnel/router"
+)
+
+// Config is what a daemon is started with.
+type Config struct {
+	StateDir  string
+	Socket    string
+	Interface string
+	// Port is the UDP port; 0 keeps the one of the last run.
+	Port uint16
+	// Metrics is the address for Prometheus, or empty.
+	Metrics string
+	// DisableGSO and DisableGRO turn off UDP offloads where a kernel gets them wrong.
+	DisableGSO, DisableGRO bool
+	Log                    *slog.Logger
+}
+
+// daemon is the long-lived part. mu guards what follows it and is held while a session starts or stops, so that calls to the
+// local API come one after the other.
+type daemon struct {
+	cfg      Config
+	log      *slog.Logger
+	dir      *state.Dir
+	registry *prometheus.Registry
+	ctx      context.Context // of Run: sessions outlive the calls that start them
+
+	mu       sync.Mutex
+	state    *state.State
+	session  *session
+	lastErr  error // why there is no session though the tunnel is wanted
+	operator local.Operator
+}
+
+// Run serves until ctx ends. It calls ready once the socket answers. A directory or socket that another daemon has, or a state that
+// cannot be read, is an error before anything is changed.
+func Run(ctx context.Context, cfg Config, ready func()) error {
+	dir, err := state.Open(cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	st, err := dir.Load()
+	if err != nil {
+		return err
+	}
+	listener, err := local.Listen(cfg.Socket)
+	if err != nil {
+		return err
+	}
+	defer removeSocket(cfg.Socket, listener)
+	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry()}
+	d.applyOperator()
+	if err := router.Cleanup(cfg.Interface); err != nil {
+		d.log.Warn("could not clean up after an earlier run", "interface", cfg.Interface, "err", err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	d.ctx = ctx
+	group.Go(func() error { return local.Serve(ctx, listener, d.handler()) })
+	if cfg.Metrics != "" {
+		if err := d.serveMetrics(ctx, group); err != nil {
+			return err
+		}
+	}
+	group.Go(func() error { return d.keepUp(ctx) })
+	ready()
+	return group.Wait()
+}
+
+func (d *daemon) handler() http.Handler {
+	mux := http.NewServeMux()
+	path, h := warrenv1connect.NewLocalServiceHandler(&api{d: d})
+	mux.Handle(path, h)
+	return mux
+}
+
+// applyOperator opens the socket to the operator of the state. An operator who is gone from the machine is nobody.
+func (d *daemon) applyOperator() {
+	o, err := local.LookUpOperator(d.state.Operator)
+	if err != nil {
+		d.log.Warn("operator ignored", "err", err)
+		o = local.Operator{}
+	}
+	if err := local.Grant(d.cfg.Socket, o); err != nil {
+		d.log.Warn("socket stays root's alone", "err", err)
+	}
+	d.operator = o
+}
+
+func (d *daemon) serveMetrics(ctx context.Context, group *errgroup.Group) error {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", d.cfg.Metrics)
+	if err != nil {
+		return fmt.Errorf("metrics address %s: %w; choose another with --metrics", d.cfg.Metrics, err)
+	}
+	s := &http.Server{Handler: promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}), ReadHeaderTimeout: 10 * time.Second}
+	group.Go(func() error {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		return s.Close()
+	})
+	return nil
+}
+
+// restartPause is how long keepUp waits before it tries again to start a session that failed.
+const restartPause = 5 * time.Second
+
+// keepUp starts the wanted session, again whenever it failed, until ctx ends; then it stops it.
+func (d *daemon) keepUp(ctx context.Context) error {
+	tick := time.NewTicker(restartPause)
+	defer tick.Stop()
+	for {
+		d.mu.Lock()
+		if err := d.ensureSession(); err != nil {
+			d.log.Error("tunnel could not be brought up", "err", err)
+		}
+		d.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.stopSession()
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// ensureSession brings the session into line with the state. The caller holds mu.
+func (d *daemon) ensureSession() error {
+	if d.session != nil && d.session.ended() {
+		d.lastErr = d.session.stop()
+		d.session = nil
+		d.log.Error("tunnel went down by itself", "err", d.lastErr)
+	}
+	if !d.state.Up || d.state.Membership == nil || d.session != nil || d.ctx.Err() != nil {
+		return nil
+	}
+	s, err := startSession(d.ctx, sessionConfig{Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry})
+	d.lastErr = err
+	if err != nil {
+		return err
+	}
+	d.session = s
+	if port := s.bind.LocalPort(); port != 0 && port != d.state.Port && d.cfg.Port == 0 {
+		next := *d.state
+		next.Port = port
+		return d.save(&next)
+	}
+	return nil
+}
+
+// stopSession ends the session if there is one. The caller holds mu.
+func (d *daemon) stopSession() {
+	if d.session == nil {
+		return
+	}
+	if err := d.session.stop(); err != nil {
+		d.log.Warn("tunnel stopped with an error", "err", err)
+	}
+	d.session = nil
+}
+
+// save makes next the state, on disk first. The caller holds mu.
+func (d *daemon) save(next *state.State) error {
+	if err := d.dir.Save(next); err != nil {
+		return err
+	}
+	d.state = next
+	return nil
+}

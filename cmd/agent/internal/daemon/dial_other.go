@@ -1,0 +1,20 @@
+//go:build !linux
+
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"net"
+)
+
+const firewallMark = 0
+
+type dialer struct{ net net.Dialer }
+
+func markedDialer(*slog.Logger) *dialer { return new(dialer) }
+
+// DialContext connects; this system has no marks.
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return d.net.DialContext(ctx, network, address)
+}

@@ -1,0 +1,173 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+
+	"warren/nat/traversal"
+	"warren/proto/key"
+	"warren/proto/record"
+	pb "warren/proto/warrenv1"
+)
+
+// Bounds on what a caller may ask of Ping.
+const (
+	minPingInterval = 10 * time.Millisecond
+	maxPingTimeout  = time.Minute
+)
+
+// Ping implements LocalService.
+func (a *api) Ping(ctx context.Context, req *connect.Request[pb.PingRequest], out *connect.ServerStream[pb.PingResponse]) error {
+	if _, err := a.admit(ctx); err != nil {
+		return err
+	}
+	a.d.mu.Lock()
+	s := a.d.session
+	a.d.mu.Unlock()
+	if s == nil {
+		return connect.NewError(connect.CodeFailedPrecondition, errors.New("the tunnel is down; run \"warren up\" first"))
+	}
+	peer, addr, err := s.known.Load().find(req.Msg.GetPeer())
+	if err != nil {
+		return connect.NewError(connect.CodeNotFound, err)
+	}
+	p, err := newPinger(addr)
+	if err != nil {
+		return connect.NewError(connect.CodeInternal, fmt.Errorf("cannot send ICMP: %w", err))
+	}
+	defer p.close()
+	interval := max(req.Msg.GetInterval().AsDuration(), minPingInterval)
+	timeout := min(max(req.Msg.GetTimeout().AsDuration(), time.Millisecond), maxPingTimeout)
+	for n := uint32(1); ; n++ {
+		started := time.Now()
+		rtt, err := p.once(ctx, uint16(n), timeout)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		path := s.traversal.Paths()[peer.NodeKey.Raw()]
+		answer := &pb.PingResponse{Sequence: n, Answered: err == nil, Address: addr.String(), Path: pathStatus(path)}
+		answer.RttMs = float64(rtt) / float64(time.Millisecond)
+		if err := out.Send(answer); err != nil {
+			return err
+		}
+		direct := err == nil && path.Kind == traversal.Direct
+		if n == req.Msg.GetCount() || (direct && !req.Msg.GetGoOn()) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Until(started.Add(interval))):
+		}
+	}
+}
+
+// find looks a peer up by name, address or node key.
+func (k *known) find(text string) (*record.Device, netip.Addr, error) {
+	node, keyErr := key.ParseNodePublic(text)
+	addr, addrErr := netip.ParseAddr(text)
+	if k.m == nil {
+		return nil, netip.Addr{}, errors.New("no network map yet; see \"warren status\"")
+	}
+	for _, p := range k.m.Peers {
+		switch {
+		case p.Name == text, keyErr == nil && p.NodeKey.Equal(node):
+			return p, p.Addresses[0], nil
+		case addrErr == nil:
+			for _, own := range p.Addresses {
+				if own == addr {
+					return p, addr, nil
+				}
+			}
+		}
+	}
+	return nil, netip.Addr{}, fmt.Errorf("no peer has the name, address or node key %.80q; \"warren status\" lists them", text)
+}
+
+// pinger sends ICMP echo requests to one address and takes only answers with its own random payload.
+type pinger struct {
+	conn   *icmp.PacketConn
+	to     netip.Addr
+	id     uint16
+	secret [8]byte
+}
+
+func newPinger(to netip.Addr) (*pinger, error) {
+	network, any := "ip4:icmp", "0.0.0.0"
+	if to.Is6() {
+		network, any = "ip6:ipv6-icmp", "::"
+	}
+	c, err := icmp.ListenPacket(network, any)
+	if err != nil {
+		return nil, err
+	}
+	p := &pinger{conn: c, to: to}
+	rand.Read(p.secret[:])
+	p.id = binary.BigEndian.Uint16(p.secret[:])
+	return p, nil
+}
+
+func (p *pinger) close() { p.conn.Close() }
+
+// once sends one request and waits for its answer.
+func (p *pinger) once(ctx context.Context, seq uint16, timeout time.Duration) (time.Duration, error) {
+	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: int(p.id), Seq: int(seq), Data: p.secret[:]}}
+	if p.to.Is6() {
+		m.Type = ipv6.ICMPTypeEchoRequest
+	}
+	b, err := m.Marshal(nil)
+	if err != nil {
+		return 0, err
+	}
+	started := time.Now()
+	if err := p.conn.SetReadDeadline(started.Add(timeout)); err != nil {
+		return 0, err
+	}
+	stop := context.AfterFunc(ctx, func() { p.conn.SetReadDeadline(time.Now()) })
+	defer stop()
+	if _, err := p.conn.WriteTo(b, &net.IPAddr{IP: p.to.AsSlice()}); err != nil {
+		return 0, err
+	}
+	buf := make([]byte, 1500)
+	for {
+		n, from, err := p.conn.ReadFrom(buf)
+		if err != nil {
+			return 0, err
+		}
+		if p.isAnswer(from, buf[:n], seq) {
+			return time.Since(started), nil
+		}
+	}
+}
+
+func (p *pinger) isAnswer(from net.Addr, b []byte, seq uint16) bool {
+	ip, ok := from.(*net.IPAddr)
+	if !ok {
+		return false
+	}
+	proto := 1 // IANA protocol number of ICMP
+	if p.to.Is6() {
+		proto = 58
+	}
+	at, _ := netip.AddrFromSlice(ip.IP)
+	m, err := icmp.ParseMessage(proto, b)
+	if err != nil || at.Unmap() != p.to {
+		return false
+	}
+	if m.Type != ipv4.ICMPTypeEchoReply && m.Type != ipv6.ICMPTypeEchoReply {
+		return false
+	}
+	e, ok := m.Body.(*icmp.Echo)
+	return ok && uint16(e.ID) == p.id && uint16(e.Seq) == seq && string(e.Data) == string(p.secret[:])
+}

@@ -1,0 +1,262 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"warren/cmd/agent/internal/state"
+	"warren/coord/client"
+	"warren/internal/buildversion"
+	"warren/nat/gather"
+	"warren/nat/netmon"
+	"warren/nat/relay"
+	"warren/nat/traversal"
+	"warren/proto/key"
+	"warren/proto/record"
+	pb "warren/proto/warrenv1"
+	"warren/tunnel/bind"
+	"warren/tunnel/engine"
+	"warren/tunnel/router"
+)
+
+// defaultMTU leaves room for WireGuard's 80 bytes over IPv6 on a link of 1500.
+const defaultMTU = 1420
+
+type sessionConfig struct {
+	Config
+	state    state.State
+	mapFile  string
+	registry *prometheus.Registry
+}
+
+// session is one stretch of the tunnel being up. Everything in it is made by startSession, runs as one errgroup, and is gone after stop.
+type session struct {
+	cfg  sessionConfig
+	log  *slog.Logger
+	self *record.Device // as enrolled; the map's may be newer
+
+	router    *router.Router
+	bind      *bind.Bind
+	engine    *engine.Engine
+	traversal *traversal.Traversal
+	gatherer  *gather.Gatherer
+	monitor   *netmon.Monitor
+	relays    *relays
+	client    *client.Client
+
+	known   atomic.Pointer[known]
+	control atomic.Pointer[client.State]
+	online  sync.Map // [32]byte device key -> struct{}
+	changed broadcast
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // after done
+}
+
+// startSession makes and starts everything. After an error nothing is left.
+func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error) {
+	m := cfg.state.Membership
+	self, err := record.OpenDevice(m.Authority, m.Network, m.Record)
+	if err != nil {
+		return nil, fmt.Errorf("the stored device record is damaged: %w; join again with \"warren up TOKEN\"", err)
+	}
+	s := &session{cfg: cfg, log: cfg.Log, self: self, done: make(chan struct{})}
+	s.known.Store(newKnown(nil))
+	s.control.Store(new(client.State))
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	defer func() {
+		if err != nil {
+			s.cancel()
+			s.closeTunnel()
+		}
+	}()
+	if err := s.makeTunnel(); err != nil {
+		return nil, err
+	}
+	if err := s.makeNAT(); err != nil {
+		return nil, err
+	}
+	if err := s.makeClient(); err != nil {
+		return nil, err
+	}
+	if m := s.client.Map(); m != nil {
+		s.applyMap(m)
+	}
+	s.run()
+	return s, nil
+}
+
+func (s *session) makeTunnel() (err error) {
+	s.router, err = router.Open(router.Config{Name: s.cfg.Interface, MTU: defaultMTU, Log: s.log})
+	if err != nil {
+		return err
+	}
+	if err := s.router.Apply(router.State{Addresses: hostPrefixes(s.self.Addresses), MTU: defaultMTU}); err != nil {
+		return err
+	}
+	port := s.cfg.Port
+	if port == 0 {
+		port = s.cfg.state.Port
+	}
+	s.bind = bind.New(bind.Config{
+		Port: port, Mark: firewallMark, Log: s.log, Private: s.cfg.state.Node,
+		DisableGSO: s.cfg.DisableGSO, DisableGRO: s.cfg.DisableGRO,
+		OnPacket:     s.onPacket,
+		SendRelay:    s.sendRelay,
+		OnInitiation: func(peer key.NodePublic) { s.engine.Want(peer) },
+		Allowed:      func(peer key.NodePublic) bool { return s.known.Load().hasNode(peer) },
+	})
+	s.engine, err = engine.New(engine.Config{
+		TUN: s.router.TUN(), Name: s.router.Name(), Bind: s.bind, Private: s.cfg.state.Node, Log: s.log,
+		OnActive: func(peer key.NodePublic) { s.traversal.Active(peer) },
+		OnIdle:   func(peer key.NodePublic) { s.traversal.Idle(peer) },
+	})
+	return err
+}
+
+func (s *session) makeNAT() error {
+	s.relays = &relays{
+		log: s.log, ctx: s.ctx, changed: s.relaysChanged, client: s.newRelayClient,
+		on: relayEvents{data: s.onRelayData, signal: s.onRelaySignal, gone: s.onRelayGone},
+	}
+	s.traversal = traversal.New(traversal.Config{
+		Self: s.cfg.state.Node, Log: s.log,
+		Send:       s.bind.WriteTo,
+		SendSignal: s.relays.sendSignal,
+		Traffic:    s.bind.Traffic,
+		OnPath:     s.onPath,
+		Wanted:     func(peer key.NodePublic) { s.engine.Want(peer) },
+	})
+	s.gatherer = gather.New(gather.Config{
+		Log: s.log, Interface: s.router.Name(), Port: s.bind.LocalPort, Send: s.bind.WriteTo,
+		OnCandidates: s.traversal.SetCandidates,
+	})
+	s.monitor = netmon.New(netmon.Config{Log: s.log, Ignore: s.router.Name(), OnEvent: s.onNetworkEvent})
+	return nil
+}
+
+func (s *session) newRelayClient(r *pb.Relay, on relayEvents) (*relay.Client, error) {
+	m := s.cfg.state.Membership
+	return relay.NewClient(relay.ClientConfig{
+		Relay: r, Network: m.Network, Authority: m.Authority, Device: s.cfg.state.Device, Log: s.log,
+		Ticket: s.ticket, Dial: markedDialer(s.log).DialContext,
+		OnData: on.data, OnSignal: on.signal, OnGone: on.gone, OnState: on.state,
+	})
+}
+
+// clientConfig is also what leave uses while no session runs.
+func clientConfig(cfg sessionConfig) client.Config {
+	m := cfg.state.Membership
+	hostname, _ := os.Hostname()
+	node := cfg.state.Node.Public()
+	return client.Config{
+		Network: m.Network, Authority: m.Authority, Device: cfg.state.Device,
+		Node:     func() key.NodePublic { return node },
+		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(),
+		Endpoints: m.Endpoints, MapFile: cfg.mapFile, Dial: markedDialer(cfg.Log).DialContext, Log: cfg.Log,
+	}
+}
+
+func (s *session) makeClient() (err error) {
+	c := clientConfig(s.cfg)
+	c.OnMap, c.OnPresence, c.OnState = s.applyMap, s.onPresence, s.onClientState
+	s.client, err = client.New(c)
+	return err
+}
+
+// run starts every task. The first that fails ends the others.
+func (s *session) run() {
+	group, ctx := errgroup.WithContext(s.ctx)
+	for _, task := range []func(context.Context) error{
+		s.engine.Run, s.traversal.Run, s.gatherer.Run, s.monitor.Run, s.relays.run, s.client.Run,
+	} {
+		group.Go(func() error {
+			err := task(ctx)
+			if err == nil && ctx.Err() == nil {
+				err = errors.New("a part of the tunnel ended by itself")
+			}
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		})
+	}
+	go func() {
+		s.err = group.Wait()
+		s.closeTunnel()
+		close(s.done)
+		s.changed.wake()
+	}()
+}
+
+func (s *session) closeTunnel() {
+	if s.engine != nil {
+		s.engine.Close()
+	}
+	if s.router != nil {
+		if err := s.router.Close(); err != nil {
+			s.log.Warn("interface not removed", "err", err)
+		}
+	}
+}
+
+func (s *session) ended() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop ends the session and gives what had ended it before, if anything.
+func (s *session) stop() error {
+	s.cancel()
+	<-s.done
+	return s.err
+}
+
+func hostPrefixes(addrs []netip.Addr) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(addrs))
+	for _, a := range addrs {
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return out
+}
+
+// broadcast wakes all that wait for a change.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// next gives a channel that is closed at the next wake.
+func (b *broadcast) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *broadcast) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}

@@ -1,0 +1,182 @@
+package daemon
+
+import (
+	"net/netip"
+
+	"warren/coord/client"
+	"warren/nat/netmon"
+	"warren/nat/traversal"
+	"warren/proto/key"
+	"warren/proto/record"
+	pb "warren/proto/warrenv1"
+	"warren/tunnel/bind"
+	"warren/tunnel/engine"
+	"warren/tunnel/router"
+)
+
+// known is an immutable index of the map, read on the packet path.
+type known struct {
+	m        *client.Map
+	byDevice map[[key.Size]byte]*record.Device
+	byNode   map[[key.Size]byte]*record.Device // current and next keys
+}
+
+func newKnown(m *client.Map) *known {
+	k := &known{m: m, byDevice: map[[key.Size]byte]*record.Device{}, byNode: map[[key.Size]byte]*record.Device{}}
+	if m == nil {
+		return k
+	}
+	for _, p := range m.Peers {
+		k.byDevice[p.Key.Raw()] = p
+		k.byNode[p.NodeKey.Raw()] = p
+		if !p.NextNodeKey.IsZero() {
+			k.byNode[p.NextNodeKey.Raw()] = p
+		}
+	}
+	return k
+}
+
+func (k *known) hasNode(n key.NodePublic) bool {
+	_, ok := k.byNode[n.Raw()]
+	return ok
+}
+
+// applyMap brings every part into line with a new map. The client calls it from one goroutine.
+func (s *session) applyMap(m *client.Map) {
+	k := newKnown(m)
+	s.known.Store(k)
+	self := s.self
+	if m.Self != nil {
+		self = m.Self
+	}
+	s.applyAddresses(self, m.Statement)
+	s.relays.set(s.ctx, m.Statement.GetRelays())
+	s.relays.keep(func(device [key.Size]byte) bool { _, ok := k.byDevice[device]; return ok })
+	s.gatherer.SetServers(stunServers(m.Statement))
+	s.gatherer.SetOverlay(m.Statement.Prefixes)
+	var peers []engine.Peer
+	var reachable []traversal.Peer
+	for _, p := range m.Peers {
+		s.relays.route(p.Key.Raw())
+		peers = append(peers, engine.Peer{NodeKey: p.NodeKey, NextNodeKey: p.NextNodeKey, Prefixes: hostPrefixes(p.Addresses)})
+		reachable = append(reachable, traversal.Peer{Device: p.Key, Node: p.NodeKey, NextNode: p.NextNodeKey})
+	}
+	s.traversal.SetPeers(reachable)
+	s.engine.SetMap(engine.Map{Self: self.Addresses, Peers: peers, Grants: m.Statement.GetGrants()})
+	s.forgetAbsent(k)
+	s.changed.wake()
+}
+
+// applyAddresses gives the interface the device's addresses and routes the network's prefixes to it.
+func (s *session) applyAddresses(self *record.Device, st *record.Statement) {
+	mtu := defaultMTU
+	if st.GetMtu() != 0 {
+		mtu = int(min(max(st.GetMtu(), 1280), 65535))
+	}
+	err := s.router.Apply(router.State{Addresses: hostPrefixes(self.Addresses), Routes: st.Prefixes, MTU: mtu})
+	if err != nil {
+		s.log.Error("addresses and routes not applied", "err", err)
+	}
+}
+
+func stunServers(st *record.Statement) []string {
+	var out []string
+	for _, r := range st.GetRelays() {
+		out = append(out, r.GetStun()...)
+	}
+	return out
+}
+
+func (s *session) forgetAbsent(k *known) {
+	s.online.Range(func(d, _ any) bool {
+		if _, ok := k.byDevice[d.([key.Size]byte)]; !ok {
+			s.online.Delete(d)
+		}
+		return true
+	})
+}
+
+func (s *session) onPresence(device [key.Size]byte, online bool) {
+	if online {
+		if _, ok := s.known.Load().byDevice[device]; ok {
+			s.online.Store(device, struct{}{})
+		}
+	} else {
+		s.online.Delete(device)
+	}
+}
+
+func (s *session) onClientState(st client.State) {
+	old := s.control.Swap(&st)
+	if old.Connected && !st.Connected {
+		s.online.Clear() // presence is soft: nobody vouches for it now
+	}
+	s.changed.wake()
+}
+
+func (s *session) ticket() (ticket, certificate *pb.Signed) {
+	if m := s.client.Map(); m != nil {
+		return m.Ticket, m.SigningCert
+	}
+	return nil, nil
+}
+
+// onPacket takes what came to the UDP sockets and is not WireGuard.
+func (s *session) onPacket(local netip.Addr, remote netip.AddrPort, b []byte) {
+	if !s.gatherer.HandlePacket(local, remote, b) {
+		s.traversal.HandlePacket(local, remote, b)
+	}
+}
+
+func (s *session) sendRelay(peer key.NodePublic, bufs [][]byte) error {
+	d, ok := s.known.Load().byNode[peer.Raw()]
+	if !ok {
+		return errNoRelay
+	}
+	return s.relays.sendData(d.Key.Raw(), bufs)
+}
+
+func (s *session) onRelayData(from [key.Size]byte, b []byte) {
+	if d, ok := s.known.Load().byDevice[from]; ok {
+		s.bind.InjectRelay(d.NodeKey, b)
+	}
+}
+
+func (s *session) onRelaySignal(from [key.Size]byte, b []byte) {
+	if _, ok := s.known.Load().byDevice[from]; ok {
+		s.traversal.HandleSignal(from, b)
+	}
+}
+
+func (s *session) onRelayGone(peer [key.Size]byte) {
+	if d, ok := s.known.Load().byDevice[peer]; ok {
+		s.traversal.PeerGone(d.Key)
+	}
+}
+
+func (s *session) relaysChanged() {
+	name, addr, ok := s.relays.first()
+	s.traversal.SetRelay(ok, name, addr)
+	s.changed.wake()
+}
+
+// onPath publishes a peer's path to the Bind.
+func (s *session) onPath(peer key.NodePublic, p traversal.Path) {
+	out := bind.Path{Local: p.Local.Addr(), Remote: p.Remote, RelayAddr: p.RelayAddr}
+	switch p.Kind {
+	case traversal.Direct:
+		out.Kind = bind.Direct
+	case traversal.Relay:
+		out.Kind = bind.Relay
+	}
+	s.bind.SetPath(peer, out)
+}
+
+// onNetworkEvent makes everything that rests on the old network start anew.
+func (s *session) onNetworkEvent(e netmon.Event) {
+	s.log.Info("network changed", "event", e)
+	s.gatherer.Trigger()
+	s.traversal.NetworkChanged()
+	s.relays.reset()
+	s.client.Reset()
+}

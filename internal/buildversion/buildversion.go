@@ -1,0 +1,32 @@
+// Package buildversion tells which version of Warren a program was built from. Get is all there is.
+package buildversion
+
+import "runtime/debug"
+
+// Get is the module's version when it was installed as one, else the commit, marked when the tree was changed, else "devel".
+func Get() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "devel"
+	}
+	return fromInfo(info)
+}
+
+func fromInfo(info *debug.BuildInfo) string {
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	var revision, changed string
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision" && len(s.Value) >= 12:
+			revision = s.Value[:12]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = "+changed"
+		}
+	}
+	if revision == "" {
+		return "devel"
+	}
+	return "devel-" + revision + changed
+}
