@@ -74,6 +74,8 @@ func Serve(ctx context.Context, l *net.UnixListener, h http.Handler) error {
 			return ctx
 		},
 	}
+	// Shutdown closes only listeners that Serve has seen already.
+	defer l.Close()
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	select {

@@ -13,7 +13,6 @@ import (
 
 	"connectrpc.com/connect"
 
-	"net/http"
 	pb "warren/proto/warrenv1"
 	"warren/proto/warrenv1/warrenv1connect"
 )
