@@ -116,6 +116,15 @@ func OpenDevice(by key.AuthorityPublic, n NetworkID, s *pb.Signed) (*Device, err
 	return d, nil
 }
 
+// ParseDevice reads a device record whose signature was verified when it was stored. It checks the form, not who signed.
+func ParseDevice(s *pb.Signed) (*Device, error) {
+	var m pb.DeviceRecord
+	if err := Parse(ContextDevice, s.GetPayload(), &m); err != nil {
+		return nil, err
+	}
+	return deviceFromProto(&m)
+}
+
 func deviceFromProto(m *pb.DeviceRecord) (*Device, error) {
 	n, err := NetworkIDFromBytes(m.GetNetworkId())
 	if err != nil {

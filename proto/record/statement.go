@@ -3,11 +3,11 @@ package record
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -131,26 +131,20 @@ func (s *Statement) GoodAt(now time.Time) (until time.Time, ok bool) {
 	return until, now.Before(until)
 }
 
-// DigestEntry is what Digest covers of one device.
-type DigestEntry struct {
-	Device  [key.Size]byte
-	Version Version
-}
+// Digest sums up a set of device records by key and version, so that drift between two copies of a map shows. The order does not
+// matter and one record is added or taken away in constant time: it is the exclusive or of each record's SHA-256. It is no defence
+// against a forger; the statement's signature is.
+type Digest [sha256.Size]byte
 
-// Digest is SHA-256 over the entries in order of their keys: 32 bytes key, 8 bytes generation, 8 bytes counter, big-endian.
-func Digest(entries []DigestEntry) [sha256.Size]byte {
-	sorted := slices.SortedFunc(slices.Values(entries), func(a, b DigestEntry) int {
-		return bytes.Compare(a.Device[:], b.Device[:])
-	})
-	h := sha256.New()
-	for _, e := range sorted {
-		var b [16]byte
-		binary.BigEndian.PutUint64(b[:8], e.Version.Generation)
-		binary.BigEndian.PutUint64(b[8:], e.Version.Counter)
-		h.Write(e.Device[:])
-		h.Write(b[:])
-	}
-	return [sha256.Size]byte(h.Sum(nil))
+// Toggle adds a record that is not in the set, or removes one that is. Hashed are 32 bytes of key, and 8 each of generation and counter,
+// big-endian.
+func (d *Digest) Toggle(device key.DevicePublic, v Version) {
+	raw := device.Raw()
+	b := append(make([]byte, 0, key.Size+16), raw[:]...)
+	b = binary.BigEndian.AppendUint64(b, v.Generation)
+	b = binary.BigEndian.AppendUint64(b, v.Counter)
+	sum := sha256.Sum256(b)
+	subtle.XORBytes(d[:], d[:], sum[:])
 }
 
 // SignTicket makes a relay ticket for d.

@@ -16,6 +16,7 @@ import (
 
 	"warren/cmd/agent/internal/state"
 	"warren/coord/client"
+	"warren/internal/broadcast"
 	"warren/internal/buildversion"
 	"warren/nat/gather"
 	"warren/nat/netmon"
@@ -57,7 +58,7 @@ type session struct {
 	known   atomic.Pointer[known]
 	control atomic.Pointer[client.State]
 	online  sync.Map // [32]byte device key -> struct{}
-	changed broadcast
+	changed broadcast.Broadcast
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -197,7 +198,7 @@ func (s *session) run() {
 		s.err = group.Wait()
 		s.closeTunnel()
 		close(s.done)
-		s.changed.wake()
+		s.changed.Wake()
 	}()
 }
 
@@ -234,29 +235,4 @@ func hostPrefixes(addrs []netip.Addr) []netip.Prefix {
 		out = append(out, netip.PrefixFrom(a, a.BitLen()))
 	}
 	return out
-}
-
-// broadcast wakes all that wait for a change.
-type broadcast struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-// next gives a channel that is closed at the next wake.
-func (b *broadcast) next() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch == nil {
-		b.ch = make(chan struct{})
-	}
-	return b.ch
-}
-
-func (b *broadcast) wake() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch != nil {
-		close(b.ch)
-		b.ch = nil
-	}
 }

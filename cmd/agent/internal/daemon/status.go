@@ -147,7 +147,7 @@ func (a *api) awaitConnected(ctx context.Context, s *session, out *connect.Serve
 	defer away.Stop()
 	patient, told := true, ""
 	for {
-		changed := s.changed.next()
+		changed := s.changed.Next()
 		missing, err := s.missing()
 		if err != nil {
 			return connect.NewError(connect.CodeFailedPrecondition, err)

@@ -64,7 +64,7 @@ func (s *session) applyMap(m *client.Map) {
 	s.traversal.SetPeers(reachable)
 	s.engine.SetMap(engine.Map{Self: self.Addresses, Peers: peers, Grants: m.Statement.GetGrants()})
 	s.forgetAbsent(k)
-	s.changed.wake()
+	s.changed.Wake()
 }
 
 // applyAddresses gives the interface the device's addresses and routes the network's prefixes to it.
@@ -111,7 +111,7 @@ func (s *session) onClientState(st client.State) {
 	if old.Connected && !st.Connected {
 		s.online.Clear() // presence is soft: nobody vouches for it now
 	}
-	s.changed.wake()
+	s.changed.Wake()
 }
 
 func (s *session) ticket() (ticket, certificate *pb.Signed) {
@@ -157,7 +157,7 @@ func (s *session) onRelayGone(peer [key.Size]byte) {
 func (s *session) relaysChanged() {
 	name, addr, ok := s.relays.first()
 	s.traversal.SetRelay(ok, name, addr)
-	s.changed.wake()
+	s.changed.Wake()
 }
 
 // onPath publishes a peer's path to the Bind.

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 
 	"warren/internal/atomicfile"
+	"warren/internal/filelock"
 	"warren/proto/key"
 	"warren/proto/record"
 	"warren/proto/token"
@@ -79,9 +80,9 @@ func Open(path string) (*Dir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory %s cannot be made: %w; choose another with --state or run as root", path, err)
 	}
-	unlock, err := lock(filepath.Join(path, lockName))
+	unlock, err := filelock.Take(filepath.Join(path, lockName))
 	switch {
-	case errors.Is(err, ErrLocked):
+	case errors.Is(err, filelock.ErrHeld):
 		return nil, fmt.Errorf("state directory %s is %w; stop that one first, or give this one its own with --state, --socket and --tun", path, ErrLocked)
 	case err != nil:
 		return nil, fmt.Errorf("state directory %s is not writable: %w; choose another with --state or run as root", path, err)

@@ -1,0 +1,313 @@
+// Package server is the coordinator: it enrols devices, keeps their records in a store and tells every device what it may know.
+//
+// Open reads or makes the state directory; Handler and AdminHandler serve the two APIs; Run does what happens by itself, such as
+// expiry. The rules are in coord/domain; this package checks who asks, runs one transaction per change, and publishes it.
+//
+//	identity.go   keys and lock of the state directory
+//	commit.go     one change: transaction, signature, change log, publication
+//	hub.go        what is published, in memory, and who watches
+//	enrol.go, login.go, apply.go, watch.go   the agents' calls
+//	admin.go      the administrators' calls
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"warren/coord/domain"
+	"warren/coord/store"
+	"warren/coord/store/sqlite"
+	"warren/proto/key"
+	"warren/proto/record"
+	pb "warren/proto/warrenv1"
+	"warren/proto/warrenv1/warrenv1connect"
+)
+
+// Defaults of Config.
+const (
+	DefaultMapMaxAge      = 30 * 24 * time.Hour
+	DefaultKeepAlive      = 15 * time.Second
+	DefaultEphemeralAfter = 30 * time.Minute
+)
+
+// Config is what a server is opened with. Zero values mean the defaults.
+type Config struct {
+	StateDir string
+	Log      *slog.Logger
+	Now      func() time.Time
+	Version  string
+	// Prefix4 and Prefix6 are where devices get addresses; zero: drawn at the first start. They cannot be changed later.
+	Prefix4, Prefix6 netip.Prefix
+	// Endpoints are the URLs in tokens and in map statements.
+	Endpoints []*pb.Endpoint
+	// Relay describes the relay that runs in the same process; its key is filled in. Nil: there is none.
+	Relay *pb.Relay
+	// OnBlocked is told of every device that relays must not serve (true), and of each that may be served again.
+	OnBlocked func(device key.DevicePublic, blocked bool)
+	// MapMaxAge is how long a map on disk may be used.
+	MapMaxAge time.Duration
+	// KeepAlive is the interval of keep-alives on a Watch.
+	KeepAlive time.Duration
+	// EphemeralAfter is how long an ephemeral device may be away.
+	EphemeralAfter time.Duration
+	Registerer     prometheus.Registerer
+}
+
+func (c Config) withDefaults() Config {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.OnBlocked == nil {
+		c.OnBlocked = func(key.DevicePublic, bool) {}
+	}
+	if c.MapMaxAge == 0 {
+		c.MapMaxAge = DefaultMapMaxAge
+	}
+	if c.KeepAlive == 0 {
+		c.KeepAlive = DefaultKeepAlive
+	}
+	if c.EphemeralAfter == 0 {
+		c.EphemeralAfter = DefaultEphemeralAfter
+	}
+	if c.Registerer == nil {
+		c.Registerer = prometheus.NewRegistry()
+	}
+	return c
+}
+
+// Server is an open coordinator.
+type Server struct {
+	cfg         Config
+	log         *slog.Logger
+	id          *identity
+	store       store.Store
+	network     domain.Network
+	certificate *pb.Signed // SigningCertificate
+	firstStart  bool
+	startedAt   time.Time
+	hub         *hub
+	secret      [32]byte // of challenges and session tokens; drawn at each start
+	metrics     *metrics
+	limits      *limits
+	stopping    chan struct{}
+	stopOnce    sync.Once
+
+	commitMu sync.Mutex // held from a transaction until it is published
+}
+
+// Open takes the state directory, which it makes at the first start.
+func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
+	cfg = cfg.withDefaults()
+	id, err := openIdentity(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			id.close()
+		}
+	}()
+	st, err := sqlite.Open(ctx, filepath.Join(cfg.StateDir, databaseName))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			st.Close()
+		}
+	}()
+	s := &Server{
+		cfg: cfg, log: cfg.Log, id: id, store: st, startedAt: cfg.Now(), secret: newSecret(),
+		metrics: newMetrics(cfg.Registerer), limits: newLimits(cfg.Now), stopping: make(chan struct{}),
+	}
+	if err := s.loadNetwork(ctx); err != nil {
+		return nil, err
+	}
+	if s.certificate, err = record.Certify(id.authority, s.network.ID, id.signing.Public(), cfg.Now()); err != nil {
+		return nil, err
+	}
+	if cfg.Relay != nil {
+		cfg.Relay.RelayKey = id.relay.Public().Bytes()
+	}
+	if err := s.loadHub(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// loadHub fills the hub from the store, and tells the relay whom not to serve.
+func (s *Server) loadHub(ctx context.Context) error {
+	h := newHub(s)
+	err := s.store.View(ctx, func(tx store.Tx) error {
+		devices, err := tx.Devices()
+		if err != nil {
+			return err
+		}
+		relays, err := tx.Relays()
+		if err != nil {
+			return err
+		}
+		revision, err := tx.Revision()
+		if err != nil {
+			return err
+		}
+		h.load(devices, relays, revision)
+		return nil
+	})
+	s.hub = h
+	s.metrics.observe(h)
+	return err
+}
+
+// Close ends every Watch and closes the store. Run must have returned, and no call may be in progress.
+func (s *Server) Close() error {
+	s.Stop()
+	return errors.Join(s.store.Close(), s.id.close())
+}
+
+// Stop makes every Watch end, so that a graceful shutdown of the HTTP server does not wait for them.
+func (s *Server) Stop() { s.stopOnce.Do(func() { close(s.stopping) }) }
+
+// FirstStart reports whether Open made the network.
+func (s *Server) FirstStart() bool { return s.firstStart }
+
+// Network is the network's id.
+func (s *Server) Network() record.NetworkID { return s.network.ID }
+
+// Prefixes are those from which devices get addresses.
+func (s *Server) Prefixes() []netip.Prefix { return s.network.Prefixes }
+
+// Authority is the key that tokens pin.
+func (s *Server) Authority() key.AuthorityPublic { return s.id.authority.Public() }
+
+// RelayKey is the identity of the relay in this process.
+func (s *Server) RelayKey() key.DevicePrivate { return s.id.relay }
+
+// HandlerOptions bound what a caller can make the server read.
+func handlerOptions() []connect.HandlerOption {
+	return []connect.HandlerOption{connect.WithReadMaxBytes(record.MaxPayload)}
+}
+
+// Handler serves CoordinatorService to agents and relays.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(warrenv1connect.NewCoordinatorServiceHandler(&agents{s}, handlerOptions()...))
+	return mux
+}
+
+// AdminHandler serves AdminService. The caller decides who may reach it.
+func (s *Server) AdminHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(warrenv1connect.NewAdminServiceHandler(&admin{s}, handlerOptions()...))
+	return mux
+}
+
+// Run does what happens by itself: devices expire, ephemeral ones that are away are removed.
+func (s *Server) Run(ctx context.Context) error {
+	const longest = time.Minute
+	for {
+		changed := s.hub.changed.Next()
+		next, err := s.sweep(ctx)
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("expiry of devices failed; it is tried again", "err", err)
+			next = s.cfg.Now().Add(time.Second)
+		}
+		wait := longest
+		if !next.IsZero() {
+			wait = max(min(longest, next.Sub(s.cfg.Now())), 0)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-changed:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// sweep expires and removes what is due, and tells when something is due next.
+func (s *Server) sweep(ctx context.Context) (next time.Time, err error) {
+	now := s.cfg.Now()
+	due, next := s.hub.due(now, s.cfg.EphemeralAfter)
+	if len(due) == 0 {
+		return next, nil
+	}
+	err = s.commit(ctx, func(b *batch) error {
+		for _, k := range due {
+			d, err := b.tx.Device(k)
+			if err != nil {
+				return err
+			}
+			switch {
+			case d.Removed:
+			case d.Expired(now) && !d.Gone:
+				d.Gone = true
+				s.log.Info("device expired", "device", d.Name)
+				if err := b.put(&d.Device); err != nil {
+					return err
+				}
+			case d.Ephemeral && now.Sub(d.LastSeen) >= s.cfg.EphemeralAfter && !s.hub.online(k):
+				removed, err := domain.Remove(&s.network, &d.Device, now)
+				if err != nil {
+					return err
+				}
+				s.log.Info("ephemeral device removed", "device", d.Name)
+				if err := b.put(removed); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	return next, err
+}
+
+// statement makes the map statement for d from what the hub published. The device is a member.
+func (s *Server) statement(d key.DevicePublic, v view) (*pb.Signed, error) {
+	now := s.cfg.Now()
+	id, raw := s.network.ID, v.digest
+	prefixes := record.PrefixesToProto(s.network.Prefixes)
+	return record.SignStatement(s.id.signing, &pb.MapStatement{
+		NetworkId: id[:], DeviceKey: d.Bytes(), Epoch: s.network.Epoch, Revision: v.revision,
+		IssuedAt: timestamp(now), GoodUntil: timestamp(now.Add(s.cfg.MapMaxAge)),
+		NetworkPrefixes: prefixes, Grants: builtInGrants(prefixes), Relays: v.relays, Endpoints: s.cfg.Endpoints, Digest: raw[:],
+	})
+}
+
+// builtInGrants hold until a policy is set: all devices reach each other on everything.
+func builtInGrants(prefixes []*pb.Prefix) []*pb.Grant {
+	return []*pb.Grant{{Id: "built-in", Sources: prefixes, Destinations: prefixes, Flows: []*pb.Flow{{Protocol: 0, LastPort: 65535}}}}
+}
+
+// refuse makes the error of a refused call.
+func (s *Server) refuse(code connect.Code, why string, err error) *connect.Error {
+	s.metrics.refusals.WithLabelValues(why).Inc()
+	e := connect.NewError(code, err)
+	e.Meta().Set(reasonHeader, why)
+	return e
+}
+
+// internal hides what went wrong inside from the caller, and logs it.
+func (s *Server) internal(what string, err error) *connect.Error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return connect.NewError(connect.CodeCanceled, err)
+	}
+	s.log.Error(what+" failed", "err", err)
+	return connect.NewError(connect.CodeInternal, fmt.Errorf("%s failed inside the coordinator; its log says why", what))
+}

@@ -1,0 +1,88 @@
+package sqlite
+
+import (
+	"database/sql"
+	"encoding/binary"
+	"errors"
+
+	"warren/coord/store"
+	"warren/proto/key"
+	pb "warren/proto/warrenv1"
+)
+
+// floorName is the meta value that holds the floor of the change log.
+const floorName = "changes floor"
+
+func (t *tx) Append(c store.Change) (uint64, error) {
+	audience := []byte{}
+	if !c.Audience.IsZero() {
+		audience = c.Audience.Bytes()
+	}
+	id := c.ID
+	if id == nil {
+		id = []byte{}
+	}
+	if err := t.exec("DELETE FROM changes WHERE audience = ? AND kind = ? AND id = ?", audience, c.Kind, id); err != nil {
+		return 0, err
+	}
+	var payload, signature any
+	if c.Body != nil {
+		payload, signature = c.Body.GetPayload(), c.Body.GetSignature()
+	}
+	r, err := t.t.ExecContext(t.ctx, "INSERT INTO changes (kind, audience, id, payload, signature) VALUES (?, ?, ?, ?, ?)",
+		c.Kind, audience, id, payload, signature)
+	if err != nil {
+		return 0, err
+	}
+	n, err := r.LastInsertId()
+	return uint64(n), err
+}
+
+func (t *tx) Changes(after uint64, limit int) (out []store.Change, err error) {
+	err = t.each(func(r *sql.Rows) error {
+		var c store.Change
+		var audience, payload, signature []byte
+		if err := r.Scan(&c.Revision, &c.Kind, &audience, &c.ID, &payload, &signature); err != nil {
+			return err
+		}
+		if len(audience) > 0 {
+			if c.Audience, err = key.DevicePublicFromBytes(audience); err != nil {
+				return err
+			}
+		}
+		if payload != nil {
+			c.Body = &pb.Signed{Payload: payload, Signature: signature}
+		}
+		out = append(out, c)
+		return nil
+	}, "SELECT revision, kind, audience, id, payload, signature FROM changes WHERE revision > ? ORDER BY revision LIMIT ?", int64(after), limit)
+	return out, err
+}
+
+// Revision reads the sequence, not the rows, so that dropping rows never takes it back.
+func (t *tx) Revision() (uint64, error) {
+	var n int64
+	err := t.one("SELECT seq FROM sqlite_sequence WHERE name = 'changes'", nil, &n)
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, nil
+	}
+	return uint64(n), err
+}
+
+func (t *tx) Floor() (uint64, error) {
+	b, err := t.Meta(floorName)
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil || len(b) != 8 {
+		return 0, errors.Join(err, errors.New("floor of the change log is damaged"))
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
+
+func (t *tx) Compact(revision uint64) error {
+	if err := t.exec("DELETE FROM changes WHERE revision <= ? AND payload IS NULL", int64(revision)); err != nil {
+		return err
+	}
+	return t.SetMeta(floorName, binary.BigEndian.AppendUint64(nil, revision))
+}

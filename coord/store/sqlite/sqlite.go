@@ -1,0 +1,192 @@
+// Package sqlite is the Store in a file, by modernc.org/sqlite: no server and no cgo. Open is all there is to call.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	_ "modernc.org/sqlite" // registers the driver "sqlite"
+
+	"warren/coord/store"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Store is an open database file.
+type Store struct {
+	write *sql.DB // one connection: SQLite has one writer
+	read  *sql.DB
+}
+
+// Open opens the database at path, or makes it, and brings its schema up to date after a backup to path.before-N.
+func Open(ctx context.Context, path string) (*Store, error) {
+	if err := touch(path); err != nil {
+		return nil, fmt.Errorf("database %s: %w", path, err)
+	}
+	write, err := sql.Open("sqlite", dsn(path, false))
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", path, err)
+	}
+	write.SetMaxOpenConns(1)
+	if err := migrate(ctx, write, path); err != nil {
+		write.Close()
+		return nil, fmt.Errorf("database %s: %w", path, err)
+	}
+	read, err := sql.Open("sqlite", dsn(path, true))
+	if err != nil {
+		write.Close()
+		return nil, fmt.Errorf("database %s: %w", path, err)
+	}
+	read.SetMaxOpenConns(4)
+	return &Store{write, read}, nil
+}
+
+// touch makes the file readable by its owner only before SQLite creates it otherwise.
+func touch(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// dsn asks for a write-ahead log that is synced at every commit: what was answered is on the disk.
+func dsn(path string, readOnly bool) string {
+	q := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}}
+	q.Set("_txlock", "immediate")
+	if readOnly {
+		q.Set("_txlock", "deferred")
+		q["_pragma"] = append(q["_pragma"], "query_only(1)")
+	}
+	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
+}
+
+// Close implements store.Store.
+func (s *Store) Close() error { return errors.Join(s.read.Close(), s.write.Close()) }
+
+// View implements store.Store.
+func (s *Store) View(ctx context.Context, f func(store.Tx) error) error {
+	t, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer t.Rollback()
+	return f(&tx{ctx, t})
+}
+
+// Update implements store.Store.
+func (s *Store) Update(ctx context.Context, f func(store.Tx) error) error {
+	t, err := s.write.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := f(&tx{ctx, t}); err != nil {
+		return errors.Join(err, t.Rollback())
+	}
+	return t.Commit()
+}
+
+// step is one migration: a file called NNNN_what.sql.
+type step struct {
+	number int
+	sql    string
+}
+
+func steps() ([]step, error) {
+	names, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return nil, err
+	}
+	var out []step
+	for _, name := range names {
+		number, _, _ := strings.Cut(strings.TrimPrefix(name, "migrations/"), "_")
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			return nil, fmt.Errorf("migration %s has no number", name)
+		}
+		b, err := migrations.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, step{n, string(b)})
+	}
+	slices.SortFunc(out, func(a, b step) int { return a.number - b.number })
+	return out, nil
+}
+
+// migrate applies the steps that the database has not seen, all in one transaction, so that a crash leaves the old schema.
+func migrate(ctx context.Context, db *sql.DB, path string) error {
+	all, err := steps()
+	if err != nil {
+		return err
+	}
+	var have int
+	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
+		return err
+	}
+	newest := all[len(all)-1].number
+	if have > newest {
+		return fmt.Errorf("%w (schema %d, this one knows %d); install that version again", store.ErrNewer, have, newest)
+	}
+	if have == newest {
+		return nil
+	}
+	if have > 0 {
+		if err := backup(ctx, db, fmt.Sprintf("%s.before-%d", path, newest)); err != nil {
+			return fmt.Errorf("backup before migration: %w", err)
+		}
+	}
+	t, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer t.Rollback()
+	for _, s := range all {
+		if s.number <= have {
+			continue
+		}
+		if _, err := t.ExecContext(ctx, s.sql); err != nil {
+			return fmt.Errorf("migration %d: %w", s.number, err)
+		}
+	}
+	if _, err := t.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", newest)); err != nil {
+		return err
+	}
+	return t.Commit()
+}
+
+// backup copies the database as it is now into a new file, replacing an older copy of the same name.
+func backup(ctx context.Context, db *sql.DB, to string) error {
+	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", to); err != nil {
+		return err
+	}
+	return os.Chmod(to, 0o600)
+}
+
+func toNano(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func fromNano(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
+}

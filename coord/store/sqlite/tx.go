@@ -1,0 +1,232 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"warren/coord/domain"
+	"warren/coord/store"
+	"warren/proto/key"
+	"warren/proto/record"
+	pb "warren/proto/warrenv1"
+)
+
+// tx implements store.Tx.
+type tx struct {
+	ctx context.Context
+	t   *sql.Tx
+}
+
+// one scans a single row.
+func (t *tx) one(query string, args []any, into ...any) error {
+	err := t.t.QueryRowContext(t.ctx, query, args...).Scan(into...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return store.ErrNotFound
+	}
+	return err
+}
+
+func (t *tx) exec(query string, args ...any) error {
+	_, err := t.t.ExecContext(t.ctx, query, args...)
+	return err
+}
+
+// each calls f for every row.
+func (t *tx) each(f func(*sql.Rows) error, query string, args ...any) error {
+	rows, err := t.t.QueryContext(t.ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (t *tx) Meta(name string) (value []byte, err error) {
+	err = t.one("SELECT value FROM meta WHERE name = ?", []any{name}, &value)
+	return value, err
+}
+
+func (t *tx) SetMeta(name string, value []byte) error {
+	return t.exec("INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", name, value)
+}
+
+const tokenColumns = "id, hash, created_at, expires_at, reusable, uses, owner, tags, ephemeral, revoked, relay"
+
+func scanToken(scan func(...any) error) (*domain.Token, error) {
+	var k domain.Token
+	var hash []byte
+	var created, expires int64
+	var tags string
+	if err := scan(&k.ID, &hash, &created, &expires, &k.Reusable, &k.Uses, &k.Owner, &tags, &k.Ephemeral, &k.Revoked, &k.Relay); err != nil {
+		return nil, err
+	}
+	if len(hash) != len(k.Hash) {
+		return nil, fmt.Errorf("token %s: hash has %d bytes", k.ID, len(hash))
+	}
+	k.Hash = [32]byte(hash)
+	k.CreatedAt, k.ExpiresAt = fromNano(created), fromNano(expires)
+	return &k, json.Unmarshal([]byte(tags), &k.Tags)
+}
+
+func (t *tx) token(where string, arg any) (*domain.Token, error) {
+	k, err := scanToken(t.t.QueryRowContext(t.ctx, "SELECT "+tokenColumns+" FROM tokens WHERE "+where, arg).Scan)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, store.ErrNotFound
+	}
+	return k, err
+}
+
+func (t *tx) Token(id string) (*domain.Token, error) { return t.token("id = ?", id) }
+
+func (t *tx) TokenByHash(hash [32]byte) (*domain.Token, error) { return t.token("hash = ?", hash[:]) }
+
+func (t *tx) Tokens() (out []*domain.Token, err error) {
+	err = t.each(func(r *sql.Rows) error {
+		k, err := scanToken(r.Scan)
+		out = append(out, k)
+		return err
+	}, "SELECT "+tokenColumns+" FROM tokens ORDER BY created_at, id")
+	return out, err
+}
+
+func (t *tx) PutToken(k *domain.Token) error {
+	tags, err := json.Marshal(k.Tags)
+	if err != nil {
+		return err
+	}
+	return t.exec("INSERT INTO tokens ("+tokenColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"+
+		" ON CONFLICT (id) DO UPDATE SET uses = excluded.uses, revoked = excluded.revoked, expires_at = excluded.expires_at",
+		k.ID, k.Hash[:], toNano(k.CreatedAt), toNano(k.ExpiresAt), k.Reusable, k.Uses, k.Owner, string(tags), k.Ephemeral, k.Revoked, k.Relay)
+}
+
+func (t *tx) TokenUsedBy(id string, device key.DevicePublic) (bool, error) {
+	return t.exists("SELECT 1 FROM token_uses WHERE token = ? AND device = ?", id, device.Bytes())
+}
+
+func (t *tx) exists(query string, args ...any) (bool, error) {
+	var n int
+	err := t.one(query, args, &n)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (t *tx) UseToken(id string, device key.DevicePublic, at time.Time) error {
+	if err := t.exec("INSERT INTO token_uses (token, device, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", id, device.Bytes(), toNano(at)); err != nil {
+		return err
+	}
+	return t.exec("UPDATE tokens SET uses = (SELECT count(*) FROM token_uses WHERE token = id) WHERE id = ?", id)
+}
+
+const deviceColumns = "payload, signature, removed_at, gone, sequence, hostname, os, version, last_seen"
+
+func scanDevice(scan func(...any) error) (*store.Device, error) {
+	var d store.Device
+	var s pb.Signed
+	var removed, seen int64
+	if err := scan(&s.Payload, &s.Signature, &removed, &d.Gone, &d.Sequence, &d.Hostname, &d.OS, &d.AgentVersion, &seen); err != nil {
+		return nil, err
+	}
+	parsed, err := record.ParseDevice(&s)
+	if err != nil {
+		return nil, err
+	}
+	d.Device.Device, d.Signed = *parsed, &s
+	d.RemovedAt, d.LastSeen = fromNano(removed), fromNano(seen)
+	return &d, nil
+}
+
+func (t *tx) Device(k key.DevicePublic) (*store.Device, error) {
+	d, err := scanDevice(t.t.QueryRowContext(t.ctx, "SELECT "+deviceColumns+" FROM devices WHERE key = ?", k.Bytes()).Scan)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, store.ErrNotFound
+	}
+	return d, err
+}
+
+func (t *tx) Devices() (out []*store.Device, err error) {
+	err = t.each(func(r *sql.Rows) error {
+		d, err := scanDevice(r.Scan)
+		out = append(out, d)
+		return err
+	}, "SELECT "+deviceColumns+" FROM devices ORDER BY key")
+	return out, err
+}
+
+func (t *tx) PutDevice(d *store.Device) error {
+	var name any
+	if !d.Removed {
+		name = d.Name
+	}
+	err := t.exec("INSERT INTO devices (key, name, "+deviceColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"+
+		" ON CONFLICT (key) DO UPDATE SET name = excluded.name, payload = excluded.payload, signature = excluded.signature,"+
+		" removed_at = excluded.removed_at, gone = excluded.gone, sequence = excluded.sequence, hostname = excluded.hostname,"+
+		" os = excluded.os, version = excluded.version, last_seen = excluded.last_seen",
+		d.Key.Bytes(), name, d.Signed.GetPayload(), d.Signed.GetSignature(), toNano(d.RemovedAt), d.Gone, int64(d.Sequence),
+		d.Hostname, d.OS, d.AgentVersion, toNano(d.LastSeen))
+	if err != nil {
+		return err
+	}
+	if err := t.exec("DELETE FROM addresses WHERE device = ?", d.Key.Bytes()); err != nil || d.Removed {
+		return err
+	}
+	for _, a := range d.Addresses {
+		if err := t.exec("INSERT INTO addresses (address, device) VALUES (?, ?)", a.AsSlice(), d.Key.Bytes()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tx) Seen(k key.DevicePublic, at time.Time, hostname, os, version string) error {
+	return t.exec("UPDATE devices SET last_seen = ?, hostname = ?, os = ?, version = ? WHERE key = ?", toNano(at), hostname, os, version, k.Bytes())
+}
+
+func (t *tx) NameTaken(name string) (bool, error) {
+	return t.exists("SELECT 1 FROM devices WHERE name = ?", name)
+}
+
+func (t *tx) AddressTaken(a netip.Addr) (bool, error) {
+	return t.exists("SELECT 1 FROM addresses WHERE address = ?", a.AsSlice())
+}
+
+func (t *tx) Relays() (out []*store.Relay, err error) {
+	err = t.each(func(r *sql.Rows) error {
+		var k, desc []byte
+		var created, seen int64
+		relay := &store.Relay{Desc: new(pb.Relay)}
+		if err := r.Scan(&k, &desc, &relay.Removed, &created, &seen); err != nil {
+			return err
+		}
+		if relay.Key, err = key.DevicePublicFromBytes(k); err != nil {
+			return err
+		}
+		relay.CreatedAt, relay.LastSeen = fromNano(created), fromNano(seen)
+		out = append(out, relay)
+		return proto.Unmarshal(desc, relay.Desc)
+	}, "SELECT key, description, removed, created_at, last_seen FROM relays ORDER BY key")
+	return out, err
+}
+
+func (t *tx) PutRelay(r *store.Relay) error {
+	desc, err := proto.Marshal(r.Desc)
+	if err != nil {
+		return err
+	}
+	return t.exec("INSERT INTO relays (key, description, removed, created_at, last_seen) VALUES (?, ?, ?, ?, ?)"+
+		" ON CONFLICT (key) DO UPDATE SET description = excluded.description, removed = excluded.removed, last_seen = excluded.last_seen",
+		r.Key.Bytes(), desc, r.Removed, toNano(r.CreatedAt), toNano(r.LastSeen))
+}

@@ -1,0 +1,9 @@
+//go:build !unix
+
+package filelock
+
+import "errors"
+
+func take(string) (func() error, error) {
+	return nil, errors.New("files cannot be locked on this system yet")
+}
