@@ -1,8 +1,9 @@
 // Package domain is the pure core of coordination: what a network, its join tokens and its devices are, and how they may change. It
 // holds no clock, no database and no socket: callers pass the time, randomness and what is taken already, and store what it returns.
 //
-// Enrol, Rename, Expire, Remove and RotateNodeKey make the next state of a device; NewToken and Token.Admit rule tokens; PickName
-// and PickAddresses choose what a new device gets.
+// Enrol, Rename, Expire, Remove, Restore and ApplySelf make the next state of a device and leave the old one as it was; NewToken and
+// Token.Admit rule tokens; PickName and PickAddresses choose what a new device gets; Visible and BuiltInGrants say who may know and
+// reach whom.
 package domain
 
 import (
@@ -10,11 +11,14 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"warren/proto/key"
 	"warren/proto/record"
+	pb "warren/proto/warrenv1"
 )
 
 // Errors that callers tell apart. Each comes wrapped in a sentence for a person.
@@ -25,11 +29,17 @@ var (
 	ErrTokenRevoked = errors.New("join token was revoked")
 	ErrTokenRole    = errors.New("join token is for something else")
 	ErrName         = errors.New("name cannot be had")
-	ErrRemoved      = errors.New("device was removed")
-	ErrFull         = errors.New("no address is free")
+	// ErrNameTaken is an ErrName too.
+	ErrNameTaken = fmt.Errorf("%w", ErrName)
+	ErrNodeKey   = errors.New("node key cannot be had")
+	ErrRemoved   = errors.New("device was removed")
+	ErrExpired   = errors.New("device has expired")
+	ErrFull      = errors.New("no address is free")
+	ErrNotOwn    = errors.New("a device changes itself only")
+	ErrSequence  = errors.New("change is not newer than the last one")
 )
 
-// Network is what never changes after the first start, except Generation.
+// Network is what never changes after the first start, except Generation and Epoch.
 type Network struct {
 	ID       record.NetworkID
 	Prefixes []netip.Prefix // one IPv4, one IPv6
@@ -55,15 +65,20 @@ type Request struct {
 	Node                       key.NodePublic
 	Name                       string
 	Hostname, OS, AgentVersion string
+	// Counter is not less than any version counter given so far, so that a key which was forgotten never gets an old version again.
+	Counter uint64
 }
 
 // Taken tells what other devices have already.
 type Taken struct {
 	Name    func(string) bool
 	Address func(netip.Addr) bool
+	// Node is asked about current and next keys.
+	Node func(key.NodePublic) bool
 }
 
-// Enrol makes a device of r, or renews old, which may be nil, by a token that admitted it.
+// Enrol makes a device of r, or renews old, which may be nil, by a token that admitted it. If the record stays as it was, so does its
+// version.
 func Enrol(n *Network, old *Device, r Request, t *Token, taken Taken, random io.Reader, now time.Time) (*Device, error) {
 	d := &Device{}
 	if old != nil {
@@ -77,28 +92,49 @@ func Enrol(n *Network, old *Device, r Request, t *Token, taken Taken, random io.
 			return nil, err
 		}
 		d.Network, d.Key, d.Addresses, d.CreatedAt = n.ID, r.Device, addrs, now.Truncate(time.Second)
+		d.Version = record.Version{Generation: n.Generation, Counter: r.Counter}
 	}
 	if old == nil || (r.Name != "" && r.Name != old.Name) {
-		name, err := PickName(r.Name, r.Hostname, taken.Name)
+		name, err := PickName(r.Name, r.Hostname, taken.Name, random)
 		if err != nil {
 			return nil, err
 		}
 		d.Name = name
+	}
+	if !d.hasNodeKey(r.Node) && taken.Node(r.Node) {
+		return nil, errNodeKeyTaken(r.Node)
 	}
 	d.NodeKey, d.NextNodeKey = r.Node, key.NodePublic{}
 	d.Tags, d.Owner, d.Ephemeral = t.Tags, t.Owner, t.Ephemeral
 	d.ExpiresAt, d.Gone = time.Time{}, false
 	d.Hostname, d.OS, d.AgentVersion = Clip(r.Hostname), Clip(r.OS), Clip(r.AgentVersion)
 	d.LastSeen = now
-	d.bump(n)
+	if old == nil || old.Gone || !sameRecord(old, d) {
+		d.bump(n)
+	}
 	return d, nil
 }
 
-// Clip bounds what a device says about itself, and drops what could confuse a terminal.
+func (d *Device) hasNodeKey(k key.NodePublic) bool {
+	return !k.IsZero() && (k.Equal(d.NodeKey) || k.Equal(d.NextNodeKey))
+}
+
+func errNodeKeyTaken(k key.NodePublic) error {
+	return fmt.Errorf("%w: another device uses %s; a node key belongs to one device, make a new one", ErrNodeKey, k.Short())
+}
+
+// sameRecord compares what peers see of a and b besides the version. Addresses and routes do not change yet.
+func sameRecord(a, b *Device) bool {
+	return a.Name == b.Name && a.Owner == b.Owner && a.Ephemeral == b.Ephemeral && a.Removed == b.Removed &&
+		slices.Equal(a.Tags, b.Tags) && a.ExpiresAt.Equal(b.ExpiresAt) &&
+		a.NodeKey.Equal(b.NodeKey) && a.NextNodeKey.Equal(b.NextNodeKey)
+}
+
+// Clip bounds what a device says about itself, and drops what could confuse a terminal, such as a change of writing direction.
 func Clip(s string) string {
 	const most = 128
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == '\uFFFD' || (r >= 0x80 && r < 0xa0) {
+		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
 			return -1
 		}
 		return r
@@ -111,18 +147,22 @@ func Clip(s string) string {
 
 // bump makes the next version.
 func (d *Device) bump(n *Network) {
-	if d.Version.Generation < n.Generation {
-		d.Version = record.Version{Generation: n.Generation}
-	}
+	d.Version.Generation = max(d.Version.Generation, n.Generation)
 	d.Version.Counter++
 }
 
-// Rename gives d another name.
+// Rename gives d another name. It is unchanged if it has that name already.
 func Rename(n *Network, d *Device, name string, taken func(string) bool) (*Device, error) {
 	if d.Removed {
 		return nil, ErrRemoved
 	}
-	name, err := PickName(name, "", taken)
+	if name == d.Name {
+		return d, nil
+	}
+	if name == "" {
+		return nil, fmt.Errorf("%w: %w", ErrName, record.CheckLabel(name))
+	}
+	name, err := PickName(name, "", taken, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -132,17 +172,19 @@ func Rename(n *Network, d *Device, name string, taken func(string) bool) (*Devic
 	return &next, nil
 }
 
-// RotateNodeKey announces a next node key, or makes the announced one current.
-func RotateNodeKey(n *Network, d *Device, k key.NodePublic) (*Device, error) {
-	if d.Removed {
-		return nil, ErrRemoved
-	}
+// RotateNodeKey announces a next node key beside the current one, which both hold until UseNodeKey. Announcing the current key takes an
+// announcement back; repeating an announcement changes nothing.
+func RotateNodeKey(n *Network, d *Device, k key.NodePublic, taken func(key.NodePublic) bool) (*Device, error) {
 	next := *d
 	switch {
+	case d.Removed:
+		return nil, ErrRemoved
+	case k.Equal(d.NodeKey) && d.NextNodeKey.IsZero(), !k.Equal(d.NodeKey) && k.Equal(d.NextNodeKey):
+		return d, nil
 	case k.Equal(d.NodeKey):
 		next.NextNodeKey = key.NodePublic{}
-	case !d.NextNodeKey.IsZero() && k.Equal(d.NextNodeKey):
-		next.NodeKey, next.NextNodeKey = k, key.NodePublic{}
+	case taken(k):
+		return nil, errNodeKeyTaken(k)
 	default:
 		next.NextNodeKey = k
 	}
@@ -150,15 +192,43 @@ func RotateNodeKey(n *Network, d *Device, k key.NodePublic) (*Device, error) {
 	return &next, nil
 }
 
-// Expire sets when d runs out.
-func Expire(n *Network, d *Device, at time.Time) (*Device, error) {
+// UseNodeKey is for when the device says which key it uses: using the next one ends the rotation.
+func UseNodeKey(n *Network, d *Device, k key.NodePublic) (*Device, error) {
+	switch {
+	case d.Removed:
+		return nil, ErrRemoved
+	case !d.hasNodeKey(k):
+		return nil, fmt.Errorf("%w: %s is not the key of this device's record; join again with \"warren up TOKEN\"", ErrNodeKey, k.Short())
+	case k.Equal(d.NodeKey):
+		return d, nil
+	}
+	next := *d
+	next.NodeKey, next.NextNodeKey = k, key.NodePublic{}
+	next.bump(n)
+	return &next, nil
+}
+
+// Expire sets when d runs out. If that is not after now, its peers lose sight of it at once.
+func Expire(n *Network, d *Device, at, now time.Time) (*Device, error) {
 	if d.Removed {
 		return nil, ErrRemoved
 	}
 	next := *d
-	next.ExpiresAt, next.Gone = at, false
+	next.ExpiresAt = at
+	next.Gone = next.Expired(now)
 	next.bump(n)
 	return &next, nil
+}
+
+// Lapse takes d out of its peers' sight if it has expired; otherwise d stays as it is.
+func Lapse(n *Network, d *Device, now time.Time) *Device {
+	if d.Removed || d.Gone || !d.Expired(now) {
+		return d
+	}
+	next := *d
+	next.Gone = true
+	next.bump(n)
+	return &next
 }
 
 // Remove makes the tombstone of d.
@@ -172,51 +242,21 @@ func Remove(n *Network, d *Device, now time.Time) (*Device, error) {
 	return &next, nil
 }
 
+// Restore makes d's state in a raised generation, tombstones too.
+func Restore(n *Network, d *Device) *Device {
+	next := *d
+	next.bump(n)
+	return &next
+}
+
 // Member reports whether d takes part in the network at now.
 func (d *Device) Member(now time.Time) bool { return !d.Removed && !d.Expired(now) }
 
-// maxSuffix bounds the search for a free name.
-const maxSuffix = 100000
+// Visible tells whether peers know of d. With the built-in grant every device sees every other.
+func (d *Device) Visible() bool { return !d.Removed && !d.Gone }
 
-// PickName checks the wished name, or makes one from hostname: its first label in lower case, made unique by -2, -3 …
-func PickName(wish, hostname string, taken func(string) bool) (string, error) {
-	if wish != "" {
-		if err := record.CheckLabel(wish); err != nil {
-			return "", fmt.Errorf("%w: %w", ErrName, err)
-		}
-		if taken(wish) {
-			return "", fmt.Errorf("%w: another device is called %q already; choose another with --name", ErrName, wish)
-		}
-		return wish, nil
-	}
-	base := labelFrom(hostname)
-	for i := 1; i < maxSuffix; i++ {
-		name := base
-		if i > 1 {
-			suffix := fmt.Sprintf("-%d", i)
-			name = strings.TrimRight(base[:min(len(base), record.MaxLabel-len(suffix))], "-") + suffix
-		}
-		if !taken(name) {
-			return name, nil
-		}
-	}
-	return "", fmt.Errorf("%w: too many devices are called %q; choose another with --name", ErrName, base)
-}
-
-func labelFrom(hostname string) string {
-	host, _, _ := strings.Cut(strings.ToLower(hostname), ".")
-	host = strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
-			return r
-		case r == '-', r == '_', r == ' ':
-			return '-'
-		}
-		return -1
-	}, host)
-	host = strings.Trim(host[:min(len(host), record.MaxLabel)], "-")
-	if host == "" || host == "localhost" {
-		return "device"
-	}
-	return host
+// BuiltInGrants hold until a policy is set: all devices reach each other on everything.
+func BuiltInGrants(prefixes []netip.Prefix) []*pb.Grant {
+	p := record.PrefixesToProto(prefixes)
+	return []*pb.Grant{{Id: "built-in", Sources: p, Destinations: p, Flows: []*pb.Flow{{Protocol: 0, LastPort: 65535}}}}
 }

@@ -217,8 +217,8 @@ func (s *stream) snapshot() error {
 	}
 	for _, d := range v.devices {
 		c := store.Change{Revision: v.revision, Kind: pb.Kind_KIND_DEVICE, ID: d.Key.Bytes(), Body: d.Signed}
-		if !visible(d) && s.w.role == pb.Role_ROLE_DEVICE {
-			continue
+		if visible(d) != (s.w.role == pb.Role_ROLE_DEVICE) {
+			continue // a relay wants to know of the others only
 		}
 		if !visible(d) && !d.Removed {
 			c.Body = nil

@@ -855,7 +855,7 @@ type MapStatement struct {
 	Grants          []*Grant    `protobuf:"bytes,8,rep,name=grants,proto3" json:"grants,omitempty"`
 	Relays          []*Relay    `protobuf:"bytes,9,rep,name=relays,proto3" json:"relays,omitempty"`
 	Endpoints       []*Endpoint `protobuf:"bytes,10,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	// record.Digest over the device key and version of every peer that the device may see.
+	// record.Digest over every peer that the device may see.
 	Digest []byte `protobuf:"bytes,11,opt,name=digest,proto3" json:"digest,omitempty"`
 	// 0: the agent's default.
 	Mtu           uint32 `protobuf:"varint,12,opt,name=mtu,proto3" json:"mtu,omitempty"`
