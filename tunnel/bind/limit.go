@@ -7,7 +7,7 @@ import (
 	"warren/proto/key"
 )
 
-// Opening an initiation costs two X25519 operations, some 0.1 ms, so a flood is cut before that. The figures let a gateway's thousands
+// Opening an initiation costs two X25519 operations, some 0.15 ms, so a flood is cut before that. The figures let a gateway's thousands
 // of peers, or an office behind one address, come back within one of WireGuard's retries (5 s).
 const (
 	globalRate, globalBurst = 1000, 1000 // initiations per second, counted apart for sockets and for relays

@@ -11,7 +11,7 @@ import (
 
 const (
 	// reopenAfter is how many errors in a row make a socket be replaced.
-	reopenAfter = 16
+	reopenAfter = 8
 	// Pauses between failing receives double up to the longest, so that a broken socket costs nothing.
 	pauseFirst, pauseLast = time.Millisecond, time.Second
 )
