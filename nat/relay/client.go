@@ -1,0 +1,357 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+	"golang.org/x/sync/errgroup"
+
+	"warren/proto/key"
+	"warren/proto/record"
+	"warren/proto/relayframe"
+	"warren/proto/tlsbind"
+	pb "warren/proto/warrenv1"
+)
+
+// ClientConfig is what a device's connection to a relay is made with.
+type ClientConfig struct {
+	Relay     *pb.Relay
+	Network   record.NetworkID
+	Authority key.AuthorityPublic
+	Device    key.DevicePrivate
+	// Ticket gives the newest relay ticket and the signing certificate for it; nil: there is none yet.
+	Ticket func() (ticket, certificate *pb.Signed)
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	Log    *slog.Logger
+	// OnData, OnSignal and OnGone are called from one goroutine; b is good during the call only.
+	OnData, OnSignal func(from [key.Size]byte, b []byte)
+	OnGone           func(peer [key.Size]byte)
+	// OnState is told when the connection stands, with the relay's address, and when it is lost, with the reason.
+	OnState func(connected bool, remote netip.AddrPort, err error)
+	// QueueBytes bounds what waits to be sent.
+	QueueBytes int
+}
+
+// Client is a device's connection to one relay.
+type Client struct {
+	cfg   ClientConfig
+	relay key.DevicePublic
+	reset chan struct{}
+	queue atomic.Pointer[queue] // nil while not connected
+}
+
+// ErrNotConnected says that nothing can be sent now.
+var ErrNotConnected = errors.New("not connected to the relay")
+
+const (
+	firstWait   = 100 * time.Millisecond
+	longestWait = 20 * time.Second
+	// pingEvery keeps NAT entries alive, and pingDead is how long an answer may take.
+	pingEvery = 5 * time.Second
+	pingDead  = 5 * time.Second
+)
+
+// NewClient checks the relay's description.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	k, err := key.DevicePublicFromBytes(cfg.Relay.GetRelayKey())
+	if err != nil {
+		return nil, fmt.Errorf("relay %q: %w", cfg.Relay.GetName(), err)
+	}
+	if len(cfg.Relay.GetUrls()) == 0 {
+		return nil, fmt.Errorf("relay %q has no address", cfg.Relay.GetName())
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = new(net.Dialer).DialContext
+	}
+	if cfg.QueueBytes == 0 {
+		cfg.QueueBytes = DefaultQueueBytes
+	}
+	return &Client{cfg: cfg, relay: k, reset: make(chan struct{}, 1)}, nil
+}
+
+// SendData queues a packet for a device. It never blocks; when the connection is slow the oldest packets are dropped.
+func (c *Client) SendData(to [key.Size]byte, b []byte) error {
+	return c.send(relayframe.Frame{Type: relayframe.Data, Peer: to, Payload: b})
+}
+
+// SendSignal is SendData for a sealed signal, which goes ahead of data.
+func (c *Client) SendSignal(to [key.Size]byte, b []byte) error {
+	return c.send(relayframe.Frame{Type: relayframe.Signal, Peer: to, Payload: b})
+}
+
+func (c *Client) send(f relayframe.Frame) error {
+	q := c.queue.Load()
+	if q == nil {
+		return ErrNotConnected
+	}
+	if len(f.Payload) > relayframe.MaxPayload {
+		return fmt.Errorf("%d bytes are more than a relay frame holds", len(f.Payload))
+	}
+	q.push(f)
+	return nil
+}
+
+// SendDataBatch is SendData for many packets to one device.
+func (c *Client) SendDataBatch(to [key.Size]byte, bufs [][]byte) error {
+	q := c.queue.Load()
+	if q == nil {
+		return ErrNotConnected
+	}
+	q.pushAll(relayframe.Data, to, bufs)
+	return nil
+}
+
+// Reset makes the client connect anew at once: the network under it changed.
+func (c *Client) Reset() {
+	select {
+	case c.reset <- struct{}{}:
+	default:
+	}
+}
+
+var errReset = errors.New("connecting anew")
+
+// Run keeps the connection up until ctx ends.
+func (c *Client) Run(ctx context.Context) error {
+	wait := firstWait
+	for turn := 0; ctx.Err() == nil; turn++ {
+		urls := c.cfg.Relay.GetUrls()
+		stood, err := c.once(ctx, urls[turn%len(urls)])
+		if ctx.Err() != nil {
+			break
+		}
+		if stood {
+			wait = firstWait
+			turn-- // the address works
+		}
+		pause := rand.N(wait) + wait/4
+		if errors.Is(err, errReset) {
+			pause = 0
+		}
+		wait = min(wait*2, longestWait)
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-c.reset:
+			wait = firstWait
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+	return nil
+}
+
+// once connects and serves one connection. stood tells whether it was ever of use.
+func (c *Client) once(ctx context.Context, at string) (stood bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-c.reset:
+			cancel(errReset)
+		case <-ended:
+		}
+	}()
+	ws, remote, err := c.connect(ctx, at)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		c.cfg.OnState(false, netip.AddrPort{}, fmt.Errorf("%s: %w", at, err))
+		return false, err
+	}
+	defer ws.CloseNow()
+	q := newQueue(c.cfg.QueueBytes)
+	c.queue.Store(q)
+	c.cfg.OnState(true, remote, nil)
+	err = c.serve(ctx, cancel, ws, q)
+	c.queue.Store(nil)
+	c.cfg.OnState(false, netip.AddrPort{}, fmt.Errorf("%s: %w", at, err))
+	return true, err
+}
+
+// connect dials, upgrades and shakes hands.
+func (c *Client) connect(ctx context.Context, at string) (*websocket.Conn, netip.AddrPort, error) {
+	var remote netip.AddrPort
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	ticket, certificate := c.cfg.Ticket()
+	if ticket == nil {
+		return nil, remote, errors.New("no relay ticket came from the coordinator yet")
+	}
+	u, err := url.Parse(at)
+	if err != nil {
+		return nil, remote, err
+	}
+	config, err := tlsbind.ClientConfig(c.cfg.Authority, c.cfg.Network, c.cfg.Relay.GetTlsMode(), u.Hostname(),
+		pb.TLSRole_TLS_ROLE_RELAY, pb.TLSRole_TLS_ROLE_COORDINATOR)
+	if err != nil {
+		return nil, remote, err
+	}
+	var state *tls.ConnectionState
+	note := func(conn net.Conn) {
+		if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+			remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
+		}
+	}
+	t := &http.Transport{
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := c.cfg.Dial(ctx, network, address)
+			if err == nil {
+				note(conn)
+			}
+			return conn, err
+		},
+		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := c.dialTLS(ctx, network, address, config)
+			if err != nil {
+				return nil, err
+			}
+			note(conn)
+			s := conn.ConnectionState()
+			state = &s
+			return conn, nil
+		},
+	}
+	ws, _, err := websocket.Dial(ctx, strings.TrimSuffix(at, "/")+relayframe.Path, &websocket.DialOptions{
+		HTTPClient: &http.Client{Transport: t}, Subprotocols: []string{relayframe.Subprotocol}, CompressionMode: websocket.CompressionDisabled,
+	})
+	if err != nil {
+		return nil, remote, err
+	}
+	if err := c.handshake(ctx, ws, state, ticket, certificate); err != nil {
+		ws.CloseNow()
+		return nil, remote, err
+	}
+	return ws, remote, nil
+}
+
+func (c *Client) dialTLS(ctx context.Context, network, address string, config *tls.Config) (*tls.Conn, error) {
+	raw, err := c.cfg.Dial(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	config = config.Clone()
+	config.NextProtos = []string{"http/1.1"} // WebSocket's upgrade (RFC 6455) is HTTP/1.1's
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (c *Client) handshake(ctx context.Context, ws *websocket.Conn, state *tls.ConnectionState, ticket, certificate *pb.Signed) error {
+	ws.SetReadLimit(maxHandshake)
+	var challenge pb.RelayChallenge
+	if err := readMessage(ctx, ws, &challenge); err != nil {
+		return err
+	}
+	if !bytes.Equal(challenge.GetNetworkId(), c.cfg.Network[:]) || !bytes.Equal(challenge.GetRelayKey(), c.relay.Bytes()) {
+		return fmt.Errorf("%w: another relay answers there", ErrProtocol)
+	}
+	proof := &pb.RelayProof{
+		NetworkId: c.cfg.Network[:], RelayKey: c.relay.Bytes(), Challenge: challenge.GetChallenge(), DeviceKey: c.cfg.Device.Public().Bytes(),
+	}
+	// A TLS-terminating proxy with a public certificate has an exporter of its own, which its relay cannot know; a relay that sees TLS
+	// insists on the right one.
+	binding, err := exporter(state)
+	if err != nil {
+		return err
+	}
+	proof.TlsExporter = binding
+	signed, err := record.Sign(c.cfg.Device, record.ContextRelay, proof)
+	if err != nil {
+		return err
+	}
+	if err := writeMessage(ctx, ws, &pb.RelayHello{Proof: signed, Ticket: ticket, SigningCertificate: certificate}); err != nil {
+		return err
+	}
+	var welcome pb.RelayWelcome
+	if err := readMessage(ctx, ws, &welcome); err != nil {
+		return err
+	}
+	if welcome.GetRefused() != "" {
+		return fmt.Errorf("the relay refused: %.200q", welcome.GetRefused())
+	}
+	return nil
+}
+
+func (c *Client) serve(ctx context.Context, cancel context.CancelCauseFunc, ws *websocket.Conn, q *queue) error {
+	group, ctx := errgroup.WithContext(ctx)
+	var heard atomic.Bool
+	group.Go(func() error { return q.write(ctx, ws) })
+	group.Go(func() error { return c.read(ctx, ws, &heard) })
+	group.Go(func() error { return c.ping(ctx, q, &heard) })
+	err := group.Wait()
+	if cause := context.Cause(ctx); errors.Is(cause, errReset) {
+		return cause
+	}
+	return err
+}
+
+// ping notices a relay that has vanished: when nothing was heard for a while a ping is sent, and its answer must come in time.
+func (c *Client) ping(ctx context.Context, q *queue, heard *atomic.Bool) error {
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	silent := time.Duration(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		if heard.Swap(false) {
+			silent = 0
+		} else if silent += pingEvery; silent > pingEvery+pingDead {
+			return fmt.Errorf("nothing heard for %s", silent)
+		}
+		var b [8]byte
+		binary.BigEndian.PutUint64(b[:], rand.Uint64())
+		q.push(relayframe.Frame{Type: relayframe.Ping, Payload: b[:]})
+	}
+}
+
+func (c *Client) read(ctx context.Context, ws *websocket.Conn, heard *atomic.Bool) error {
+	in := newReader(ws)
+	for {
+		b, err := in.next(ctx)
+		if err != nil {
+			return err
+		}
+		heard.Store(true)
+		for len(b) > 0 {
+			var f relayframe.Frame
+			if f, b, err = relayframe.Next(b); err != nil {
+				return fmt.Errorf("%w: %w", ErrProtocol, err)
+			}
+			switch f.Type {
+			case relayframe.Data:
+				c.cfg.OnData(f.Peer, f.Payload)
+			case relayframe.Signal:
+				c.cfg.OnSignal(f.Peer, f.Payload)
+			case relayframe.PeerGone:
+				c.cfg.OnGone(f.Peer)
+			}
+		}
+	}
+}

@@ -1,0 +1,248 @@
+// Package relay forwards encrypted packets and sealed signals between devices that cannot reach each other otherwise. It sees who
+// talks to whom and how much, never what.
+//
+// NewServer makes the relay, an http.Handler for relayframe.Path; NewClient makes a device's connection to one. Both sides have a
+// bounded queue in front of their connection that drops the oldest packets, as a router would: nobody waits for a slow reader.
+//
+// A connection begins with three messages, see proto/warren/v1/relay.proto:
+//
+//	relay                                device
+//	RelayChallenge  ------------------>           who I am, and a nonce
+//	                <------------------  RelayHello    signed proof of the device key, ticket, certificate
+//	RelayWelcome    ------------------>           or why not
+//	frames          <----------------->  frames        package relayframe
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/coder/websocket"
+	"google.golang.org/protobuf/proto"
+
+	"warren/proto/key"
+	"warren/proto/relayframe"
+)
+
+// rawKey is a device's public key.
+type rawKey = [key.Size]byte
+
+const (
+	// exporterLabel and exporterSize are those of RFC 9266.
+	exporterLabel = "EXPORTER-Channel-Binding"
+	exporterSize  = 32
+	// maxHandshake bounds each message of the handshake in bytes.
+	maxHandshake = 16 << 10
+	// batchSize is how much goes into one message at most; larger ones gain nothing and delay signals.
+	batchSize = 64 << 10
+)
+
+// ErrProtocol says that the other side does not speak as agreed.
+var ErrProtocol = errors.New("relay protocol error")
+
+// exporter gives the value that ties a handshake to its TLS connection; nil without TLS.
+func exporter(s *tls.ConnectionState) ([]byte, error) {
+	if s == nil {
+		return nil, nil
+	}
+	return s.ExportKeyingMaterial(exporterLabel, nil, exporterSize)
+}
+
+func writeMessage(ctx context.Context, c *websocket.Conn, m proto.Message) error {
+	b, err := proto.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return c.Write(ctx, websocket.MessageBinary, b)
+}
+
+func readMessage(ctx context.Context, c *websocket.Conn, m proto.Message) error {
+	kind, b, err := c.Read(ctx)
+	if err != nil {
+		return err
+	}
+	if kind != websocket.MessageBinary {
+		return fmt.Errorf("%w: a text message", ErrProtocol)
+	}
+	if err := proto.Unmarshal(b, m); err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	return nil
+}
+
+// reader reads whole messages into one buffer of its own.
+type reader struct {
+	conn *websocket.Conn
+	buf  []byte
+}
+
+func newReader(c *websocket.Conn) *reader {
+	c.SetReadLimit(relayframe.MaxMessage)
+	return &reader{c, make([]byte, batchSize)}
+}
+
+// next gives the next message, which stays good until the following call.
+func (r *reader) next(ctx context.Context) ([]byte, error) {
+	kind, in, err := r.conn.Reader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if kind != websocket.MessageBinary {
+		return nil, fmt.Errorf("%w: a text message", ErrProtocol)
+	}
+	n := 0
+	for {
+		if n == len(r.buf) {
+			r.buf = append(r.buf, make([]byte, len(r.buf))...)
+		}
+		m, err := in.Read(r.buf[n:])
+		n += m
+		if errors.Is(err, io.EOF) {
+			return r.buf[:n], nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// queue holds encoded frames for one connection. Frames are pushed from anywhere, one writer takes them.
+type queue struct {
+	limit int // of each lane, in bytes
+	ready chan struct{}
+
+	mu      sync.Mutex
+	urgent  lane // signals, pings: ahead of data
+	data    lane
+	dropped uint64
+}
+
+// lane is a run of whole frames; those before head are gone.
+type lane struct {
+	b    []byte
+	head int
+}
+
+func newQueue(limit int) *queue { return &queue{limit: limit, ready: make(chan struct{}, 1)} }
+
+// push appends a frame and drops the oldest of its lane beyond the limit.
+func (q *queue) push(f relayframe.Frame) {
+	q.mu.Lock()
+	q.add(f)
+	q.mu.Unlock()
+	q.wake()
+}
+
+// pushAll is push for many payloads to one peer.
+func (q *queue) pushAll(kind relayframe.Type, peer rawKey, payloads [][]byte) {
+	q.mu.Lock()
+	for _, p := range payloads {
+		q.add(relayframe.Frame{Type: kind, Peer: peer, Payload: p})
+	}
+	q.mu.Unlock()
+	q.wake()
+}
+
+func (q *queue) wake() {
+	select {
+	case q.ready <- struct{}{}:
+	default:
+	}
+}
+
+// add does the work of push. The caller holds mu.
+func (q *queue) add(f relayframe.Frame) {
+	l := &q.data
+	if f.Type != relayframe.Data {
+		l = &q.urgent
+	}
+	if l.head > 0 && len(l.b)+relayframe.Overhead+len(f.Payload) > cap(l.b) {
+		l.b = append(l.b[:0], l.b[l.head:]...)
+		l.head = 0
+	}
+	l.b = relayframe.Append(l.b, f)
+	for len(l.b)-l.head > q.limit {
+		_, rest, err := relayframe.Next(l.b[l.head:])
+		if err != nil || len(rest) == 0 {
+			l.b, l.head = l.b[:0], 0
+			break
+		}
+		l.head = len(l.b) - len(rest)
+		q.dropped++
+	}
+}
+
+// take moves whole frames into buf, urgent ones first, up to batchSize. It gives nothing when the queue is empty.
+func (q *queue) take(buf []byte) []byte {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	buf = q.urgent.moveTo(buf[:0])
+	buf = q.data.moveTo(buf)
+	if q.urgent.size()+q.data.size() > 0 {
+		q.wake()
+	}
+	return buf
+}
+
+func (l *lane) size() int { return len(l.b) - l.head }
+
+func (l *lane) moveTo(buf []byte) []byte {
+	pending := l.b[l.head:]
+	n := len(pending)
+	if len(buf)+n > batchSize {
+		n = wholeFrames(pending, max(batchSize-len(buf), 0), len(buf) == 0)
+	}
+	buf = append(buf, pending[:n]...)
+	if l.head += n; l.head == len(l.b) {
+		l.b, l.head = l.b[:0], 0
+	}
+	return buf
+}
+
+// wholeFrames tells how many bytes of b are whole frames within limit; with atLeastOne the first counts whatever its size.
+func wholeFrames(b []byte, limit int, atLeastOne bool) int {
+	n := 0
+	for rest := b; len(rest) > 0; {
+		_, after, err := relayframe.Next(rest)
+		if err != nil {
+			return n
+		}
+		end := len(b) - len(after)
+		if end > limit && !(atLeastOne && n == 0) {
+			return n
+		}
+		n, rest = end, after
+	}
+	return n
+}
+
+// drops gives how many frames were dropped so far.
+func (q *queue) drops() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.dropped
+}
+
+// write sends what is queued until ctx ends or the connection fails.
+func (q *queue) write(ctx context.Context, c *websocket.Conn) error {
+	buf := make([]byte, 0, batchSize+relayframe.MaxPayload)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-q.ready:
+		}
+		for {
+			if buf = q.take(buf); len(buf) == 0 {
+				break
+			}
+			if err := c.Write(ctx, websocket.MessageBinary, buf); err != nil {
+				return err
+			}
+		}
+	}
+}
