@@ -1,0 +1,245 @@
+// Package engine joins the WireGuard device, the Bind and the TUN wrapper, and keeps in the device only those peers that traffic needs.
+//
+// Make an Engine with New, which brings the device up; give it the network map with SetMap, run Run, and Close it at the end. A peer is
+// configured when a packet for it comes out of the TUN, when it calls (wire bind.Config.OnInitiation to Want), or when Want is called for
+// any other reason; it is removed when it has been idle, when too many others are newer, and at once when the map no longer has it.
+// Packets never wait for any of this: the TUN wrapper and the Bind hold the first ones of a peer until it is configured.
+//
+// The device is golang.zx2c4.com/wireguard's, unforked; device.go is all that knows it.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"warren/proto/key"
+	pb "warren/proto/warrenv1"
+	"warren/tunnel/bind"
+)
+
+// Defaults of Config.
+const (
+	DefaultIdleAfter     = 5 * time.Minute
+	DefaultMaxConfigured = 16384
+	DefaultSocketDir     = "/var/run/wireguard"
+)
+
+// Config is what an Engine is made of.
+type Config struct {
+	// TUN is the interface; the Engine closes it.
+	TUN tun.Device
+	// Name is the interface's, for the UAPI socket.
+	Name    string
+	Bind    *bind.Bind
+	Private key.NodePrivate
+	Log     *slog.Logger
+	// IdleAfter is how long a peer stays configured without traffic. It should not be shorter than a WireGuard session, 180 s.
+	IdleAfter time.Duration
+	// MaxConfigured bounds the peers in the device, at 26 KB each; the least recently used make room.
+	MaxConfigured int
+	// OnActive and OnIdle tell that a peer (by its current node key) was configured or removed. Run calls them, one after the other.
+	OnActive, OnIdle func(peer key.NodePublic)
+	// SocketDir is where the UAPI socket NAME.sock is made; empty for the place where wg looks.
+	SocketDir string
+}
+
+// Peer is one device of the map, as the engine needs it.
+type Peer struct {
+	NodeKey key.NodePublic
+	// NextNodeKey is the key being rotated to, or zero. A peer that calls with it is served under it.
+	NextNodeKey key.NodePublic
+	// Prefixes is what the peer carries, its own addresses among them.
+	Prefixes []netip.Prefix
+}
+
+// Map is a whole network map: peers that are not in it are removed.
+type Map struct {
+	Self   []netip.Addr
+	Peers  []Peer
+	Grants []*pb.Grant
+}
+
+// PeerStats is what is known of a peer that was configured at least once since it came into the map.
+type PeerStats struct {
+	NodeKey          key.NodePublic
+	LastHandshake    time.Time
+	RxBytes, TxBytes uint64
+	Configured       bool
+}
+
+// Engine is the running tunnel.
+type Engine struct {
+	cfg  Config
+	log  *slog.Logger
+	dev  *wireguard
+	tun  *wrapped
+	want wants
+
+	// known is the keys of the map, current and next, for Want.
+	known atomic.Pointer[map[[key.Size]byte]struct{}]
+
+	mu     sync.Mutex // guards roster
+	roster *roster
+	wake   chan struct{} // holds a token when the roster has events to tell
+	closed sync.Once
+}
+
+// New makes the device and brings it up, so that the Bind is open afterwards. After an error nothing is left but cfg.TUN, closed.
+func New(cfg Config) (*Engine, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.IdleAfter <= 0 {
+		cfg.IdleAfter = DefaultIdleAfter
+	}
+	if cfg.MaxConfigured <= 0 {
+		cfg.MaxConfigured = DefaultMaxConfigured
+	}
+	if cfg.SocketDir == "" {
+		cfg.SocketDir = DefaultSocketDir
+	}
+	e := &Engine{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1)}
+	e.want.init()
+	e.known.Store(&map[[key.Size]byte]struct{}{})
+	e.tun = wrap(cfg.TUN, cfg.Log, e.Want)
+	e.dev = newWireguard(e.tun, cfg.Bind, cfg.Log)
+	e.roster = newRoster(e.dev, cfg.Bind, e.tun, cfg.Log, cfg.IdleAfter, cfg.MaxConfigured)
+	if err := e.dev.up(cfg.Private); err != nil {
+		e.dev.close()
+		return nil, fmt.Errorf("bringing the tunnel up: %w", err)
+	}
+	return e, nil
+}
+
+// Run keeps the device's peers in line with traffic until ctx ends. It fails when the device went away, for example because somebody
+// deleted the interface.
+func (e *Engine) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return e.cfg.Bind.Run(ctx) })
+	group.Go(func() error { return e.loop(ctx) })
+	group.Go(func() error { return e.serveUAPI(ctx) })
+	return group.Wait()
+}
+
+func (e *Engine) loop(ctx context.Context) error {
+	sweep := time.NewTicker(min(e.cfg.IdleAfter/4, time.Minute))
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.dev.gone():
+			if ctx.Err() != nil {
+				return nil
+			}
+			return errors.New("the tunnel interface went away")
+		case <-e.want.wake:
+			for _, k := range e.want.take() {
+				e.change(func(now time.Time) { e.roster.want(k, now) })
+			}
+		case <-e.wake:
+			e.change(func(time.Time) {})
+		case <-sweep.C:
+			e.change(e.roster.sweep)
+		}
+	}
+}
+
+// change does something to the roster and then tells what came of it, in order. Only loop calls it.
+func (e *Engine) change(do func(now time.Time)) {
+	e.mu.Lock()
+	do(time.Now())
+	events := e.roster.takeEvents()
+	e.mu.Unlock()
+	for _, ev := range events {
+		switch {
+		case ev.active && e.cfg.OnActive != nil:
+			e.cfg.OnActive(ev.peer)
+		case !ev.active && e.cfg.OnIdle != nil:
+			e.cfg.OnIdle(ev.peer)
+		}
+	}
+}
+
+// Want asks for a peer, by its current or its next key, to be configured. It never blocks; keys that are not in the map are ignored.
+func (e *Engine) Want(peer key.NodePublic) {
+	if _, ok := (*e.known.Load())[peer.Raw()]; ok {
+		e.want.add(peer)
+	}
+}
+
+// SetMap makes m the network map. When it returns, nothing goes to or comes from peers that are not in it.
+func (e *Engine) SetMap(m Map) {
+	known := make(map[[key.Size]byte]struct{}, len(m.Peers))
+	for _, p := range m.Peers {
+		known[p.NodeKey.Raw()] = struct{}{}
+		if !p.NextNodeKey.IsZero() {
+			known[p.NextNodeKey.Raw()] = struct{}{}
+		}
+	}
+	e.mu.Lock()
+	e.known.Store(&known)
+	e.tun.SetMap(compile(m))
+	e.roster.setPeers(m.Peers)
+	e.mu.Unlock()
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Stats tells of every peer that was configured at least once.
+func (e *Engine) Stats() []PeerStats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.roster.stats()
+}
+
+// Close takes the device down and closes the TUN. It may be called more than once, also while Run runs.
+func (e *Engine) Close() {
+	e.closed.Do(e.dev.close)
+}
+
+// wants is the set of peers that someone wants configured. It is bounded by the map: Want lets no other key in.
+type wants struct {
+	mu   sync.Mutex
+	set  map[[key.Size]byte]struct{}
+	list []key.NodePublic
+	wake chan struct{} // holds a token when the list may not be empty
+}
+
+func (w *wants) init() {
+	w.set = map[[key.Size]byte]struct{}{}
+	w.wake = make(chan struct{}, 1)
+}
+
+func (w *wants) add(k key.NodePublic) {
+	w.mu.Lock()
+	if _, ok := w.set[k.Raw()]; !ok {
+		w.set[k.Raw()] = struct{}{}
+		w.list = append(w.list, k)
+	}
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (w *wants) take() []key.NodePublic {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	list := w.list
+	w.list = nil
+	clear(w.set)
+	return list
+}

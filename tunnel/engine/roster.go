@@ -1,0 +1,327 @@
+package engine
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"warren/proto/key"
+)
+
+// What the roster needs of the WireGuard device, the Bind and the TUN wrapper.
+type (
+	peerDevice interface {
+		// apply takes lines of WireGuard's configuration protocol.
+		apply(lines string) error
+		peers() (map[[key.Size]byte]counters, error)
+	}
+	peerBind interface {
+		Release(peer key.NodePublic)
+		Forget(peer key.NodePublic)
+		Traffic(peer key.NodePublic) (lastSent, lastReceived time.Time)
+	}
+	peerTUN interface {
+		Configured(peer key.NodePublic, configured bool)
+	}
+)
+
+// counters is what the device counts for a peer while it is configured.
+type counters struct {
+	handshake time.Time
+	rx, tx    uint64
+}
+
+func (c counters) plus(o counters) counters {
+	if o.handshake.After(c.handshake) {
+		c.handshake = o.handshake
+	}
+	return counters{handshake: c.handshake, rx: c.rx + o.rx, tx: c.tx + o.tx}
+}
+
+// member is one device of the map. It is known to the TUN wrapper by its current key, and to WireGuard and the Bind by the key that
+// it uses: the next one once it has called with that.
+type member struct {
+	Peer
+	active key.NodePublic // the key under which it is configured; zero if it is not
+	since  time.Time      // when it was configured
+	seen   bool           // configured at least once
+	past   counters       // of the times that it was configured before
+}
+
+func (m *member) configured() bool { return !m.active.IsZero() }
+
+type event struct {
+	peer   key.NodePublic
+	active bool
+}
+
+// roster decides which peers are configured. It is not safe for concurrent use and knows no clock: callers pass the time.
+type roster struct {
+	dev       peerDevice
+	bind      peerBind
+	tun       peerTUN
+	log       *slog.Logger
+	idleAfter time.Duration
+	max       int
+
+	members    []*member
+	byKey      map[[key.Size]byte]*member // current and next keys
+	configured map[*member]struct{}
+	events     []event
+}
+
+func newRoster(dev peerDevice, bind peerBind, tun peerTUN, log *slog.Logger, idleAfter time.Duration, most int) *roster {
+	return &roster{
+		dev: dev, bind: bind, tun: tun, log: log, idleAfter: idleAfter, max: most,
+		byKey: map[[key.Size]byte]*member{}, configured: map[*member]struct{}{},
+	}
+}
+
+func (r *roster) takeEvents() []event {
+	ev := r.events
+	r.events = nil
+	return ev
+}
+
+func (r *roster) tell(peer key.NodePublic, active bool) {
+	r.events = append(r.events, event{peer: peer, active: active})
+}
+
+// want configures the member with this key, unless it is configured. A member is moved to its next key when that one is wanted, which
+// only an authentic initiation does, and stays there.
+func (r *roster) want(k key.NodePublic, now time.Time) {
+	m := r.byKey[k.Raw()]
+	switch {
+	case m == nil:
+		return
+	case m.configured() && (m.active.Equal(k) || k.Equal(m.NodeKey)):
+		r.bind.Release(m.active)
+		r.tun.Configured(m.NodeKey, true)
+		return
+	case m.configured():
+		r.remove([]*member{m})
+	}
+	if len(r.configured) >= r.max {
+		r.evict(now)
+	}
+	r.configure(m, k, now)
+}
+
+func (r *roster) configure(m *member, k key.NodePublic, now time.Time) {
+	var lines strings.Builder
+	writePeer(&lines, k, m.Prefixes, true)
+	if err := r.dev.apply(lines.String()); err != nil {
+		r.log.Warn("peer not configured", "peer", k.Short(), "err", err)
+		return
+	}
+	m.active, m.since, m.seen = k, now, true
+	r.configured[m] = struct{}{}
+	r.bind.Release(k)
+	r.tun.Configured(m.NodeKey, true)
+	r.tell(m.NodeKey, true)
+}
+
+// lastUse is when anything last went to or came from a configured member.
+func (r *roster) lastUse(m *member) time.Time {
+	sent, received := r.bind.Traffic(m.active)
+	last := m.since
+	for _, t := range []time.Time{sent, received} {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return last
+}
+
+// sweep removes members that have been idle.
+func (r *roster) sweep(now time.Time) {
+	var idle []*member
+	for m := range r.configured {
+		if now.Sub(r.lastUse(m)) >= r.idleAfter {
+			idle = append(idle, m)
+		}
+	}
+	r.remove(idle)
+}
+
+// evict makes room by removing the least recently used sixteenth: reading the device's counters costs in proportion to all peers.
+func (r *roster) evict(now time.Time) {
+	type use struct {
+		m    *member
+		last time.Time
+	}
+	all := make([]use, 0, len(r.configured))
+	for m := range r.configured {
+		all = append(all, use{m, r.lastUse(m)})
+	}
+	slices.SortFunc(all, func(a, b use) int { return a.last.Compare(b.last) })
+	var out []*member
+	for _, u := range all[:min(len(all), max(1, r.max/16))] {
+		out = append(out, u.m)
+	}
+	r.log.Warn("too many peers in use; the least recently used are removed", "bound", r.max, "removed", len(out))
+	r.remove(out)
+}
+
+// remove takes members that stay in the map out of the device and keeps their counts.
+func (r *roster) remove(gone []*member) {
+	if len(gone) == 0 {
+		return
+	}
+	if counts, err := r.dev.peers(); err != nil {
+		r.log.Warn("counters of removed peers are lost", "err", err)
+	} else {
+		for _, m := range gone {
+			m.past = m.past.plus(counts[m.active.Raw()])
+		}
+	}
+	r.unconfigure(gone)
+}
+
+// unconfigure takes members out of the device, the Bind and the TUN wrapper.
+func (r *roster) unconfigure(gone []*member) {
+	var lines strings.Builder
+	for _, m := range gone {
+		writeRemoval(&lines, m.active)
+		r.tun.Configured(m.NodeKey, false)
+	}
+	if err := r.dev.apply(lines.String()); err != nil {
+		r.log.Error("peers not removed from the device", "err", err)
+	}
+	for _, m := range gone {
+		r.bind.Forget(m.active)
+		delete(r.configured, m)
+		m.active = key.NodePublic{}
+		r.tell(m.NodeKey, false)
+	}
+}
+
+// setPeers takes a new map. Members stay configured if the key in use is still theirs.
+func (r *roster) setPeers(peers []Peer) {
+	old := r.members
+	r.members = make([]*member, 0, len(peers))
+	r.byKey = make(map[[key.Size]byte]*member, len(peers))
+	for _, p := range peers {
+		m := &member{Peer: p}
+		r.members = append(r.members, m)
+		r.byKey[p.NodeKey.Raw()] = m
+		if !p.NextNodeKey.IsZero() {
+			r.byKey[p.NextNodeKey.Raw()] = m
+		}
+	}
+	heirs := map[*member]*member{} // new -> old, both of one device and configured
+	var gone []*member
+	for _, o := range old {
+		m := r.successor(o)
+		if m != nil && !m.seen {
+			m.past, m.seen = o.past, o.seen
+		}
+		switch {
+		case !o.configured():
+		case m == nil || heirs[m] != nil || !m.owns(o.active):
+			gone = append(gone, o)
+		default:
+			heirs[m] = o
+		}
+	}
+	if len(gone) > 0 {
+		r.unconfigure(gone)
+	}
+	r.inherit(heirs)
+	r.forgetAbsent(old)
+}
+
+// successor is the same device in the new map.
+func (r *roster) successor(o *member) *member {
+	for _, k := range []key.NodePublic{o.active, o.NodeKey, o.NextNodeKey} {
+		if m := r.byKey[k.Raw()]; m != nil && !k.IsZero() {
+			return m
+		}
+	}
+	return nil
+}
+
+func (m *member) owns(k key.NodePublic) bool { return k.Equal(m.NodeKey) || k.Equal(m.NextNodeKey) }
+
+// inherit keeps members configured across a change of the map.
+func (r *roster) inherit(heirs map[*member]*member) {
+	var lines strings.Builder
+	var rotated []*member
+	for m, o := range heirs {
+		delete(r.configured, o)
+		r.configured[m] = struct{}{}
+		m.active, m.since = o.active, o.since
+		if !slices.Equal(o.Prefixes, m.Prefixes) {
+			writePeer(&lines, m.active, m.Prefixes, false)
+		}
+		if !o.NodeKey.Equal(m.NodeKey) {
+			rotated = append(rotated, m)
+			r.tun.Configured(o.NodeKey, false)
+			r.tell(o.NodeKey, false)
+		}
+	}
+	for _, m := range rotated {
+		r.tun.Configured(m.NodeKey, true)
+		r.tell(m.NodeKey, true)
+	}
+	if lines.Len() == 0 {
+		return
+	}
+	if err := r.dev.apply(lines.String()); err != nil {
+		r.log.Error("prefixes of peers not changed in the device", "err", err)
+	}
+}
+
+// forgetAbsent drops what the Bind knows of keys that are in no map any more.
+func (r *roster) forgetAbsent(old []*member) {
+	for _, o := range old {
+		for _, k := range []key.NodePublic{o.NodeKey, o.NextNodeKey} {
+			if !k.IsZero() && r.byKey[k.Raw()] == nil {
+				r.bind.Forget(k)
+			}
+		}
+	}
+}
+
+// stats tells of every member that was ever configured.
+func (r *roster) stats() []PeerStats {
+	counts, err := r.dev.peers()
+	if err != nil {
+		r.log.Warn("the device's counters cannot be read", "err", err)
+	}
+	var out []PeerStats
+	for _, m := range r.members {
+		if !m.seen {
+			continue
+		}
+		c := m.past
+		if m.configured() {
+			c = c.plus(counts[m.active.Raw()])
+		}
+		out = append(out, PeerStats{
+			NodeKey: m.NodeKey, LastHandshake: c.handshake, RxBytes: c.rx, TxBytes: c.tx, Configured: m.configured(),
+		})
+	}
+	return out
+}
+
+// writePeer writes the configuration of one peer. Its endpoint is the virtual one of its key.
+func writePeer(w *strings.Builder, k key.NodePublic, prefixes []netip.Prefix, create bool) {
+	writeKey(w, "public_key", k.Bytes())
+	if create {
+		w.WriteString("endpoint=" + k.String() + "\n")
+	} else {
+		w.WriteString("update_only=true\n")
+	}
+	w.WriteString("replace_allowed_ips=true\n")
+	for _, p := range prefixes {
+		w.WriteString("allowed_ip=" + p.String() + "\n")
+	}
+}
+
+func writeRemoval(w *strings.Builder, k key.NodePublic) {
+	writeKey(w, "public_key", k.Bytes())
+	w.WriteString("remove=true\n")
+}

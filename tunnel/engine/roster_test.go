@@ -1,0 +1,366 @@
+package engine
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"warren/proto/key"
+)
+
+// world is a device, a Bind and a TUN wrapper that only remember what they were told.
+type world struct {
+	device   map[string][]string // peer's public key in base64 -> prefixes
+	counts   map[[key.Size]byte]counters
+	tun      map[string]bool
+	released map[string]int
+	forgot   map[string]int
+	traffic  map[string]time.Time
+	reads    int
+	fail     error
+}
+
+func newWorld() *world {
+	return &world{
+		device: map[string][]string{}, counts: map[[key.Size]byte]counters{}, tun: map[string]bool{},
+		released: map[string]int{}, forgot: map[string]int{}, traffic: map[string]time.Time{},
+	}
+}
+
+func (w *world) apply(lines string) error {
+	if w.fail != nil {
+		return w.fail
+	}
+	peer, updateOnly := "", false
+	for line := range strings.Lines(lines) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch name {
+		case "public_key":
+			raw, _ := hex.DecodeString(value)
+			k, err := key.NodePublicFromBytes(raw)
+			if err != nil {
+				return err
+			}
+			peer, updateOnly = k.String(), false
+		case "update_only":
+			updateOnly = true
+		case "remove":
+			delete(w.device, peer)
+		case "replace_allowed_ips":
+			if _, ok := w.device[peer]; ok || !updateOnly {
+				w.device[peer] = []string{}
+			}
+		case "allowed_ip":
+			for other, list := range w.device { // one owner for each
+				for i, p := range list {
+					if p == value {
+						w.device[other] = append(list[:i:i], list[i+1:]...)
+					}
+				}
+			}
+			w.device[peer] = append(w.device[peer], value)
+		case "endpoint":
+			if value != peer {
+				return fmt.Errorf("endpoint %s of peer %s", value, peer)
+			}
+		default:
+			return fmt.Errorf("line %q", line)
+		}
+	}
+	return nil
+}
+
+func (w *world) peers() (map[[key.Size]byte]counters, error) { w.reads++; return w.counts, nil }
+
+func (w *world) Release(k key.NodePublic) { w.released[k.String()]++ }
+func (w *world) Forget(k key.NodePublic)  { w.forgot[k.String()]++ }
+
+func (w *world) Traffic(k key.NodePublic) (sent, received time.Time) {
+	return w.traffic[k.String()], time.Time{}
+}
+
+func (w *world) Configured(k key.NodePublic, on bool) {
+	if on {
+		w.tun[k.String()] = true
+	} else {
+		delete(w.tun, k.String())
+	}
+}
+
+func (w *world) roster(most int) *roster {
+	return newRoster(w, w, w, slog.New(slog.DiscardHandler), 5*time.Minute, most)
+}
+
+func nodes(n int) (out []key.NodePublic) {
+	for range n {
+		out = append(out, key.NewNode().Public())
+	}
+	return out
+}
+
+func peerOf(k key.NodePublic, prefixes ...string) Peer {
+	p := Peer{NodeKey: k}
+	for _, s := range prefixes {
+		p.Prefixes = append(p.Prefixes, netip.MustParsePrefix(s))
+	}
+	return p
+}
+
+func rotating(p Peer, next key.NodePublic) Peer {
+	p.NextNodeKey = next
+	return p
+}
+
+// told gives the events as text.
+func told(r *roster, names map[string]string) string {
+	var out []string
+	for _, e := range r.takeEvents() {
+		out = append(out, map[bool]string{true: "+", false: "-"}[e.active]+names[e.peer.String()])
+	}
+	return strings.Join(out, " ")
+}
+
+func TestRosterLazy(t *testing.T) {
+	w, k := newWorld(), nodes(3)
+	a, b := k[0], k[1]
+	names := map[string]string{a.String(): "a", b.String(): "b"}
+	r := w.roster(10)
+	now := time.Now()
+	r.setPeers([]Peer{peerOf(a, "100.64.0.1/32"), peerOf(b, "100.64.0.2/32", "10.0.0.0/8")})
+	if len(w.device) != 0 {
+		t.Fatal("peers are configured before anyone wants them")
+	}
+	r.want(k[2], now) // not in the map
+	r.want(b, now)
+	r.want(b, now)
+	if diff := cmp.Diff(map[string][]string{b.String(): {"100.64.0.2/32", "10.0.0.0/8"}}, w.device); diff != "" {
+		t.Errorf("device (-want +got):\n%s", diff)
+	}
+	if got := told(r, names); got != "+b" || !w.tun[b.String()] || w.released[b.String()] != 2 {
+		t.Errorf("told %q, TUN %v, released %v", got, w.tun, w.released)
+	}
+	// Traffic keeps it, its end removes it.
+	w.traffic[b.String()] = now.Add(4 * time.Minute)
+	w.counts[b.Raw()] = counters{handshake: now, rx: 5, tx: 7}
+	r.sweep(now.Add(8 * time.Minute))
+	if len(w.device) != 1 {
+		t.Error("a peer in use was removed")
+	}
+	r.sweep(now.Add(9 * time.Minute))
+	if got := told(r, names); len(w.device) != 0 || w.tun[b.String()] || w.forgot[b.String()] != 1 || got != "-b" {
+		t.Errorf("an idle peer was not removed: device %v, TUN %v, told %q", w.device, w.tun, got)
+	}
+	delete(w.counts, b.Raw())
+	want := []PeerStats{{NodeKey: b, LastHandshake: now, RxBytes: 5, TxBytes: 7}}
+	if diff := cmp.Diff(want, r.stats(), cmp.Comparer(key.NodePublic.Equal)); diff != "" {
+		t.Errorf("counts of a removed peer (-want +got):\n%s", diff)
+	}
+	r.want(b, now)
+	w.counts[b.Raw()] = counters{handshake: now.Add(time.Hour), rx: 1, tx: 1}
+	want = []PeerStats{{NodeKey: b, LastHandshake: now.Add(time.Hour), RxBytes: 6, TxBytes: 8, Configured: true}}
+	if diff := cmp.Diff(want, r.stats(), cmp.Comparer(key.NodePublic.Equal)); diff != "" {
+		t.Errorf("counts add up wrongly (-want +got):\n%s", diff)
+	}
+}
+
+func TestRosterMapChanges(t *testing.T) {
+	w, k := newWorld(), nodes(3)
+	a, b, c := k[0], k[1], k[2]
+	r := w.roster(10)
+	now := time.Now()
+	r.setPeers([]Peer{peerOf(a, "10.0.0.1/32"), peerOf(b, "10.0.0.2/32"), peerOf(c, "10.0.0.3/32")})
+	for _, n := range k {
+		r.want(n, now)
+	}
+	// b is gone, its prefix moves to c, a stays as it is.
+	r.setPeers([]Peer{peerOf(a, "10.0.0.1/32"), peerOf(c, "10.0.0.3/32", "10.0.0.2/32")})
+	want := map[string][]string{a.String(): {"10.0.0.1/32"}, c.String(): {"10.0.0.3/32", "10.0.0.2/32"}}
+	if diff := cmp.Diff(want, w.device); diff != "" {
+		t.Errorf("device (-want +got):\n%s", diff)
+	}
+	if w.tun[b.String()] || w.forgot[b.String()] == 0 || w.forgot[a.String()] != 0 {
+		t.Errorf("TUN %v, forgotten %v", w.tun, w.forgot)
+	}
+	r.want(b, now)
+	if len(w.device) != 2 {
+		t.Error("a peer that left the map can be configured")
+	}
+	// Prefixes swap owners in one change.
+	r.setPeers([]Peer{peerOf(a, "10.0.0.3/32"), peerOf(c, "10.0.0.1/32")})
+	want = map[string][]string{a.String(): {"10.0.0.3/32"}, c.String(): {"10.0.0.1/32"}}
+	if diff := cmp.Diff(want, w.device); diff != "" {
+		t.Errorf("device after a swap (-want +got):\n%s", diff)
+	}
+	r.setPeers(nil)
+	if len(w.device)+len(w.tun)+len(r.byKey)+len(r.configured) != 0 {
+		t.Error("an empty map leaves something")
+	}
+}
+
+func TestRosterRotation(t *testing.T) {
+	w, k := newWorld(), nodes(2)
+	old, next := k[0], k[1]
+	names := map[string]string{old.String(): "old", next.String(): "next"}
+	r := w.roster(10)
+	now := time.Now()
+	p := "10.0.0.1/32"
+	step := func(do string, wantDevice key.NodePublic, wantTUN key.NodePublic, events string) {
+		t.Helper()
+		if diff := cmp.Diff(map[string][]string{wantDevice.String(): {p}}, w.device); diff != "" {
+			t.Errorf("%s: device (-want +got):\n%s", do, diff)
+		}
+		if diff := cmp.Diff(map[string]bool{wantTUN.String(): true}, w.tun); diff != "" {
+			t.Errorf("%s: TUN (-want +got):\n%s", do, diff)
+		}
+		if got := told(r, names); got != events {
+			t.Errorf("%s: told %q, want %q", do, got, events)
+		}
+	}
+	r.setPeers([]Peer{peerOf(old, p)})
+	r.want(old, now)
+	step("configured", old, old, "+old")
+	r.setPeers([]Peer{rotating(peerOf(old, p), next)})
+	step("a next key is announced", old, old, "")
+	r.want(next, now)
+	step("the peer calls with the next key", next, old, "-old +old")
+	r.want(old, now)
+	step("its current key is wanted by traffic", next, old, "")
+	r.setPeers([]Peer{peerOf(next, p)})
+	step("the next key is the current one", next, next, "-old +next")
+	if w.forgot[next.String()] != 0 {
+		t.Error("the key in use was forgotten")
+	}
+	r.setPeers([]Peer{peerOf(old, p)})
+	if len(w.device) != 0 {
+		t.Error("a key that is no longer the peer's stays configured")
+	}
+}
+
+func TestRosterBound(t *testing.T) {
+	w, k := newWorld(), nodes(100)
+	r := w.roster(32)
+	now := time.Now()
+	var peers []Peer
+	for i, n := range k {
+		peers = append(peers, peerOf(n, fmt.Sprintf("10.0.0.%d/32", i)))
+	}
+	r.setPeers(peers)
+	w.traffic[k[0].String()] = now.Add(time.Hour) // the first is busy
+	for i, n := range k {
+		r.want(n, now.Add(time.Duration(i)*time.Second))
+		if len(w.device) > 32 {
+			t.Fatalf("%d peers configured", len(w.device))
+		}
+	}
+	if w.device[k[0].String()] == nil || w.device[k[99].String()] == nil || w.device[k[1].String()] != nil {
+		t.Error("not the least recently used were removed")
+	}
+	if w.reads > 40 {
+		t.Errorf("the device's counters were read %d times", w.reads)
+	}
+}
+
+func TestRosterDeviceRefuses(t *testing.T) {
+	w, k := newWorld(), nodes(1)
+	r := w.roster(10)
+	r.setPeers([]Peer{peerOf(k[0], "10.0.0.1/32")})
+	w.fail = errors.New("no")
+	r.want(k[0], time.Now())
+	if len(w.tun)+len(w.released)+len(r.configured)+len(r.takeEvents()) != 0 {
+		t.Error("a peer that the device refused counts as configured")
+	}
+}
+
+// TestRosterModel drives random maps, wants, traffic and time, and checks what must always hold.
+func TestRosterModel(t *testing.T) {
+	for seed := range uint64(50) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		w, pool := newWorld(), nodes(12)
+		r := w.roster(4)
+		now := time.Now()
+		active := map[string]bool{}
+		var current []Peer
+		for step := range 300 {
+			now = now.Add(time.Duration(rng.IntN(90)) * time.Second)
+			switch rng.IntN(10) {
+			case 0, 1:
+				current = randomMap(rng, pool)
+				r.setPeers(current)
+			case 2:
+				r.sweep(now)
+			case 3:
+				w.traffic[pool[rng.IntN(len(pool))].String()] = now
+			default:
+				r.want(pool[rng.IntN(len(pool))], now)
+			}
+			for _, e := range r.takeEvents() {
+				if active[e.peer.String()] == e.active {
+					t.Fatalf("seed %d step %d: told twice that %s is active: %v", seed, step, e.peer.Short(), e.active)
+				}
+				active[e.peer.String()] = e.active
+			}
+			if err := w.check(r, current, active); err != nil {
+				t.Fatalf("seed %d step %d: %v", seed, step, err)
+			}
+		}
+	}
+}
+
+func randomMap(rng *rand.Rand, pool []key.NodePublic) (peers []Peer) {
+	order := rng.Perm(len(pool))
+	for i := 0; i+1 < len(order); i++ {
+		p := peerOf(pool[order[i]], fmt.Sprintf("10.0.%d.1/32", i))
+		if rng.IntN(3) == 0 {
+			i++
+			p.NextNodeKey = pool[order[i]]
+		}
+		if rng.IntN(4) > 0 {
+			peers = append(peers, p)
+		}
+	}
+	return peers
+}
+
+func (w *world) check(r *roster, current []Peer, active map[string]bool) error {
+	inMap := map[string]Peer{} // by both keys
+	for _, p := range current {
+		inMap[p.NodeKey.String()] = p
+		if !p.NextNodeKey.IsZero() {
+			inMap[p.NextNodeKey.String()] = p
+		}
+	}
+	if len(w.device) > r.max || len(w.device) != len(r.configured) {
+		return fmt.Errorf("%d peers in the device, %d known, bound %d", len(w.device), len(r.configured), r.max)
+	}
+	want := map[string]bool{}
+	for k, prefixes := range w.device {
+		p, ok := inMap[k]
+		if !ok {
+			return fmt.Errorf("%s is configured and not in the map", k)
+		}
+		if len(prefixes) != 1 || prefixes[0] != p.Prefixes[0].String() {
+			return fmt.Errorf("%s has %v, want %v", k, prefixes, p.Prefixes)
+		}
+		if want[p.NodeKey.String()] {
+			return fmt.Errorf("both keys of %s are configured", k)
+		}
+		want[p.NodeKey.String()] = true
+	}
+	if diff := cmp.Diff(want, w.tun); diff != "" {
+		return fmt.Errorf("TUN (-want +got):\n%s", diff)
+	}
+	for k, on := range active {
+		if on != want[k] {
+			return fmt.Errorf("%s told active %v, is %v", k, on, want[k])
+		}
+	}
+	return nil
+}
