@@ -1,0 +1,126 @@
+// Package netmon notices that the host's network changed: addresses, links and routes come and go, or the machine slept. A Monitor is a task
+// that calls OnEvent once things have settled for a moment.
+package netmon
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// Event says what happened, in words for a log.
+type Event struct {
+	// Woke says that the machine slept: every NAT mapping and connection may be gone.
+	Woke bool
+	// Changed says that addresses, links or routes changed.
+	Changed bool
+}
+
+// String is for logs.
+func (e Event) String() string {
+	switch {
+	case e.Woke:
+		return "woke from sleep"
+	case e.Changed:
+		return "addresses, links or routes changed"
+	}
+	return "nothing"
+}
+
+const (
+	// settle is how long the system must be quiet: one change of network is a burst of messages.
+	settle = 100 * time.Millisecond
+	// longestSettle bounds that when messages never cease.
+	longestSettle = time.Second
+	// sleepCheck is how often the clocks are compared, and sleepGap what counts as sleep.
+	sleepCheck = 2 * time.Second
+	sleepGap   = 3 * time.Second
+)
+
+// Config is what a Monitor is made with.
+type Config struct {
+	Log *slog.Logger
+	// Ignore is the tunnel's own interface.
+	Ignore string
+	// OnEvent is called from Run.
+	OnEvent func(Event)
+}
+
+// source delivers a word for each change that counts, until ctx ends.
+type source func(ctx context.Context, ignore string, changed chan<- struct{}) error
+
+// Monitor is the task.
+type Monitor struct {
+	cfg    Config
+	source source
+	// asleep is how long the machine has slept since it was started.
+	asleep func() time.Duration
+}
+
+// New makes a Monitor.
+func New(cfg Config) *Monitor {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Monitor{cfg: cfg, source: watch, asleep: asleep}
+}
+
+// Run watches until ctx ends. A source that fails is opened again, and the network then counts as changed.
+func (m *Monitor) Run(ctx context.Context) error {
+	changed := make(chan struct{}, 1)
+	go m.keepWatching(ctx, changed)
+	tick := time.NewTicker(sleepCheck)
+	defer tick.Stop()
+	slept := m.asleep()
+	var quiet <-chan time.Time
+	var since time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+			now := time.Now()
+			if quiet == nil {
+				since = now
+			}
+			quiet = time.After(min(settle, max(0, longestSettle-now.Sub(since))))
+		case <-quiet:
+			quiet = nil
+			m.cfg.OnEvent(Event{Changed: true})
+		case <-tick.C:
+			if now := m.asleep(); now-slept > sleepGap {
+				m.cfg.OnEvent(Event{Woke: true})
+				slept = now
+			} else {
+				slept = max(slept, now)
+			}
+		}
+	}
+}
+
+// reopen is how long to wait before a failed source is opened again.
+const reopen = time.Second
+
+func (m *Monitor) keepWatching(ctx context.Context, changed chan<- struct{}) {
+	for ctx.Err() == nil {
+		err := m.source(ctx, m.cfg.Ignore, changed)
+		if ctx.Err() != nil {
+			return
+		}
+		m.cfg.Log.Warn("the network monitor starts again", "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(reopen):
+		}
+		notify(changed)
+	}
+}
+
+// notify leaves a word without waiting: one is as good as many.
+func notify(changed chan<- struct{}) {
+	select {
+	case changed <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,113 @@
+package netmon
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// drive runs a monitor whose source and sleep are the test's, in fake time, and gives the events with their times in milliseconds.
+func drive(t *testing.T, play func(notify func(), sleep func(time.Duration))) []int64 {
+	var at []int64
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		began := time.Now()
+		slept := time.Duration(0)
+		var out chan<- struct{}
+		ready := make(chan struct{})
+		m := New(Config{OnEvent: func(e Event) {
+			ms := time.Since(began).Milliseconds()
+			if e.Woke {
+				ms = -ms
+			}
+			at = append(at, ms)
+		}})
+		m.asleep = func() time.Duration { return slept }
+		m.source = func(ctx context.Context, _ string, changed chan<- struct{}) error {
+			out = changed
+			close(ready)
+			<-ctx.Done()
+			return nil
+		}
+		done := make(chan error)
+		go func() { done <- m.Run(ctx) }()
+		<-ready
+		play(func() { notify(out) }, func(d time.Duration) { slept += d })
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return at
+}
+
+func pass(d time.Duration) { <-time.After(d) }
+
+func TestSettles(t *testing.T) {
+	got := drive(t, func(notify func(), _ func(time.Duration)) {
+		for range 5 { // a burst counts once, after it is over
+			notify()
+			pass(50 * time.Millisecond)
+		}
+		pass(time.Second)
+		notify()
+		pass(time.Second)
+	})
+	if diff := cmp.Diff([]int64{300, 1350}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestUnceasingChangeIsReported(t *testing.T) {
+	got := drive(t, func(notify func(), _ func(time.Duration)) {
+		for range 60 {
+			notify()
+			pass(20 * time.Millisecond)
+		}
+		pass(time.Second)
+	})
+	if len(got) < 2 || got[0] > 1100 {
+		t.Errorf("events at %v ms; want one within about a second", got)
+	}
+}
+
+func TestSleep(t *testing.T) {
+	got := drive(t, func(_ func(), sleep func(time.Duration)) {
+		pass(3 * time.Second)
+		sleep(time.Second) // too short to matter
+		pass(2500 * time.Millisecond)
+		sleep(time.Hour)
+		pass(5 * time.Second)
+	})
+	if diff := cmp.Diff([]int64{-6000}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFailedSourceIsOpenedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		opened, events := 0, 0
+		m := New(Config{OnEvent: func(Event) { events++ }})
+		m.source = func(ctx context.Context, _ string, _ chan<- struct{}) error {
+			if opened++; opened < 3 {
+				return errors.New("broken")
+			}
+			<-ctx.Done()
+			return nil
+		}
+		done := make(chan error)
+		go func() { done <- m.Run(ctx) }()
+		pass(5 * time.Second)
+		synctest.Wait()
+		if opened != 3 || events != 2 {
+			t.Errorf("opened %d times, %d events", opened, events)
+		}
+		cancel()
+		<-done
+	})
+}

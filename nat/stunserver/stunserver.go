@@ -1,0 +1,125 @@
+// Package stunserver answers STUN Binding requests (RFC 8489), so that devices learn their address as seen from outside. Server.Run
+// serves one socket; it answers nothing but well-formed requests and keeps no state but a bounded table of how often each source asked.
+package stunserver
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"warren/nat/stunmsg"
+)
+
+const (
+	// A device asks for each of its sockets now and then; an office of hundreds may share one address.
+	perSecond = 100
+	atOnce    = 400
+	// maxSources bounds the table.
+	maxSources = 8192
+	maxRequest = 1500
+)
+
+// Server answers on any number of sockets.
+type Server struct {
+	now     func() time.Time
+	answers prometheus.Counter
+	ignored *prometheus.CounterVec
+
+	mu      sync.Mutex
+	sources map[netip.Addr]*rate.Limiter
+}
+
+// New makes a server. now may be nil.
+func New(r prometheus.Registerer, now func() time.Time) *Server {
+	if now == nil {
+		now = time.Now
+	}
+	s := &Server{
+		now:     now,
+		answers: prometheus.NewCounter(prometheus.CounterOpts{Name: "warren_stun_answers_total", Help: "STUN requests that were answered."}),
+		ignored: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "warren_stun_ignored_total", Help: "Datagrams that were not answered."}, []string{"reason"}),
+		sources: map[netip.Addr]*rate.Limiter{},
+	}
+	if r != nil {
+		r.MustRegister(s.answers, s.ignored)
+	}
+	return s
+}
+
+// Run answers on c until ctx ends, and closes c.
+func (s *Server) Run(ctx context.Context, c *net.UDPConn) error {
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	defer c.Close()
+	b := make([]byte, maxRequest)
+	for {
+		n, from, err := c.ReadFromUDPAddrPort(b)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil:
+			continue // such as an ICMP error of an earlier answer
+		}
+		if answer := s.answer(b[:n], from); answer != nil {
+			if _, err := c.WriteToUDPAddrPort(answer, from); err == nil {
+				s.answers.Inc()
+			}
+		}
+	}
+}
+
+// answer gives what to send back, or nil.
+func (s *Server) answer(b []byte, from netip.AddrPort) []byte {
+	if !stunmsg.Looks(b) {
+		s.ignored.WithLabelValues("not STUN").Inc()
+		return nil
+	}
+	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+	if !s.allow(from.Addr()) {
+		s.ignored.WithLabelValues("rate").Inc()
+		return nil
+	}
+	m, err := stunmsg.Parse(b)
+	if err != nil || m.Class != stunmsg.Request || m.Username != nil {
+		s.ignored.WithLabelValues("malformed").Inc()
+		return nil
+	}
+	return stunmsg.NewSuccess(m.Tx, from, nil)
+}
+
+func (s *Server) allow(a netip.Addr) bool {
+	if a.Is6() { // a site has a whole /64
+		p, _ := a.Prefix(64)
+		a = p.Addr()
+	}
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.sources[a]
+	if l == nil {
+		if len(s.sources) >= maxSources {
+			s.forget()
+		}
+		l = rate.NewLimiter(perSecond, atOnce)
+		s.sources[a] = l
+	}
+	return l.AllowN(now, 1)
+}
+
+// forget makes room by dropping any eighth: sources are easily forged, so the work for one must stay small.
+func (s *Server) forget() {
+	for a := range s.sources {
+		if len(s.sources) < maxSources-maxSources/8 {
+			return
+		}
+		delete(s.sources, a)
+	}
+}

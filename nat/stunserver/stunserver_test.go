@@ -1,0 +1,130 @@
+package stunserver
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"warren/nat/stunmsg"
+)
+
+func TestAnswersOverUDP(t *testing.T) {
+	for _, at := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(at, func(t *testing.T) {
+			c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(at)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- New(nil, nil).Run(ctx, c) }()
+			client, err := net.DialUDP("udp", nil, c.LocalAddr().(*net.UDPAddr))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			if err := client.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			tx := stunmsg.NewTxID()
+			for _, b := range [][]byte{[]byte("garbage"), stunmsg.NewRequest(tx, nil, nil)} {
+				if _, err := client.Write(b); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b := make([]byte, 1500)
+			n, err := client.Read(b) // the garbage had no answer, so this is the request's
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := stunmsg.Parse(b[:n])
+			if err != nil || m.Tx != tx || m.Mapped.String() != client.LocalAddr().String() {
+				t.Errorf("answer %+v, %v; want mapped address %s", m, err, client.LocalAddr())
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		})
+	}
+}
+
+func TestIgnored(t *testing.T) {
+	s := New(nil, nil)
+	from := netip.MustParseAddrPort("192.0.2.1:1")
+	for name, b := range map[string][]byte{
+		"empty":            nil,
+		"an answer":        stunmsg.NewSuccess(stunmsg.TxID{}, from, nil),
+		"a signed check":   stunmsg.NewRequest(stunmsg.TxID{}, []byte("user"), []byte("key")),
+		"cut":              stunmsg.NewRequest(stunmsg.TxID{}, nil, nil)[:19],
+		"WireGuard's type": append([]byte{1, 0, 0, 0}, make([]byte, 144)...),
+	} {
+		if got := s.answer(b, from); got != nil {
+			t.Errorf("%s was answered with %x", name, got)
+		}
+	}
+}
+
+func TestNoAmplification(t *testing.T) {
+	s := New(nil, nil)
+	request := stunmsg.NewRequest(stunmsg.TxID{}, nil, nil)
+	for _, from := range []string{"192.0.2.1:1", "[2001:db8::1]:1"} {
+		if got := s.answer(request, netip.MustParseAddrPort(from)); len(got) > len(request)+24 {
+			t.Errorf("%d bytes for %d", len(got), len(request))
+		}
+	}
+}
+
+func TestRateLimit(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := New(nil, func() time.Time { return now })
+	request := stunmsg.NewRequest(stunmsg.TxID{}, nil, nil)
+	ask := func(a string) bool { return s.answer(request, netip.MustParseAddrPort(a)) != nil }
+	answered := 0
+	for range 2 * atOnce {
+		if ask("192.0.2.1:1000") {
+			answered++
+		}
+	}
+	if answered != atOnce {
+		t.Errorf("%d of a burst were answered, want %d", answered, atOnce)
+	}
+	if !ask("192.0.2.2:1000") {
+		t.Error("another source suffers")
+	}
+	now = now.Add(time.Second)
+	if !ask("192.0.2.1:2000") {
+		t.Error("still refused a second later")
+	}
+	for range 2 * atOnce {
+		ask("[2001:db8:0:1::1]:1")
+	}
+	if ask("[2001:db8:0:1:ffff::2]:1") {
+		t.Error("another address of the same /64 has an allowance of its own")
+	}
+}
+
+func TestTableIsBounded(t *testing.T) {
+	now := time.Unix(0, 0)
+	s := New(nil, func() time.Time { return now })
+	for i := range 3 * maxSources {
+		s.allow(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+	}
+	if len(s.sources) > maxSources {
+		t.Errorf("%d sources are remembered, more than %d", len(s.sources), maxSources)
+	}
+}
+
+func FuzzAnswer(f *testing.F) {
+	f.Add(stunmsg.NewRequest(stunmsg.TxID{1}, nil, nil))
+	f.Add([]byte("x"))
+	s := New(nil, func() time.Time { return time.Unix(0, 0).Add(time.Duration(len(f.Name())) * time.Hour) })
+	from := netip.MustParseAddrPort("192.0.2.1:1")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if got := s.answer(b, from); got != nil && len(got) > len(b)+24 {
+			t.Errorf("%d bytes were answered with %d", len(b), len(got))
+		}
+	})
+}
