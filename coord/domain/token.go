@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"warren/proto/record"
@@ -72,9 +73,21 @@ func NewToken(w TokenWish, hash [32]byte, random io.Reader, now time.Time) (*Tok
 	}, nil
 }
 
-// Admit decides whether the token admits a device now. usedBySame says that this very device key used it before: repeating an
-// enrolment whose answer was lost must succeed, even with a one-off token.
-func (t *Token) Admit(relay, usedBySame bool, now time.Time) error {
+// Use is what is remembered of the enrolments of one device by one token.
+type Use struct {
+	// Requests are the digests of the enrolment requests that were granted, so that one played again changes nothing.
+	Requests [][32]byte
+}
+
+// MaxUses bounds how often one device can renew by one token.
+const MaxUses = 256
+
+// Repeats reports whether the request was granted before.
+func (u *Use) Repeats(request [32]byte) bool { return u != nil && slices.Contains(u.Requests, request) }
+
+// Admit decides whether the token admits a device now. again says that this very device key used it before and is a member still:
+// repeating an enrolment whose answer was lost must succeed, even with a one-off token. It is no way back for one that has expired.
+func (t *Token) Admit(relay, again bool, now time.Time) error {
 	const next = "ask for a new one: \"warren-coordinator token create\""
 	switch {
 	case t.Revoked:
@@ -83,7 +96,7 @@ func (t *Token) Admit(relay, usedBySame bool, now time.Time) error {
 		return fmt.Errorf("%w: %s", ErrTokenRole, map[bool]string{true: "it admits a relay, not a device", false: "a relay needs one from \"token create --relay\""}[t.Relay])
 	case !now.Before(t.ExpiresAt):
 		return fmt.Errorf("%w at %s; %s", ErrTokenExpired, t.ExpiresAt.UTC().Format(time.RFC3339), next)
-	case !t.Reusable && t.Uses > 0 && !usedBySame:
+	case !t.Reusable && t.Uses > 0 && !again:
 		return fmt.Errorf("%w: it was for one device; %s", ErrTokenUsed, next)
 	}
 	return nil

@@ -13,7 +13,6 @@ import (
 	"connectrpc.com/connect"
 
 	"warren/coord/domain"
-	"warren/coord/reason"
 	"warren/coord/store"
 	"warren/proto/key"
 	"warren/proto/record"
@@ -27,7 +26,7 @@ type admin struct{ *Server }
 // CreateToken makes a join token and gives its text, which is not stored.
 func (s *Server) CreateToken(ctx context.Context, w domain.TokenWish) (*domain.Token, string, error) {
 	if len(s.cfg.Endpoints) == 0 {
-		return nil, "", errors.New("the coordinator has no address to put into a token; start it with --url")
+		return nil, "", fmt.Errorf("%w: the coordinator has no address to put into a token; start it with --url", errForm)
 	}
 	text := &token.Token{Network: s.network.ID, Authority: s.Authority()}
 	rand.Read(text.Secret[:])
@@ -40,28 +39,31 @@ func (s *Server) CreateToken(ctx context.Context, w domain.TokenWish) (*domain.T
 	}
 	t, err := domain.NewToken(w, token.Hash(private.Public()), rand.Reader, s.cfg.Now())
 	if err != nil {
-		return nil, "", err
+		return nil, "", fmt.Errorf("%w: %w", errForm, err)
 	}
 	encoded, err := text.Encode()
 	if err != nil {
 		return nil, "", err
 	}
-	err = s.store.Update(ctx, func(tx store.Tx) error { return tx.PutToken(t) })
-	if err == nil {
-		s.log.Info("join token made", "token", t.ID, "reusable", t.Reusable, "expires", t.ExpiresAt, "owner", t.Owner)
+	if err = s.store.Update(ctx, func(tx store.Tx) error { return tx.PutToken(t) }); err != nil {
+		return nil, "", err
 	}
-	return t, encoded, err
+	s.log.Info("join token made", "token", t.ID, "reusable", t.Reusable, "expires", t.ExpiresAt, "owner", t.Owner)
+	return t, encoded, nil
 }
 
 // CreateToken implements AdminService.
 func (a *admin) CreateToken(ctx context.Context, req *connect.Request[pb.CreateTokenRequest]) (*connect.Response[pb.CreateTokenResponse], error) {
 	m := req.Msg
+	if d := m.GetExpiresIn(); d != nil && (d.CheckValid() != nil || d.AsDuration() <= 0) {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("a token's life must be longer than nothing"))
+	}
 	t, text, err := a.Server.CreateToken(ctx, domain.TokenWish{
 		Life: m.GetExpiresIn().AsDuration(), Reusable: m.GetReusable(), Owner: m.GetOwner(), Tags: m.GetTags(),
 		Ephemeral: m.GetEphemeral(), Relay: m.GetRelay(),
 	})
 	if err != nil {
-		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+		return nil, a.failure("token create", err)
 	}
 	return connect.NewResponse(&pb.CreateTokenResponse{Token: tokenMessage(t), Text: text}), nil
 }
@@ -117,9 +119,13 @@ func (a *admin) ListDevices(ctx context.Context, _ *connect.Request[pb.ListDevic
 	err := a.store.View(ctx, func(tx store.Tx) error {
 		all, err := tx.Devices()
 		for _, d := range all {
-			if !d.Removed {
-				out.Devices = append(out.Devices, a.deviceMessage(&d.Device))
+			if d.Removed {
+				continue
 			}
+			if fresh := a.hub.device(d.Key); fresh != nil {
+				d = seenDevice(d, store.Sighting{At: fresh.LastSeen, Hostname: fresh.Hostname, OS: fresh.OS, AgentVersion: fresh.AgentVersion})
+			}
+			out.Devices = append(out.Devices, a.deviceMessage(&d.Device))
 		}
 		return err
 	})
@@ -132,13 +138,14 @@ func (a *admin) ListDevices(ctx context.Context, _ *connect.Request[pb.ListDevic
 
 func (s *Server) deviceMessage(d *domain.Device) *pb.Device {
 	now := s.cfg.Now()
+	online, remote, duplicate := s.hub.sighting(d.Key, now)
 	m := &pb.Device{
 		Name: d.Name, DeviceKey: d.Key.Bytes(), NodeKey: d.NodeKey.Bytes(), Tags: d.Tags, Owner: d.Owner,
-		Routes: record.PrefixesToProto(d.Routes), Ephemeral: d.Ephemeral, Online: s.hub.online(d.Key),
+		Routes: record.PrefixesToProto(d.Routes), Ephemeral: d.Ephemeral, Online: online,
 		CreatedAt: timestamp(d.CreatedAt), ExpiresAt: timestamp(d.ExpiresAt), LastSeen: timestamp(d.LastSeen),
 		Hostname: d.Hostname, Os: d.OS, AgentVersion: d.AgentVersion,
 		Version:   &pb.Version{Generation: d.Version.Generation, Counter: d.Version.Counter},
-		Duplicate: s.hub.duplicate(d.Key, now), Remote: s.hub.remote(d.Key), Expired: d.Expired(now),
+		Duplicate: duplicate, Remote: remote, Expired: d.Expired(now),
 	}
 	for _, addr := range d.Addresses {
 		m.Addresses = append(m.Addresses, addr.AsSlice())
@@ -184,17 +191,12 @@ func (a *admin) changeDevice(ctx context.Context, which string, f func(*batch, *
 		return a.deviceMessage(changed), nil
 	case errors.Is(err, store.ErrNotFound):
 		return nil, connect.NewError(connect.CodeNotFound, err)
-	case errors.Is(err, domain.ErrName):
-		return nil, a.refuse(connect.CodeAlreadyExists, reason.Name, err)
 	}
-	return nil, a.internal("change of a device", err)
+	return nil, a.failure("change of a device", err)
 }
 
 // RenameDevice implements AdminService.
 func (a *admin) RenameDevice(ctx context.Context, req *connect.Request[pb.RenameDeviceRequest]) (*connect.Response[pb.RenameDeviceResponse], error) {
-	if err := record.CheckLabel(req.Msg.GetName()); err != nil {
-		return nil, connect.NewError(connect.CodeInvalidArgument, err)
-	}
 	d, err := a.changeDevice(ctx, req.Msg.GetDevice(), func(b *batch, d *domain.Device) (*domain.Device, error) {
 		var failed error
 		next, err := domain.Rename(&a.network, d, req.Msg.GetName(), b.taken(&failed).Name)
@@ -224,20 +226,24 @@ func (a *admin) ExpireDevice(ctx context.Context, req *connect.Request[pb.Expire
 	now := a.cfg.Now()
 	at := now
 	if req.Msg.GetAt() != nil {
+		if err := req.Msg.GetAt().CheckValid(); err != nil {
+			return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("time of expiry: %w", err))
+		}
 		at = req.Msg.GetAt().AsTime()
 	}
 	d, err := a.changeDevice(ctx, req.Msg.GetDevice(), func(_ *batch, d *domain.Device) (*domain.Device, error) {
-		next, err := domain.Expire(&a.network, d, at)
-		if err == nil {
-			next.Gone = next.Expired(now)
-		}
-		return next, err
+		return domain.Expire(&a.network, d, at, now)
 	})
 	if err != nil {
 		return nil, err
 	}
 	a.log.Info("expiry of a device set", "device", d.GetName(), "at", at)
 	return connect.NewResponse(&pb.ExpireDeviceResponse{Device: d}), nil
+}
+
+func (s *Server) online(k key.DevicePublic) bool {
+	online, _, _ := s.hub.sighting(k, s.cfg.Now())
+	return online
 }
 
 // ListRelays implements AdminService.
@@ -250,7 +256,7 @@ func (a *admin) ListRelays(ctx context.Context, _ *connect.Request[pb.ListRelays
 		all, err := tx.Relays()
 		for _, r := range all {
 			if !r.Removed {
-				out.Relays = append(out.Relays, &pb.RelayStatus{Relay: r.Desc, Online: a.hub.online(r.Key)})
+				out.Relays = append(out.Relays, &pb.RelayStatus{Relay: r.Desc, Online: a.online(r.Key)})
 			}
 		}
 		return err

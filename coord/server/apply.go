@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"connectrpc.com/connect"
 
 	"warren/coord/domain"
-	"warren/coord/reason"
 	"warren/proto/key"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
@@ -16,14 +16,19 @@ import (
 
 // Apply implements CoordinatorService: a device changes itself, and nothing else.
 func (a *agents) Apply(ctx context.Context, req *connect.Request[pb.ApplyRequest]) (*connect.Response[pb.ApplyResponse], error) {
-	if err := a.limits.allow(remoteOf(req)); err != nil {
-		return nil, a.refuse(connect.CodeResourceExhausted, "rate", err)
+	if err := a.slow(req); err != nil {
+		return nil, err
 	}
 	m, device, err := a.openApply(req.Msg)
 	if err != nil {
 		return nil, a.errMalformed(err)
 	}
+	change, err := changeOf(m, device)
+	if err != nil {
+		return nil, a.errMalformed(err)
+	}
 	var out pb.ApplyResponse
+	var refused error
 	err = a.commit(ctx, func(b *batch) error {
 		d, err := b.device(device)
 		if err != nil {
@@ -32,32 +37,30 @@ func (a *agents) Apply(ctx context.Context, req *connect.Request[pb.ApplyRequest
 		if d == nil {
 			return a.notMember("device")
 		}
-		if m.GetSequence() <= d.Sequence {
-			return a.refuse(connect.CodeAborted, reason.Sequence, fmt.Errorf("change number %d is not newer than %d", m.GetSequence(), d.Sequence))
-		}
-		next, err := a.change(b, d, m)
-		if err != nil {
+		if err := domain.CheckSelf(d, change); err != nil {
 			return err
 		}
-		next.Sequence = m.GetSequence()
-		if err := b.put(next); err != nil {
+		var lookUp error
+		next, err := domain.ApplySelf(&a.network, d, change, b.taken(&lookUp), a.cfg.Now())
+		if lookUp != nil {
+			return lookUp
+		}
+		if refused = err; err != nil {
+			next = d // but the number counts, or the change could be played again at a better time
+		}
+		counted := *next
+		counted.Sequence = change.Sequence
+		if err := b.put(&counted); err != nil {
 			return err
 		}
 		out.Record = b.devices[0].Signed
 		return nil
 	})
-	var refused *connect.Error
-	switch {
-	case err == nil:
-		return connect.NewResponse(&out), nil
-	case errors.As(err, &refused):
-		return nil, refused
-	case errors.Is(err, domain.ErrName):
-		return nil, a.refuse(connect.CodeAlreadyExists, reason.Name, err)
-	case errors.Is(err, domain.ErrRemoved):
-		return nil, a.refuse(connect.CodePermissionDenied, reason.Removed, err)
+	if err = errors.Join(err, refused); err != nil {
+		return nil, a.failure("change", err)
 	}
-	return nil, a.internal("change", err)
+	a.log.Info("device changed itself", "key", device.Short(), "change", fmt.Sprintf("%T", m.GetChange()))
+	return connect.NewResponse(&out), nil
 }
 
 func (s *Server) openApply(r *pb.ApplyRequest) (*pb.ApplyBody, key.DevicePublic, error) {
@@ -75,30 +78,24 @@ func (s *Server) openApply(r *pb.ApplyRequest) (*pb.ApplyBody, key.DevicePublic,
 	return m, device, s.checkAudience(m.GetNetworkId(), m.GetCoordinatorKey())
 }
 
-// change makes the next state of d as its device asked.
-func (s *Server) change(b *batch, d *domain.Device, m *pb.ApplyBody) (*domain.Device, error) {
-	now := s.cfg.Now()
-	if d.Expired(now) && m.GetLeave() == nil {
-		return nil, s.refuse(connect.CodePermissionDenied, reason.Expired, errExpired(d.ExpiresAt))
-	}
-	switch c := m.GetChange().(type) {
+// changeOf gives the change that the device asks for.
+func changeOf(m *pb.ApplyBody, by key.DevicePublic) (domain.SelfChange, error) {
+	c := domain.SelfChange{By: by, Sequence: m.GetSequence()}
+	var err error
+	switch x := m.GetChange().(type) {
 	case *pb.ApplyBody_Leave:
-		s.log.Info("device left", "device", d.Name)
-		return domain.Remove(&s.network, d, now)
+		c.Leave = true
 	case *pb.ApplyBody_SetName:
-		if c.SetName.GetName() == d.Name {
-			return d, nil
-		}
-		s.log.Info("device renamed itself", "device", d.Name, "name", c.SetName.GetName())
-		var failed error
-		next, err := domain.Rename(&s.network, d, c.SetName.GetName(), b.taken(&failed).Name)
-		return next, errors.Join(failed, err)
+		c.Name = x.SetName.GetName()
 	case *pb.ApplyBody_SetNodeKey:
-		k, err := key.NodePublicFromBytes(c.SetNodeKey.GetNodeKey())
-		if err != nil {
-			return nil, s.errMalformed(fmt.Errorf("node key: %w", err))
+		if c.Node, err = key.NodePublicFromBytes(x.SetNodeKey.GetNodeKey()); err != nil {
+			err = fmt.Errorf("node key: %w", err)
 		}
-		return domain.RotateNodeKey(&s.network, d, k)
+	default:
+		err = errors.New("no change that this coordinator knows")
 	}
-	return nil, s.errMalformed(errors.New("no change that this coordinator knows"))
+	if err == nil && c.Sequence > math.MaxInt64 {
+		err = fmt.Errorf("sequence number %d is too large", c.Sequence) // the database's integers are signed
+	}
+	return c, err
 }

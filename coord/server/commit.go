@@ -3,8 +3,10 @@ package server
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"warren/coord/domain"
@@ -15,8 +17,6 @@ import (
 	pb "warren/proto/warrenv1"
 )
 
-const reasonHeader = reason.Header
-
 func timestamp(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil
@@ -24,7 +24,7 @@ func timestamp(t time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(t)
 }
 
-// batch is one change on its way: what is put is signed, stored and appended to the change log, and published once it is committed.
+// batch is one transaction on its way: what is put is signed, stored and appended to the change log, and published once it is committed.
 type batch struct {
 	s       *Server
 	tx      store.Tx
@@ -49,24 +49,42 @@ func (s *Server) commit(ctx context.Context, f func(*batch) error) error {
 	return nil
 }
 
-// put stores a device's next state and tells everybody whom it concerns.
+// put stores a device's next state. If its version is new, the state is signed and everybody whom it concerns is told.
 func (b *batch) put(d *domain.Device) error {
+	old, err := b.tx.Device(d.Key)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if old != nil && old.Version == d.Version {
+		return b.store(&store.Device{Device: *d, Signed: old.Signed})
+	}
 	signed, err := record.SignDevice(b.s.id.authority, &d.Device)
 	if err != nil {
 		return err
 	}
-	stored := &store.Device{Device: *d, Signed: signed}
-	if err := b.tx.PutDevice(stored); err != nil {
+	if err := b.store(&store.Device{Device: *d, Signed: signed}); err != nil {
 		return err
 	}
 	c := store.Change{Kind: pb.Kind_KIND_DEVICE, ID: d.Key.Bytes(), Body: signed}
 	if d.Gone && !d.Removed {
 		c.Body = nil // an expired device is out of sight, not removed
 	}
+	return b.append(c)
+}
+
+func (b *batch) store(d *store.Device) error {
+	if err := b.tx.PutDevice(d); err != nil {
+		return err
+	}
+	b.devices = append(b.devices, d)
+	return nil
+}
+
+func (b *batch) append(c store.Change) (err error) {
 	if c.Revision, err = b.tx.Append(c); err != nil {
 		return err
 	}
-	b.devices, b.changes = append(b.devices, stored), append(b.changes, c)
+	b.changes = append(b.changes, c)
 	return nil
 }
 
@@ -75,13 +93,8 @@ func (b *batch) putRelay(r *store.Relay) error {
 	if err := b.tx.PutRelay(r); err != nil {
 		return err
 	}
-	c := store.Change{Kind: pb.Kind_KIND_STATEMENT}
-	var err error
-	if c.Revision, err = b.tx.Append(c); err != nil {
-		return err
-	}
-	b.relays, b.changes = append(b.relays, r), append(b.changes, c)
-	return nil
+	b.relays = append(b.relays, r)
+	return b.append(store.Change{Kind: pb.Kind_KIND_STATEMENT})
 }
 
 // device gives the stored state of k, or nil.
@@ -94,4 +107,69 @@ func (b *batch) device(k key.DevicePublic) (*domain.Device, error) {
 		return nil, err
 	}
 	return &d.Device, nil
+}
+
+// taken asks the transaction what is taken; an error of the database is kept in *failed.
+func (b *batch) taken(failed *error) domain.Taken {
+	note := func(yes bool, err error) bool {
+		*failed = errors.Join(*failed, err)
+		return yes
+	}
+	return domain.Taken{
+		Name:    func(n string) bool { return note(b.tx.NameTaken(n)) },
+		Address: func(a netip.Addr) bool { return note(b.tx.AddressTaken(a)) },
+		Node:    func(k key.NodePublic) bool { return note(b.tx.NodeKeyTaken(k)) },
+	}
+}
+
+// refusal is the error of a call that was refused, made from the domain's error; nil if err is none of those.
+func (s *Server) refusal(err error) *connect.Error {
+	for _, c := range []struct {
+		is   error
+		why  string
+		code connect.Code
+	}{
+		{domain.ErrTokenUnknown, reason.TokenUnknown, connect.CodePermissionDenied},
+		{domain.ErrTokenExpired, reason.TokenExpired, connect.CodePermissionDenied},
+		{domain.ErrTokenUsed, reason.TokenUsed, connect.CodePermissionDenied},
+		{domain.ErrTokenRevoked, reason.TokenRevoked, connect.CodePermissionDenied},
+		{domain.ErrTokenRole, reason.TokenRole, connect.CodePermissionDenied},
+		{domain.ErrNameTaken, reason.Name, connect.CodeAlreadyExists},
+		{domain.ErrName, reason.Name, connect.CodeInvalidArgument},
+		{domain.ErrNodeKey, reason.NodeKey, connect.CodeFailedPrecondition},
+		{domain.ErrRemoved, reason.Removed, connect.CodePermissionDenied},
+		{domain.ErrExpired, reason.Expired, connect.CodePermissionDenied},
+		{domain.ErrSequence, reason.Sequence, connect.CodeAborted},
+		{domain.ErrFull, whyFull, connect.CodeResourceExhausted},
+		{errForm, whyMalformed, connect.CodeInvalidArgument},
+	} {
+		if errors.Is(err, c.is) {
+			return s.refuse(c.code, c.why, err)
+		}
+	}
+	return nil
+}
+
+// Reasons of refusals that no agent acts on by itself.
+const (
+	whyMalformed = "malformed"
+	whyRate      = "rate"
+	whyFull      = "full"
+	whyChallenge = "challenge"
+	whySession   = "session"
+)
+
+// errForm is wrapped by what no program of ours asks for.
+var errForm = errors.New("malformed request")
+
+// failure is the error for a call that failed, for whatever cause.
+func (s *Server) failure(what string, err error) *connect.Error {
+	var made *connect.Error
+	if errors.As(err, &made) {
+		return made
+	}
+	if refused := s.refusal(err); refused != nil {
+		return refused
+	}
+	return s.internal(what, err)
 }

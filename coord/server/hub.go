@@ -2,11 +2,14 @@ package server
 
 import (
 	"bytes"
-	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
+
+	"warren/coord/reason"
 	"warren/coord/store"
 	"warren/internal/broadcast"
 	"warren/proto/key"
@@ -24,26 +27,25 @@ type hub struct {
 	s       *Server
 	changed broadcast.Broadcast // for Run: something may be due at another time
 
-	mu       sync.Mutex
-	devices  map[rawKey]*store.Device // tombstones too
-	digest   record.Digest            // over the visible devices
-	relays   map[rawKey]*store.Relay
-	revision uint64
-	recent   []store.Change // the newest, all after recentAfter
-	after    uint64
-	watches  map[rawKey]*watch
-	past     map[rawKey]*past
+	mu        sync.Mutex
+	devices   map[rawKey]*store.Device // tombstones too
+	digest    record.Digest            // over the visible devices
+	relays    map[rawKey]*store.Relay
+	revision  uint64
+	recent    []store.Change // the newest, all after revision after
+	after     uint64
+	watches   map[rawKey]*watch
+	starts    map[rawKey]*starts
+	unsaved   map[rawKey]store.Sighting
+	announced bool // OnBlocked has been told of those that were blocked at the start
 }
 
 func newHub(s *Server) *hub {
 	return &hub{
 		s: s, devices: map[rawKey]*store.Device{}, relays: map[rawKey]*store.Relay{},
-		watches: map[rawKey]*watch{}, past: map[rawKey]*past{},
+		watches: map[rawKey]*watch{}, starts: map[rawKey]*starts{}, unsaved: map[rawKey]store.Sighting{},
 	}
 }
-
-// visible tells whether peers see d.
-func visible(d *store.Device) bool { return !d.Removed && !d.Gone }
 
 func (h *hub) load(devices []*store.Device, relays []*store.Relay, revision uint64) {
 	h.mu.Lock()
@@ -57,61 +59,113 @@ func (h *hub) load(devices []*store.Device, relays []*store.Relay, revision uint
 	}
 }
 
-// set replaces a device. The caller holds mu.
-func (h *hub) set(d *store.Device) {
+// set replaces a device and tells whether relays are to treat it otherwise than before. The caller holds mu.
+func (h *hub) set(d *store.Device) (blockedChanged bool) {
 	k := d.Key.Raw()
-	if old := h.devices[k]; old != nil && visible(old) {
+	old := h.devices[k]
+	wasVisible := old == nil || old.Visible()
+	if old != nil && wasVisible {
 		h.digest.Toggle(old.Key, old.Version)
 	}
-	if visible(d) {
+	if d.Visible() {
 		h.digest.Toggle(d.Key, d.Version)
 	}
+	if s, ok := h.unsaved[k]; ok && s.At.After(d.LastSeen) {
+		d = seenDevice(d, s)
+	}
 	h.devices[k] = d
-	h.s.cfg.OnBlocked(d.Key, !visible(d))
+	return wasVisible != d.Visible()
 }
 
-// publish makes a committed batch known and wakes the watchers.
+func seenDevice(d *store.Device, s store.Sighting) *store.Device {
+	next := *d
+	next.LastSeen, next.Hostname, next.OS, next.AgentVersion = s.At, s.Hostname, s.OS, s.AgentVersion
+	return &next
+}
+
+// publish makes a committed batch known and wakes the watchers. Calls follow each other in the order of revisions.
 func (h *hub) publish(b *batch) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	var blocked []*store.Device
 	for _, d := range b.devices {
-		h.set(d)
-		if !visible(d) {
+		if h.set(d) && h.announced {
+			blocked = append(blocked, d)
+		}
+		if !d.Visible() {
 			h.cut(d)
 		}
 	}
 	for _, r := range b.relays {
 		h.relays[r.Key.Raw()] = r
 		if w := h.watches[r.Key.Raw()]; w != nil && r.Removed {
-			w.close(errRemoved())
+			w.close(h.s.refuse(connect.CodePermissionDenied, reason.Removed, errRemoved()))
 		}
 	}
-	for _, c := range b.changes {
+	h.log(b.changes)
+	h.mu.Unlock()
+	for _, d := range blocked {
+		h.s.cfg.OnBlocked(d.Key, !d.Visible())
+	}
+	h.changed.Wake()
+}
+
+// log appends to the changes in memory and pokes whom they concern. The caller holds mu.
+func (h *hub) log(changes []store.Change) {
+	everybody := false
+	for _, c := range changes {
 		h.revision = c.Revision
 		h.recent = append(h.recent, c)
+		if c.Audience.IsZero() {
+			everybody = true
+		} else if w := h.watches[c.Audience.Raw()]; w != nil {
+			w.poke()
+		}
 	}
 	if extra := len(h.recent) - window; extra > 0 {
 		h.after = h.recent[extra-1].Revision
 		h.recent = slices.Delete(h.recent, 0, extra)
 	}
-	if len(b.changes) > 0 {
+	if everybody {
 		for _, w := range h.watches {
 			w.poke()
 		}
 	}
-	h.changed.Wake()
 }
 
 // cut ends the Watch of a device that is no member any more. The caller holds mu.
 func (h *hub) cut(d *store.Device) {
-	w := h.watches[d.Key.Raw()]
-	if w == nil {
-		return
-	}
+	k := d.Key.Raw()
 	if d.Removed {
-		w.close(errRemoved())
-	} else {
-		w.close(errExpired(d.ExpiresAt))
+		delete(h.starts, k)
+	}
+	if w := h.watches[k]; w != nil {
+		w.close(h.s.notAdmitted(d))
+	}
+}
+
+// announce tells OnBlocked of every device that is blocked; from then on publish does. The caller sees to it that nothing is published
+// meanwhile.
+func (h *hub) announce() {
+	h.mu.Lock()
+	var blocked []*store.Device
+	for _, k := range slices.SortedFunc(maps.Keys(h.devices), func(a, b rawKey) int { return bytes.Compare(a[:], b[:]) }) {
+		if d := h.devices[k]; !d.Visible() {
+			blocked = append(blocked, d)
+		}
+	}
+	h.announced = true
+	h.mu.Unlock()
+	for _, d := range blocked {
+		h.s.cfg.OnBlocked(d.Key, true)
+	}
+}
+
+// forget drops tombstones that the store has pruned.
+func (h *hub) forget(gone []key.DevicePublic) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, k := range gone {
+		delete(h.devices, k.Raw())
 	}
 }
 
@@ -125,12 +179,12 @@ type view struct {
 	devices  []*store.Device // only with snapshot
 }
 
-// look gives what w has not seen since revision after. With snapshot it gives all devices instead.
+// look gives what the watcher d has not seen since revision after. With snapshot it gives all devices instead.
 func (h *hub) look(d key.DevicePublic, after uint64, snapshot bool) view {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	v := view{revision: h.revision, digest: h.digest, relays: h.relayList()}
-	if self := h.devices[d.Raw()]; self != nil && visible(self) {
+	if self := h.devices[d.Raw()]; self != nil && self.Visible() {
 		v.digest.Toggle(self.Key, self.Version)
 	}
 	switch {
@@ -185,30 +239,28 @@ func (h *hub) relay(k key.DevicePublic) *store.Relay {
 	return h.relays[k.Raw()]
 }
 
-// online reports whether k has a Watch open.
-func (h *hub) online(k key.DevicePublic) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.watches[k.Raw()] != nil
-}
-
 // due lists the devices that are to expire or to be removed now, and when the next one is.
 func (h *hub) due(now time.Time, ephemeralAfter time.Duration) (keys []key.DevicePublic, next time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at := func(d *store.Device, t time.Time) {
+	at := func(d *store.Device, t time.Time) bool {
 		if !now.Before(t) {
 			keys = append(keys, d.Key)
-		} else if next.IsZero() || t.Before(next) {
+			return true
+		}
+		if next.IsZero() || t.Before(next) {
 			next = t
 		}
+		return false
 	}
 	for k, d := range h.devices {
-		switch {
-		case !visible(d):
-		case !d.ExpiresAt.IsZero():
-			at(d, d.ExpiresAt)
-		case d.Ephemeral && h.watches[k] == nil:
+		if d.Removed {
+			continue
+		}
+		if !d.Gone && !d.ExpiresAt.IsZero() && at(d, d.ExpiresAt) {
+			continue
+		}
+		if d.Ephemeral && h.watches[k] == nil {
 			at(d, h.lastSeen(d).Add(ephemeralAfter))
 		}
 	}
@@ -222,16 +274,19 @@ func (h *hub) lastSeen(d *store.Device) time.Time {
 	return h.s.startedAt // while the coordinator was away nobody could be seen
 }
 
-// seen remembers when a device was last heard of.
-func (h *hub) seen(k key.DevicePublic, at time.Time, hostname, os, version string) {
+// abandoned tells whether an ephemeral device has been away for too long.
+func (h *hub) abandoned(k key.DevicePublic, now time.Time, after time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if d := h.devices[k.Raw()]; d != nil {
-		next := *d
-		next.LastSeen, next.Hostname, next.OS, next.AgentVersion = at, hostname, os, version
-		h.devices[k.Raw()] = &next
-	}
-	h.changed.Wake()
+	d := h.devices[k.Raw()]
+	return d != nil && d.Ephemeral && h.watches[k.Raw()] == nil && now.Sub(h.lastSeen(d)) >= after
+}
+
+// newest is the newest revision that was published.
+func (h *hub) newest() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.revision
 }
 
 // counts are for metrics and status.
@@ -239,7 +294,7 @@ func (h *hub) counts() (devices, online int, revision uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for k, d := range h.devices {
-		if visible(d) {
+		if d.Visible() {
 			devices++
 			if h.watches[k] != nil {
 				online++
@@ -247,119 +302,4 @@ func (h *hub) counts() (devices, online int, revision uint64) {
 		}
 	}
 	return devices, online, h.revision
-}
-
-// past is what is remembered of a device's former Watches, to notice one key on two machines.
-type past struct {
-	superseded []instance // oldest first, at most maxPast
-	duplicate  string     // for a person; empty when all is well
-	noticedAt  time.Time
-}
-
-// instance is one start of an agent.
-type instance struct {
-	id       [16]byte
-	hostname string
-	remote   string
-	at       time.Time
-}
-
-func (i instance) String() string { return fmt.Sprintf("host %q (%s)", i.hostname, i.remote) }
-
-const (
-	maxPast = 8
-	// pastLife is how long a superseded instance is remembered.
-	pastLife = time.Hour
-	// duplicateLife is how long a refusal lasts after the other machine was last seen.
-	duplicateLife = 10 * time.Minute
-)
-
-// admit decides whether the instance may open a Watch for k. An instance that comes back after another one took over shows that both
-// are running: that is one key on two machines.
-func (h *hub) admit(k key.DevicePublic, me instance) (other instance, ok bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	p := h.past[k.Raw()]
-	current := h.watches[k.Raw()]
-	if p == nil || current == nil || current.me.id == me.id {
-		return instance{}, true
-	}
-	p.superseded = slices.DeleteFunc(p.superseded, func(i instance) bool { return me.at.Sub(i.at) > pastLife })
-	if !slices.ContainsFunc(p.superseded, func(i instance) bool { return i.id == me.id }) {
-		return instance{}, true
-	}
-	p.duplicate = fmt.Sprintf("its key is in use on two machines: %s and %s", current.me, me)
-	p.noticedAt = me.at
-	return current.me, false
-}
-
-// duplicate tells what is known of a key on two machines.
-func (h *hub) duplicate(k key.DevicePublic, now time.Time) string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if p := h.past[k.Raw()]; p != nil && now.Sub(p.noticedAt) < duplicateLife {
-		return p.duplicate
-	}
-	return ""
-}
-
-// join makes w the Watch of its device; an older one is closed. The peers are told that the device is online.
-func (h *hub) join(w *watch) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	k := w.device.Raw()
-	if old := h.watches[k]; old != nil {
-		if old.me.id != w.me.id {
-			p := h.past[k]
-			if p == nil {
-				p = new(past)
-				h.past[k] = p
-			}
-			p.superseded = append(p.superseded, old.me)
-			if extra := len(p.superseded) - maxPast; extra > 0 {
-				p.superseded = slices.Delete(p.superseded, 0, extra)
-			}
-		}
-		old.close(errSuperseded(w.me))
-	}
-	h.watches[k] = w
-	if w.role == pb.Role_ROLE_DEVICE {
-		for other, peer := range h.watches {
-			if peer.role != pb.Role_ROLE_DEVICE || other == k {
-				continue
-			}
-			peer.tell(w.device, true)
-			w.tell(peer.device, true)
-		}
-	}
-	h.changed.Wake()
-}
-
-// leave ends w, unless another one took over already.
-func (h *hub) leave(w *watch) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	k := w.device.Raw()
-	if h.watches[k] != w {
-		return
-	}
-	delete(h.watches, k)
-	if w.role == pb.Role_ROLE_DEVICE {
-		for _, peer := range h.watches {
-			if peer.role == pb.Role_ROLE_DEVICE {
-				peer.tell(w.device, false)
-			}
-		}
-	}
-	h.changed.Wake()
-}
-
-// remote tells where the Watch of k comes from.
-func (h *hub) remote(k key.DevicePublic) string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if w := h.watches[k.Raw()]; w != nil {
-		return w.me.remote
-	}
-	return ""
 }

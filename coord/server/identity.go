@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -12,6 +13,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"warren/coord/domain"
 	"warren/coord/store"
@@ -25,12 +28,20 @@ import (
 
 // Names in the state directory.
 const (
-	databaseName = "warren.db"
-	lockName     = "lock"
+	databaseName  = "warren.db"
+	lockName      = "lock"
+	authorityName = "authority.key"
+	versionName   = "version"
 )
 
-// ErrLocked says that another coordinator uses the state directory.
-var ErrLocked = errors.New("in use by another warren-coordinator")
+// stateVersion is of the layout of the state directory. The database has its own.
+const stateVersion = 1
+
+// Errors of Open that callers tell apart.
+var (
+	ErrLocked = errors.New("in use by another warren-coordinator")
+	ErrNewer  = errors.New("written by a newer warren-coordinator")
+)
 
 // identity is the keys of a coordinator, each in a file of its own.
 type identity struct {
@@ -61,7 +72,10 @@ func openIdentity(dir string) (_ *identity, err error) {
 			unlock()
 		}
 	}()
-	if i.authority, err = keyFile(dir, "authority.key", key.AuthorityPrivateFromBytes, key.NewAuthority); err != nil {
+	if err := checkVersion(dir); err != nil {
+		return nil, err
+	}
+	if i.authority, err = keyFile(dir, authorityName, key.AuthorityPrivateFromBytes, key.NewAuthority); err != nil {
 		return nil, err
 	}
 	if i.signing, err = keyFile(dir, "signing.key", key.SigningPrivateFromBytes, key.NewSigning); err != nil {
@@ -72,6 +86,43 @@ func openIdentity(dir string) (_ *identity, err error) {
 	}
 	i.tls, err = tlsKeyFile(filepath.Join(dir, "tls.key"))
 	return i, err
+}
+
+// checkVersion looks whether this program understands the directory, and whether it is whole: once a coordinator ran in it, its
+// authority key and database must be there, or devices would be told of another network than the one that they are in.
+func checkVersion(dir string) error {
+	b, err := os.ReadFile(filepath.Join(dir, versionName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("state directory %s: %w", dir, err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	switch {
+	case err != nil || n < 1:
+		return fmt.Errorf("state directory %s: file %s holds %.20q, not a number", dir, versionName, b)
+	case n > stateVersion:
+		return fmt.Errorf("state directory %s was %w (layout %d, this one knows %d); install that version again", dir, ErrNewer, n, stateVersion)
+	}
+	for _, name := range []string{authorityName, databaseName} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() == 0 {
+			return fmt.Errorf("state directory %s has lost its file %s; restore it from a backup, or begin a new network in an empty directory", dir, name)
+		}
+	}
+	return nil
+}
+
+// writeVersion says that the directory is whole. It comes last at the first start, so that a crash before it leaves nothing to repair.
+func writeVersion(dir string) error {
+	path := filepath.Join(dir, versionName)
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if err := atomicfile.Write(path, fmt.Appendln(nil, stateVersion)); err != nil {
+		return fmt.Errorf("state directory %s: %w", dir, err)
+	}
+	return nil
 }
 
 // keyFile reads 32 bytes, or draws and stores a new key.
@@ -134,6 +185,7 @@ const (
 	metaPrefixes   = "prefixes"
 	metaEpoch      = "epoch"
 	metaGeneration = "generation"
+	metaAuthority  = "authority" // the public key, so that a database and another network's key are not mixed
 )
 
 // loadNetwork reads what was drawn at the first start, or draws it.
@@ -150,6 +202,14 @@ func (s *Server) loadNetwork(ctx context.Context) error {
 		if s.network.ID, err = record.NetworkIDFromBytes(b); err != nil {
 			return err
 		}
+		authority, err := tx.Meta(metaAuthority)
+		if err != nil {
+			return fmt.Errorf("database: %s: %w", metaAuthority, err)
+		}
+		if !bytes.Equal(authority, s.Authority().Bytes()) {
+			return fmt.Errorf("state directory %s: %s is not the key that the devices in %s were enrolled with; restore both from one backup",
+				s.cfg.StateDir, authorityName, databaseName)
+		}
 		if s.network.Epoch, err = metaNumber(tx, metaEpoch); err != nil {
 			return err
 		}
@@ -162,10 +222,7 @@ func (s *Server) loadNetwork(ctx context.Context) error {
 
 func (s *Server) makeNetwork(tx store.Tx) error {
 	rand.Read(s.network.ID[:])
-	var b [8]byte
-	rand.Read(b[:])
-	s.network.Epoch = binary.BigEndian.Uint64(b[:])>>1 | 1 // never 0, and fits a signed column
-	s.network.Generation = 1
+	s.network.Epoch, s.network.Generation = newEpoch(), 1
 	prefixes, err := domain.RandomPrefixes(rand.Reader)
 	if err != nil {
 		return err
@@ -183,6 +240,7 @@ func (s *Server) makeNetwork(tx store.Tx) error {
 	text := prefixes[0].String() + " " + prefixes[1].String()
 	return errors.Join(
 		tx.SetMeta(metaNetwork, s.network.ID[:]),
+		tx.SetMeta(metaAuthority, s.Authority().Bytes()),
 		tx.SetMeta(metaEpoch, binary.BigEndian.AppendUint64(nil, s.network.Epoch)),
 		tx.SetMeta(metaGeneration, binary.BigEndian.AppendUint64(nil, s.network.Generation)),
 		tx.SetMeta(metaPrefixes, []byte(text)),

@@ -59,3 +59,41 @@ func (l *limits) forget() {
 		delete(l.by, k)
 	}
 }
+
+// slow refuses a call that comes too soon after others from the same place.
+func (s *Server) slow(req connect.AnyRequest) error {
+	if err := s.limits.allow(site(remoteOf(req))); err != nil {
+		return s.refuse(connect.CodeResourceExhausted, whyRate, err)
+	}
+	return nil
+}
+
+// site is what one subscriber has: an IPv4 address or an IPv6 /64.
+func site(remote string) string {
+	a, err := netip.ParseAddr(remote)
+	if err != nil || a.Unmap().Is4() {
+		return remote
+	}
+	p, err := a.WithZone("").Prefix(64)
+	if err != nil {
+		return remote
+	}
+	return p.String()
+}
+
+// remoteOf is the address that a request came from, without its port. A reverse proxy on the same host is believed about whom it speaks
+// for: the last address that it appended.
+func remoteOf(req connect.AnyRequest) string {
+	host, _, err := net.SplitHostPort(req.Peer().Addr)
+	if err != nil {
+		return req.Peer().Addr
+	}
+	if a, err := netip.ParseAddr(host); err != nil || !a.IsLoopback() {
+		return host
+	}
+	chain := strings.Split(strings.Join(req.Header().Values("X-Forwarded-For"), ","), ",")
+	if a, err := netip.ParseAddr(strings.TrimSpace(chain[len(chain)-1])); err == nil {
+		return a.String()
+	}
+	return host
+}

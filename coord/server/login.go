@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -10,13 +9,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"connectrpc.com/connect"
 
 	"warren/coord/domain"
 	"warren/coord/reason"
+	"warren/coord/store"
 	"warren/proto/key"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
@@ -45,8 +44,8 @@ func (s *Server) seal(purpose string, b []byte) []byte {
 
 // Challenge implements CoordinatorService. Nothing is stored: the challenge carries its own proof, and is good for two minutes.
 func (a *agents) Challenge(ctx context.Context, req *connect.Request[pb.ChallengeRequest]) (*connect.Response[pb.ChallengeResponse], error) {
-	if err := a.limits.allow(remoteOf(req)); err != nil {
-		return nil, a.refuse(connect.CodeResourceExhausted, "rate", err)
+	if err := a.slow(req); err != nil {
+		return nil, err
 	}
 	now := a.cfg.Now()
 	b := binary.BigEndian.AppendUint64(nil, uint64(now.UnixNano()))
@@ -75,29 +74,60 @@ func (s *Server) checkChallenge(c []byte) error {
 
 // Login implements CoordinatorService.
 func (a *agents) Login(ctx context.Context, req *connect.Request[pb.LoginRequest]) (*connect.Response[pb.LoginResponse], error) {
-	remote := remoteOf(req)
-	if err := a.limits.allow(remote); err != nil {
-		return nil, a.refuse(connect.CodeResourceExhausted, "rate", err)
+	if err := a.slow(req); err != nil {
+		return nil, err
 	}
 	m, device, err := a.openLogin(req.Msg)
 	if err != nil {
 		return nil, a.errMalformed(err)
 	}
-	me := instance{id: [16]byte(m.GetInstanceId()), hostname: domain.Clip(m.GetHostname()), remote: remote, at: a.cfg.Now()}
-	sequence, refused := a.member(m.GetRole(), device, m.GetNodeKey())
-	if refused != nil {
+	now := a.cfg.Now()
+	if err := a.checkChallenge(m.GetChallenge()); err != nil {
+		return nil, a.refuse(connect.CodeUnauthenticated, whyChallenge, err)
+	}
+	me := instance{id: [16]byte(m.GetInstanceId()), hostname: domain.Clip(m.GetHostname()), remote: remoteOf(req)}
+	if refused := a.hub.admit(device, m.GetRole(), me, now); refused != nil {
 		return nil, refused
 	}
-	if other, ok := a.hub.admit(device, me); !ok {
-		a.log.Warn("one device key on two machines", "key", device.Short(), "in_use_by", other, "refused", me)
-		return nil, a.refuse(connect.CodeFailedPrecondition, reason.Duplicate, fmt.Errorf(
-			"this device's key is in use on another machine, %s; a copied state directory makes two machines one device: run \"warren leave --force\" here and join again", other))
+	sequence := uint64(0)
+	if m.GetRole() == pb.Role_ROLE_DEVICE {
+		if sequence, err = a.useNodeKey(ctx, device, m.GetNodeKey()); err != nil {
+			return nil, a.failure("login", err)
+		}
 	}
-	expires := a.cfg.Now().Add(sessionLife)
+	expires := now.Add(sessionLife)
 	return connect.NewResponse(&pb.LoginResponse{
 		SessionToken: a.sessionToken(session{device, m.GetRole(), me, expires, domain.Clip(m.GetOs()), domain.Clip(m.GetAgentVersion())}),
-		ExpiresAt:    timestamp(expires), ServerTime: timestamp(a.cfg.Now()), LastSequence: sequence,
+		ExpiresAt:    timestamp(expires), ServerTime: timestamp(now), LastSequence: sequence,
 	}), nil
+}
+
+// useNodeKey holds the device to the node keys of its record, and ends a rotation when it uses the next one. It gives the highest
+// sequence number that the device signed.
+func (s *Server) useNodeKey(ctx context.Context, device key.DevicePublic, nodeKey []byte) (sequence uint64, err error) {
+	k, err := key.NodePublicFromBytes(nodeKey)
+	if err != nil {
+		return 0, fmt.Errorf("%w: node key: %w", errForm, err)
+	}
+	if d := s.hub.device(device); d != nil && k.Equal(d.NodeKey) {
+		return d.Sequence, nil
+	}
+	err = s.commit(ctx, func(b *batch) error {
+		d, err := b.device(device)
+		if err != nil {
+			return err
+		}
+		if d == nil {
+			return s.notMember("device")
+		}
+		next, err := domain.UseNodeKey(&s.network, d, k)
+		if err != nil {
+			return err
+		}
+		sequence = next.Sequence
+		return b.put(next)
+	})
+	return sequence, err
 }
 
 // openLogin verifies that the device signed this login for this coordinator and one of its challenges.
@@ -119,7 +149,10 @@ func (s *Server) openLogin(r *pb.LoginRequest) (*pb.LoginBody, key.DevicePublic,
 	if len(m.GetInstanceId()) != 16 {
 		return nil, device, fmt.Errorf("instance id has %d bytes, not 16", len(m.GetInstanceId()))
 	}
-	return m, device, s.checkChallenge(m.GetChallenge())
+	if r := m.GetRole(); r != pb.Role_ROLE_DEVICE && r != pb.Role_ROLE_RELAY {
+		return nil, device, fmt.Errorf("unknown role %d", r)
+	}
+	return m, device, nil
 }
 
 func (s *Server) checkAudience(network, coordinator []byte) error {
@@ -131,32 +164,6 @@ func (s *Server) checkAudience(network, coordinator []byte) error {
 		return errors.New("signed for another coordinator")
 	}
 	return nil
-}
-
-// member decides whether the key may take part now, and gives its last sequence number.
-func (s *Server) member(role pb.Role, k key.DevicePublic, nodeKey []byte) (sequence uint64, refused *connect.Error) {
-	if role == pb.Role_ROLE_RELAY {
-		switch r := s.hub.relay(k); {
-		case r == nil:
-			return 0, s.notMember("relay")
-		case r.Removed:
-			return 0, s.refuse(connect.CodePermissionDenied, reason.Removed, errRemoved())
-		}
-		return 0, nil
-	}
-	d := s.hub.device(k)
-	switch {
-	case d == nil:
-		return 0, s.notMember("device")
-	case d.Removed:
-		return 0, s.refuse(connect.CodePermissionDenied, reason.Removed, errRemoved())
-	case d.Expired(s.cfg.Now()):
-		return 0, s.refuse(connect.CodePermissionDenied, reason.Expired, errExpired(d.ExpiresAt))
-	case !bytes.Equal(nodeKey, d.NodeKey.Bytes()) && (d.NextNodeKey.IsZero() || !bytes.Equal(nodeKey, d.NextNodeKey.Bytes())):
-		return 0, s.refuse(connect.CodeFailedPrecondition, reason.NodeKey,
-			errors.New("the node key is not the one of this device's record; join again with \"warren up TOKEN\""))
-	}
-	return d.Sequence, nil
 }
 
 func (s *Server) notMember(what string) *connect.Error {
@@ -215,13 +222,12 @@ func (s *Server) openSession(text string) (v session, err error) {
 	return v, nil
 }
 
-// remoteOf is the address that a request came from, without its port.
-func remoteOf(req connect.AnyRequest) string {
-	host, _, err := net.SplitHostPort(req.Peer().Addr)
-	if err != nil {
-		return req.Peer().Addr
+// notAdmitted is the refusal of a device that is removed or has expired.
+func (s *Server) notAdmitted(d *store.Device) *connect.Error {
+	if d.Removed {
+		return s.refuse(connect.CodePermissionDenied, reason.Removed, errRemoved())
 	}
-	return host
+	return s.refuse(connect.CodePermissionDenied, reason.Expired, errExpired(d.ExpiresAt))
 }
 
 func errRemoved() error {
@@ -230,8 +236,4 @@ func errRemoved() error {
 
 func errExpired(at time.Time) error {
 	return fmt.Errorf("this device's membership expired at %s; renew it by \"warren up\" with a new token", at.UTC().Format(time.RFC3339))
-}
-
-func errSuperseded(by instance) error {
-	return fmt.Errorf("a newer start of this device took over: %s", by)
 }

@@ -5,8 +5,9 @@
 //
 //	identity.go   keys and lock of the state directory
 //	commit.go     one change: transaction, signature, change log, publication
-//	hub.go        what is published, in memory, and who watches
-//	enrol.go, login.go, apply.go, watch.go   the agents' calls
+//	hub.go        what is published, in memory, and who watches; presence.go and starts.go: who is online, and where
+//	run.go        expiry and other things that happen by themselves
+//	enrol.go, login.go, apply.go, watch.go   the agents' calls; stream.go: what a Watch sends
 //	admin.go      the administrators' calls
 package server
 
@@ -25,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"warren/coord/domain"
+	"warren/coord/reason"
 	"warren/coord/store"
 	"warren/coord/store/sqlite"
 	"warren/proto/key"
@@ -52,7 +54,8 @@ type Config struct {
 	Endpoints []*pb.Endpoint
 	// Relay describes the relay that runs in the same process; its key is filled in. Nil: there is none.
 	Relay *pb.Relay
-	// OnBlocked is told of every device that relays must not serve (true), and of each that may be served again.
+	// OnBlocked is told of every device that relays must not serve (true), and of each that may be served again: of those known already
+	// when Run begins, of others when it happens, in order. It must not wait for calls of this server.
 	OnBlocked func(device key.DevicePublic, blocked bool)
 	// MapMaxAge is how long a map on disk may be used.
 	MapMaxAge time.Duration
@@ -145,7 +148,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := s.loadHub(ctx); err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, writeVersion(cfg.StateDir)
 }
 
 // loadHub fills the hub from the store, and tells the relay whom not to serve.
@@ -175,7 +178,9 @@ func (s *Server) loadHub(ctx context.Context) error {
 // Close ends every Watch and closes the store. Run must have returned, and no call may be in progress.
 func (s *Server) Close() error {
 	s.Stop()
-	return errors.Join(s.store.Close(), s.id.close())
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return errors.Join(s.saveSightings(ctx), s.store.Close(), s.id.close())
 }
 
 // Stop makes every Watch end, so that a graceful shutdown of the HTTP server does not wait for them.
@@ -196,86 +201,21 @@ func (s *Server) Authority() key.AuthorityPublic { return s.id.authority.Public(
 // RelayKey is the identity of the relay in this process.
 func (s *Server) RelayKey() key.DevicePrivate { return s.id.relay }
 
-// HandlerOptions bound what a caller can make the server read.
-func handlerOptions() []connect.HandlerOption {
-	return []connect.HandlerOption{connect.WithReadMaxBytes(record.MaxPayload)}
-}
+// maxRequest bounds what a caller can make the server read, in bytes.
+const maxRequest = 64 << 10
 
 // Handler serves CoordinatorService to agents and relays.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(warrenv1connect.NewCoordinatorServiceHandler(&agents{s}, handlerOptions()...))
-	return mux
+	mux.Handle(warrenv1connect.NewCoordinatorServiceHandler(&agents{s}, connect.WithReadMaxBytes(maxRequest)))
+	return withDeadlines(mux)
 }
 
 // AdminHandler serves AdminService. The caller decides who may reach it.
 func (s *Server) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(warrenv1connect.NewAdminServiceHandler(&admin{s}, handlerOptions()...))
+	mux.Handle(warrenv1connect.NewAdminServiceHandler(&admin{s}, connect.WithReadMaxBytes(maxRequest)))
 	return mux
-}
-
-// Run does what happens by itself: devices expire, ephemeral ones that are away are removed.
-func (s *Server) Run(ctx context.Context) error {
-	const longest = time.Minute
-	for {
-		changed := s.hub.changed.Next()
-		next, err := s.sweep(ctx)
-		if err != nil && ctx.Err() == nil {
-			s.log.Error("expiry of devices failed; it is tried again", "err", err)
-			next = s.cfg.Now().Add(time.Second)
-		}
-		wait := longest
-		if !next.IsZero() {
-			wait = max(min(longest, next.Sub(s.cfg.Now())), 0)
-		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-changed:
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
-}
-
-// sweep expires and removes what is due, and tells when something is due next.
-func (s *Server) sweep(ctx context.Context) (next time.Time, err error) {
-	now := s.cfg.Now()
-	due, next := s.hub.due(now, s.cfg.EphemeralAfter)
-	if len(due) == 0 {
-		return next, nil
-	}
-	err = s.commit(ctx, func(b *batch) error {
-		for _, k := range due {
-			d, err := b.tx.Device(k)
-			if err != nil {
-				return err
-			}
-			switch {
-			case d.Removed:
-			case d.Expired(now) && !d.Gone:
-				d.Gone = true
-				s.log.Info("device expired", "device", d.Name)
-				if err := b.put(&d.Device); err != nil {
-					return err
-				}
-			case d.Ephemeral && now.Sub(d.LastSeen) >= s.cfg.EphemeralAfter && !s.hub.online(k):
-				removed, err := domain.Remove(&s.network, &d.Device, now)
-				if err != nil {
-					return err
-				}
-				s.log.Info("ephemeral device removed", "device", d.Name)
-				if err := b.put(removed); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	return next, err
 }
 
 // statement makes the map statement for d from what the hub published. The device is a member.
@@ -286,20 +226,15 @@ func (s *Server) statement(d key.DevicePublic, v view) (*pb.Signed, error) {
 	return record.SignStatement(s.id.signing, &pb.MapStatement{
 		NetworkId: id[:], DeviceKey: d.Bytes(), Epoch: s.network.Epoch, Revision: v.revision,
 		IssuedAt: timestamp(now), GoodUntil: timestamp(now.Add(s.cfg.MapMaxAge)),
-		NetworkPrefixes: prefixes, Grants: builtInGrants(prefixes), Relays: v.relays, Endpoints: s.cfg.Endpoints, Digest: raw[:],
+		NetworkPrefixes: prefixes, Grants: domain.BuiltInGrants(s.network.Prefixes), Relays: v.relays, Endpoints: s.cfg.Endpoints, Digest: raw[:],
 	})
-}
-
-// builtInGrants hold until a policy is set: all devices reach each other on everything.
-func builtInGrants(prefixes []*pb.Prefix) []*pb.Grant {
-	return []*pb.Grant{{Id: "built-in", Sources: prefixes, Destinations: prefixes, Flows: []*pb.Flow{{Protocol: 0, LastPort: 65535}}}}
 }
 
 // refuse makes the error of a refused call.
 func (s *Server) refuse(code connect.Code, why string, err error) *connect.Error {
 	s.metrics.refusals.WithLabelValues(why).Inc()
 	e := connect.NewError(code, err)
-	e.Meta().Set(reasonHeader, why)
+	e.Meta().Set(reason.Header, why)
 	return e
 }
 

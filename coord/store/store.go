@@ -23,8 +23,11 @@ var (
 // Store is a transactional database. Update transactions come one after the other; what their function returns decides between commit
 // and nothing at all. View sees one consistent state.
 type Store interface {
+	// View's transaction cannot write.
 	View(ctx context.Context, f func(Tx) error) error
 	Update(ctx context.Context, f func(Tx) error) error
+	// Backup writes a consistent copy to a new file, also while the store is in use.
+	Backup(ctx context.Context, path string) error
 	Close() error
 }
 
@@ -32,6 +35,12 @@ type Store interface {
 type Device struct {
 	domain.Device
 	Signed *pb.Signed
+}
+
+// Sighting is what a device said of itself when it was last here.
+type Sighting struct {
+	At                         time.Time
+	Hostname, OS, AgentVersion string
 }
 
 // Relay is a separate relay.
@@ -65,31 +74,35 @@ type Tx interface {
 	TokenByHash(hash [32]byte) (*domain.Token, error)
 	Tokens() ([]*domain.Token, error)
 	PutToken(t *domain.Token) error
-	// TokenUsedBy reports whether the device enrolled by the token, UseToken remembers it.
-	TokenUsedBy(id string, device key.DevicePublic) (bool, error)
-	UseToken(id string, device key.DevicePublic, at time.Time) error
+	// TokenUse tells how the device used the token before.
+	TokenUse(id string, device key.DevicePublic) (*domain.Use, error)
+	// UseToken remembers that the request was granted. The first use by a device counts in Token.Uses.
+	UseToken(id string, device key.DevicePublic, request [32]byte, at time.Time) error
 
 	Device(k key.DevicePublic) (*Device, error)
 	// Devices gives all devices in order of their keys, tombstones too.
 	Devices() ([]*Device, error)
-	// PutDevice stores d and claims its name and addresses; a tombstone frees them.
+	// PutDevice stores d and claims its name, addresses and node keys; a tombstone frees them. What another device has claimed is an
+	// error: no two devices ever share one.
 	PutDevice(d *Device) error
-	// Seen updates what changes without a new version.
-	Seen(k key.DevicePublic, at time.Time, hostname, os, version string) error
+	// Seen updates what changes without a new version. It is no error if there is no such device.
+	Seen(k key.DevicePublic, s Sighting) error
 	NameTaken(name string) (bool, error)
 	AddressTaken(a netip.Addr) (bool, error)
+	NodeKeyTaken(k key.NodePublic) (bool, error)
 
 	Relays() ([]*Relay, error)
 	PutRelay(r *Relay) error
 
-	// Append writes a row to the change log and gives its revision. Older rows of the same audience, kind and id are dropped, since
-	// this one replaces them.
+	// Append writes a row to the change log and gives its revision. An older row of the same audience, kind and id is dropped, since
+	// this one replaces it: that alone keeps the log as short as the network is large.
 	Append(c Change) (uint64, error)
 	// Changes gives at most limit rows after revision, oldest first.
 	Changes(after uint64, limit int) ([]Change, error)
 	// Revision is the newest revision; Floor the oldest after which Changes is complete.
 	Revision() (uint64, error)
 	Floor() (uint64, error)
-	// Compact drops rows up to revision which say that something is gone; Floor becomes revision.
-	Compact(revision uint64) error
+	// Prune forgets tombstones of devices removed before then, with their rows of the change log, and tokens that expired before then.
+	// Floor rises to the newest row that was dropped. It gives the keys of the devices.
+	Prune(before time.Time) ([]key.DevicePublic, error)
 }

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"errors"
+	"time"
 
 	"warren/coord/store"
 	"warren/proto/key"
@@ -80,9 +81,38 @@ func (t *tx) Floor() (uint64, error) {
 	return binary.BigEndian.Uint64(b), nil
 }
 
-func (t *tx) Compact(revision uint64) error {
-	if err := t.exec("DELETE FROM changes WHERE revision <= ? AND payload IS NULL", int64(revision)); err != nil {
-		return err
+func (t *tx) Prune(before time.Time) (gone []key.DevicePublic, err error) {
+	if err := t.exec("DELETE FROM tokens WHERE expires_at < ?", toNano(before)); err != nil {
+		return nil, err
 	}
-	return t.SetMeta(floorName, binary.BigEndian.AppendUint64(nil, revision))
+	err = t.each(func(r *sql.Rows) error {
+		var b []byte
+		if err := r.Scan(&b); err != nil {
+			return err
+		}
+		k, err := key.DevicePublicFromBytes(b)
+		gone = append(gone, k)
+		return err
+	}, "SELECT key FROM devices WHERE removed_at > 0 AND removed_at < ? ORDER BY key", toNano(before))
+	if err != nil || len(gone) == 0 {
+		return nil, err
+	}
+	floor, err := t.Floor()
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range gone {
+		var newest sql.NullInt64
+		if err := t.one("SELECT max(revision) FROM changes WHERE kind = ? AND id = ?", []any{pb.Kind_KIND_DEVICE, k.Bytes()}, &newest); err != nil {
+			return nil, err
+		}
+		floor = max(floor, uint64(newest.Int64))
+		err := errors.Join(
+			t.exec("DELETE FROM changes WHERE kind = ? AND id = ?", pb.Kind_KIND_DEVICE, k.Bytes()),
+			t.exec("DELETE FROM devices WHERE key = ?", k.Bytes()))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return gone, t.SetMeta(floorName, binary.BigEndian.AppendUint64(nil, floor))
 }

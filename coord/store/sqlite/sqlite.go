@@ -31,6 +31,14 @@ type Store struct {
 
 // Open opens the database at path, or makes it, and brings its schema up to date after a backup to path.before-N.
 func Open(ctx context.Context, path string) (*Store, error) {
+	all, err := steps(migrations)
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx, path, all)
+}
+
+func open(ctx context.Context, path string, all []step) (*Store, error) {
 	if err := touch(path); err != nil {
 		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
@@ -39,7 +47,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
 	write.SetMaxOpenConns(1)
-	if err := migrate(ctx, write, path); err != nil {
+	if err := migrate(ctx, write, path, all); err != nil {
 		write.Close()
 		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
@@ -91,8 +99,9 @@ func (s *Store) Update(ctx context.Context, f func(store.Tx) error) error {
 	if err != nil {
 		return err
 	}
+	defer t.Rollback() // without effect after Commit
 	if err := f(&tx{ctx, t}); err != nil {
-		return errors.Join(err, t.Rollback())
+		return err
 	}
 	return t.Commit()
 }
@@ -103,8 +112,9 @@ type step struct {
 	sql    string
 }
 
-func steps() ([]step, error) {
-	names, err := fs.Glob(migrations, "migrations/*.sql")
+// steps reads the migrations in order.
+func steps(from fs.FS) ([]step, error) {
+	names, err := fs.Glob(from, "migrations/*.sql")
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +125,7 @@ func steps() ([]step, error) {
 		if err != nil {
 			return nil, fmt.Errorf("migration %s has no number", name)
 		}
-		b, err := migrations.ReadFile(name)
+		b, err := fs.ReadFile(from, name)
 		if err != nil {
 			return nil, err
 		}
@@ -126,11 +136,7 @@ func steps() ([]step, error) {
 }
 
 // migrate applies the steps that the database has not seen, all in one transaction, so that a crash leaves the old schema.
-func migrate(ctx context.Context, db *sql.DB, path string) error {
-	all, err := steps()
-	if err != nil {
-		return err
-	}
+func migrate(ctx context.Context, db *sql.DB, path string, all []step) error {
 	var have int
 	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
 		return err
@@ -143,10 +149,19 @@ func migrate(ctx context.Context, db *sql.DB, path string) error {
 		return nil
 	}
 	if have > 0 {
-		if err := backup(ctx, db, fmt.Sprintf("%s.before-%d", path, newest)); err != nil {
+		to := fmt.Sprintf("%s.before-%d", path, newest)
+		if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) { // left by an attempt that failed
+			return fmt.Errorf("backup before migration: %w", err)
+		}
+		if err := backup(ctx, db, to); err != nil {
 			return fmt.Errorf("backup before migration: %w", err)
 		}
 	}
+	return apply(ctx, db, all, have)
+}
+
+// apply takes the schema from number have to the newest.
+func apply(ctx context.Context, db *sql.DB, all []step, have int) error {
 	t, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -160,21 +175,31 @@ func migrate(ctx context.Context, db *sql.DB, path string) error {
 			return fmt.Errorf("migration %d: %w", s.number, err)
 		}
 	}
-	if _, err := t.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", newest)); err != nil {
+	if _, err := t.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", all[len(all)-1].number)); err != nil {
 		return err
 	}
 	return t.Commit()
 }
 
-// backup copies the database as it is now into a new file, replacing an older copy of the same name.
+// Backup implements store.Store.
+func (s *Store) Backup(ctx context.Context, path string) error {
+	if err := backup(ctx, s.write, path); err != nil {
+		return fmt.Errorf("backup to %s: %w", path, err)
+	}
+	return nil
+}
+
+// backup copies the database as it is now into a new file and syncs it.
 func backup(ctx context.Context, db *sql.DB, to string) error {
-	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
 		return err
 	}
-	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", to); err != nil {
-		return err
+	defer f.Close()
+	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", to); err != nil { // into an empty file it may
+		return errors.Join(err, os.Remove(to))
 	}
-	return os.Chmod(to, 0o600)
+	return f.Sync()
 }
 
 func toNano(t time.Time) int64 {

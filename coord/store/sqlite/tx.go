@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -111,8 +112,19 @@ func (t *tx) PutToken(k *domain.Token) error {
 		k.ID, k.Hash[:], toNano(k.CreatedAt), toNano(k.ExpiresAt), k.Reusable, k.Uses, k.Owner, string(tags), k.Ephemeral, k.Revoked, k.Relay)
 }
 
-func (t *tx) TokenUsedBy(id string, device key.DevicePublic) (bool, error) {
-	return t.exists("SELECT 1 FROM token_uses WHERE token = ? AND device = ?", id, device.Bytes())
+func (t *tx) TokenUse(id string, device key.DevicePublic) (*domain.Use, error) {
+	var requests []byte
+	if err := t.one("SELECT requests FROM token_uses WHERE token = ? AND device = ?", []any{id, device.Bytes()}, &requests); err != nil {
+		return nil, err
+	}
+	if len(requests)%32 != 0 {
+		return nil, fmt.Errorf("token %s: %d bytes of digests", id, len(requests))
+	}
+	u := new(domain.Use)
+	for chunk := range slices.Chunk(requests, 32) {
+		u.Requests = append(u.Requests, [32]byte(chunk))
+	}
+	return u, nil
 }
 
 func (t *tx) exists(query string, args ...any) (bool, error) {
@@ -124,11 +136,18 @@ func (t *tx) exists(query string, args ...any) (bool, error) {
 	return err == nil, err
 }
 
-func (t *tx) UseToken(id string, device key.DevicePublic, at time.Time) error {
-	if err := t.exec("INSERT INTO token_uses (token, device, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", id, device.Bytes(), toNano(at)); err != nil {
+func (t *tx) UseToken(id string, device key.DevicePublic, request [32]byte, at time.Time) error {
+	again, err := t.exists("SELECT 1 FROM token_uses WHERE token = ? AND device = ?", id, device.Bytes())
+	if err != nil {
 		return err
 	}
-	return t.exec("UPDATE tokens SET uses = (SELECT count(*) FROM token_uses WHERE token = id) WHERE id = ?", id)
+	if again {
+		return t.exec("UPDATE token_uses SET requests = CAST(requests || ? AS BLOB) WHERE token = ? AND device = ?", request[:], id, device.Bytes())
+	}
+	if err := t.exec("INSERT INTO token_uses (token, device, at, requests) VALUES (?, ?, ?, ?)", id, device.Bytes(), toNano(at), request[:]); err != nil {
+		return err
+	}
+	return t.exec("UPDATE tokens SET uses = uses + 1 WHERE id = ?", id)
 }
 
 const deviceColumns = "payload, signature, removed_at, gone, sequence, hostname, os, version, last_seen"
@@ -180,19 +199,35 @@ func (t *tx) PutDevice(d *store.Device) error {
 	if err != nil {
 		return err
 	}
-	if err := t.exec("DELETE FROM addresses WHERE device = ?", d.Key.Bytes()); err != nil || d.Removed {
+	return t.claim(d)
+}
+
+// claim makes the device's addresses and node keys its own; the tables' primary keys refuse what another device has.
+func (t *tx) claim(d *store.Device) error {
+	err := errors.Join(
+		t.exec("DELETE FROM addresses WHERE device = ?", d.Key.Bytes()),
+		t.exec("DELETE FROM node_keys WHERE device = ?", d.Key.Bytes()))
+	if err != nil || d.Removed {
 		return err
 	}
 	for _, a := range d.Addresses {
 		if err := t.exec("INSERT INTO addresses (address, device) VALUES (?, ?)", a.AsSlice(), d.Key.Bytes()); err != nil {
-			return err
+			return fmt.Errorf("address %s: %w", a, err)
+		}
+	}
+	for _, k := range []key.NodePublic{d.NodeKey, d.NextNodeKey} {
+		if k.IsZero() {
+			continue
+		}
+		if err := t.exec("INSERT INTO node_keys (node_key, device) VALUES (?, ?)", k.Bytes(), d.Key.Bytes()); err != nil {
+			return fmt.Errorf("node key %s: %w", k.Short(), err)
 		}
 	}
 	return nil
 }
 
-func (t *tx) Seen(k key.DevicePublic, at time.Time, hostname, os, version string) error {
-	return t.exec("UPDATE devices SET last_seen = ?, hostname = ?, os = ?, version = ? WHERE key = ?", toNano(at), hostname, os, version, k.Bytes())
+func (t *tx) Seen(k key.DevicePublic, s store.Sighting) error {
+	return t.exec("UPDATE devices SET last_seen = ?, hostname = ?, os = ?, version = ? WHERE key = ?", toNano(s.At), s.Hostname, s.OS, s.AgentVersion, k.Bytes())
 }
 
 func (t *tx) NameTaken(name string) (bool, error) {
@@ -201,6 +236,10 @@ func (t *tx) NameTaken(name string) (bool, error) {
 
 func (t *tx) AddressTaken(a netip.Addr) (bool, error) {
 	return t.exists("SELECT 1 FROM addresses WHERE address = ?", a.AsSlice())
+}
+
+func (t *tx) NodeKeyTaken(k key.NodePublic) (bool, error) {
+	return t.exists("SELECT 1 FROM node_keys WHERE node_key = ?", k.Bytes())
 }
 
 func (t *tx) Relays() (out []*store.Relay, err error) {

@@ -18,9 +18,10 @@ CREATE TABLE tokens (
 ) STRICT;
 
 CREATE TABLE token_uses (
-    token  TEXT NOT NULL REFERENCES tokens (id) ON DELETE CASCADE,
-    device BLOB NOT NULL,
-    at     INTEGER NOT NULL,
+    token    TEXT NOT NULL REFERENCES tokens (id) ON DELETE CASCADE,
+    device   BLOB NOT NULL,
+    at       INTEGER NOT NULL,
+    requests BLOB NOT NULL,             -- SHA-256 of each enrolment request that was granted
     PRIMARY KEY (token, device)
 ) STRICT, WITHOUT ROWID;
 
@@ -45,6 +46,13 @@ CREATE TABLE addresses (
 
 CREATE INDEX addresses_device ON addresses (device);
 
+CREATE TABLE node_keys (                -- current and next ones
+    node_key BLOB PRIMARY KEY,
+    device   BLOB NOT NULL REFERENCES devices (key) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX node_keys_device ON node_keys (device);
+
 CREATE TABLE relays (
     key         BLOB PRIMARY KEY,
     description BLOB NOT NULL,          -- Relay message
@@ -62,4 +70,4 @@ CREATE TABLE changes (
     signature BLOB
 ) STRICT;
 
-CREATE UNIQUE INDEX changes_object ON changes (audience, kind, id);
+CREATE UNIQUE INDEX changes_object ON changes (kind, id, audience);

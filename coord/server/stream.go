@@ -1,0 +1,281 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"warren/coord/reason"
+	"warren/coord/store"
+	"warren/proto/key"
+	"warren/proto/record"
+	pb "warren/proto/warrenv1"
+)
+
+// statementGap is the least time between two statements on one Watch. While many devices come and go, records are sent at once, and one
+// statement signs for all of them.
+const statementGap = 100 * time.Millisecond
+
+// stream sends one Watch.
+type stream struct {
+	*Server
+	w               *watch
+	out             *connect.ServerStream[pb.WatchResponse]
+	deadline        func(time.Time)
+	epoch, revision uint64
+	// owed says that the watcher's statement is out of date; nextStatement fires when it may be sent.
+	owed          bool
+	nextStatement *time.Timer
+}
+
+func (s *stream) run(ctx context.Context) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	keepAlive := time.NewTicker(s.cfg.KeepAlive)
+	defer keepAlive.Stop()
+	// Tickets and statements are good for MapMaxAge and are renewed before half of it has passed.
+	renew := time.NewTicker(s.cfg.MapMaxAge * 2 / 5)
+	defer renew.Stop()
+	defer s.stopGap()
+	for {
+		if err := s.step(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.stopping:
+			return s.refuse(connect.CodeUnavailable, reason.Stopping, errors.New("the coordinator is stopping"))
+		case <-s.w.wake:
+		case <-s.gapOver():
+			s.nextStatement = nil
+		case <-keepAlive.C:
+			if err := s.send(&pb.WatchResponse{Event: &pb.WatchResponse_KeepAlive{KeepAlive: &pb.KeepAlive{ServerTime: timestamp(s.cfg.Now())}}}); err != nil {
+				return err
+			}
+		case <-renew.C:
+			s.owed = true
+			if err := s.sendTicket(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// step sends what there is to send.
+func (s *stream) step(ctx context.Context) error {
+	presence, closed := s.w.take()
+	if closed != nil {
+		return closed
+	}
+	if err := s.catchUp(ctx); err != nil {
+		return err
+	}
+	return s.sendPresence(presence)
+}
+
+func (s *stream) gapOver() <-chan time.Time {
+	if s.nextStatement == nil {
+		return nil
+	}
+	return s.nextStatement.C
+}
+
+func (s *stream) stopGap() {
+	if s.nextStatement != nil {
+		s.nextStatement.Stop()
+	}
+}
+
+// send gives up on a watcher that takes nothing for as long as it would wait for us.
+func (s *stream) send(m *pb.WatchResponse) error {
+	s.deadline(time.Now().Add(s.cfg.KeepAlive * 8 / 3))
+	return s.out.Send(m)
+}
+
+// begin greets, and brings a watcher that cannot resume up to date by a snapshot.
+func (s *stream) begin(ctx context.Context) error {
+	revision := s.hub.newest()
+	hello := &pb.Hello{
+		Epoch: s.network.Epoch, Revision: revision, SigningCertificate: s.certificate,
+		ServerTime: timestamp(s.cfg.Now()), KeepAliveSeconds: uint32(max(1, s.cfg.KeepAlive/time.Second)),
+	}
+	if err := s.send(&pb.WatchResponse{Event: &pb.WatchResponse_Hello{Hello: hello}}); err != nil {
+		return err
+	}
+	if err := s.sendTicket(); err != nil {
+		return err
+	}
+	resumable, err := s.resumable(ctx, revision)
+	if err != nil {
+		return s.internal("watch", err)
+	}
+	if !resumable {
+		return s.snapshot()
+	}
+	s.owed = true // endpoints, relays and dates may have changed without a new revision
+	return nil
+}
+
+// resumable tells whether the log still has everything after the watcher's revision.
+func (s *stream) resumable(ctx context.Context, newest uint64) (bool, error) {
+	if s.epoch != s.network.Epoch || s.revision == 0 || s.revision > newest {
+		return false, nil
+	}
+	var floor uint64
+	err := s.store.View(ctx, func(tx store.Tx) (err error) {
+		floor, err = tx.Floor()
+		return err
+	})
+	return s.revision >= floor, err
+}
+
+func (s *stream) snapshot() error {
+	v := s.hub.look(s.w.device, 0, true)
+	begin := &pb.SnapshotBegin{Epoch: s.network.Epoch, Revision: v.revision}
+	if err := s.send(&pb.WatchResponse{Event: &pb.WatchResponse_SnapshotBegin{SnapshotBegin: begin}}); err != nil {
+		return err
+	}
+	for _, d := range v.devices {
+		if d.Visible() != (s.w.role == pb.Role_ROLE_DEVICE) {
+			continue // a relay wants to know of the others only
+		}
+		c := store.Change{Revision: v.revision, Kind: pb.Kind_KIND_DEVICE, ID: d.Key.Bytes(), Body: d.Signed}
+		if err := s.sendChange(c); err != nil {
+			return err
+		}
+	}
+	s.revision = v.revision
+	if err := s.sendStatement(v); err != nil {
+		return err
+	}
+	end := &pb.SnapshotEnd{Epoch: s.network.Epoch, Revision: v.revision}
+	return s.send(&pb.WatchResponse{Event: &pb.WatchResponse_SnapshotEnd{SnapshotEnd: end}})
+}
+
+// catchUp sends what was published since the last time and, once that is all and a statement is due, the statement for it.
+func (s *stream) catchUp(ctx context.Context) error {
+	for {
+		v := s.hub.look(s.w.device, s.revision, false)
+		if v.behind {
+			if err := s.readLog(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, c := range v.changes {
+			if err := s.sendChange(c); err != nil {
+				return err
+			}
+			s.revision = c.Revision
+		}
+		// The log may have been read further than what is published; the statement waits for that, since both must agree.
+		if !s.owed || s.nextStatement != nil || v.revision != s.revision {
+			return nil
+		}
+		if len(v.changes) > 0 {
+			continue // sending took time; there may be more
+		}
+		return s.sendStatement(v)
+	}
+}
+
+// readLog sends the changes that the store has and the hub has not in memory any more.
+func (s *stream) readLog(ctx context.Context) error {
+	const page = 512
+	for {
+		var changes []store.Change
+		var newest uint64
+		err := s.store.View(ctx, func(tx store.Tx) (err error) {
+			if newest, err = tx.Revision(); err != nil {
+				return err
+			}
+			changes, err = tx.Changes(s.revision, page)
+			return err
+		})
+		if err != nil {
+			return s.internal("watch", err)
+		}
+		for _, c := range changes {
+			if err := s.sendChange(c); err != nil {
+				return err
+			}
+			s.revision = c.Revision
+		}
+		if len(changes) < page {
+			s.revision = max(s.revision, newest) // the newest rows may be gone, replaced or pruned
+			return nil
+		}
+	}
+}
+
+// sendChange sends c if it concerns the watcher, in the form that its role wants.
+func (s *stream) sendChange(c store.Change) error {
+	if !c.Audience.IsZero() && !c.Audience.Equal(s.w.device) {
+		return nil
+	}
+	s.owed = true
+	if c.Kind != pb.Kind_KIND_DEVICE {
+		return nil
+	}
+	m := &pb.Change{Epoch: s.network.Epoch, Revision: c.Revision, Kind: c.Kind, Id: c.ID}
+	body := c.Body
+	if s.w.role == pb.Role_ROLE_RELAY {
+		d, err := key.DevicePublicFromBytes(c.ID)
+		if err != nil {
+			return s.internal("watch", err)
+		}
+		m.Kind, body = pb.Kind_KIND_BLOCKED, nil
+		if dev := s.hub.device(d); dev != nil && !dev.Visible() {
+			body = dev.Signed
+		}
+	}
+	if body != nil {
+		m.Content = &pb.Change_Body{Body: body}
+	} else {
+		m.Content = &pb.Change_Unseen{Unseen: &pb.Unseen{}}
+	}
+	return s.send(&pb.WatchResponse{Event: &pb.WatchResponse_Change{Change: m}})
+}
+
+// sendStatement signs for the moment v, all changes of which have been sent.
+func (s *stream) sendStatement(v view) error {
+	s.owed = false
+	if s.w.role != pb.Role_ROLE_DEVICE {
+		return nil
+	}
+	signed, err := s.statement(s.w.device, v)
+	if err != nil {
+		return s.internal("watch", err)
+	}
+	s.stopGap()
+	s.nextStatement = time.NewTimer(statementGap)
+	return s.send(&pb.WatchResponse{Event: &pb.WatchResponse_Change{Change: &pb.Change{
+		Epoch: s.network.Epoch, Revision: v.revision, Kind: pb.Kind_KIND_STATEMENT, Content: &pb.Change_Body{Body: signed},
+	}}})
+}
+
+func (s *stream) sendTicket() error {
+	if s.w.role != pb.Role_ROLE_DEVICE {
+		return nil
+	}
+	now := s.cfg.Now()
+	t, err := record.SignTicket(s.id.signing, s.network.ID, s.w.device, now, now.Add(s.cfg.MapMaxAge))
+	if err != nil {
+		return s.internal("watch", err)
+	}
+	return s.send(&pb.WatchResponse{Event: &pb.WatchResponse_Ticket{Ticket: t}})
+}
+
+func (s *stream) sendPresence(presence map[rawKey]bool) error {
+	for k, online := range presence {
+		err := s.send(&pb.WatchResponse{Event: &pb.WatchResponse_Presence{Presence: &pb.Presence{DeviceKey: k[:], Online: online}}})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
