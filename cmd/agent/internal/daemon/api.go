@@ -14,6 +14,7 @@ import (
 	"warren/cmd/agent/internal/state"
 	"warren/coord/client"
 	"warren/internal/buildversion"
+	"warren/internal/unixsock"
 	"warren/proto/key"
 	"warren/proto/record"
 	"warren/proto/token"
@@ -27,12 +28,12 @@ var errNotEnrolled = connect.NewError(connect.CodeFailedPrecondition,
 	errors.New("this device has joined no network; run \"warren up TOKEN\" with a token from \"warren-coordinator token create\""))
 
 // admit refuses a caller who is neither root nor the operator.
-func (a *api) admit(ctx context.Context) (local.Caller, error) {
-	c, ok := local.CallerFrom(ctx)
+func (a *api) admit(ctx context.Context) (unixsock.Caller, error) {
+	c, ok := unixsock.CallerFrom(ctx)
 	a.d.mu.Lock()
 	operator := a.d.operator
 	a.d.mu.Unlock()
-	if !ok || !c.Allowed(operator) {
+	if !ok || !operator.Admits(c) {
 		return c, connect.NewError(connect.CodePermissionDenied,
 			errors.New("you may not use this daemon; run with sudo, or let an administrator run \"warren set --operator USER\""))
 	}
@@ -61,7 +62,7 @@ func (a *api) Up(ctx context.Context, req *connect.Request[pb.UpRequest], out *c
 }
 
 // bringUp changes state and session; it returns the running session.
-func (a *api) bringUp(ctx context.Context, caller local.Caller, m *pb.UpRequest, out *connect.ServerStream[pb.UpResponse]) (*session, []string, error) {
+func (a *api) bringUp(ctx context.Context, caller unixsock.Caller, m *pb.UpRequest, out *connect.ServerStream[pb.UpResponse]) (*session, []string, error) {
 	d := a.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -152,7 +153,7 @@ func skewText(d time.Duration) string {
 }
 
 // withSettings gives a copy of the state with the settings applied, after checking all of them.
-func (d *daemon) withSettings(caller local.Caller, s *pb.Settings) (*state.State, error) {
+func (d *daemon) withSettings(caller unixsock.Caller, s *pb.Settings) (*state.State, error) {
 	next := *d.state
 	if s == nil {
 		return &next, nil
@@ -187,7 +188,7 @@ func (a *api) Set(ctx context.Context, req *connect.Request[pb.SetRequest]) (*co
 	return connect.NewResponse(&pb.SetResponse{Status: a.d.status()}), nil
 }
 
-func (d *daemon) set(ctx context.Context, caller local.Caller, s *pb.Settings) error {
+func (d *daemon) set(ctx context.Context, caller unixsock.Caller, s *pb.Settings) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next, err := d.withSettings(caller, s)

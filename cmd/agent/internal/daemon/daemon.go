@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 
 	"warren/cmd/agent/internal/local"
 	"warren/cmd/agent/internal/state"
+	"warren/internal/unixsock"
 	"warren/proto/warrenv1/warrenv1connect"
 	"warren/tunnel/router"
 )
@@ -71,11 +73,11 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	listener, err := local.Listen(cfg.Socket)
+	listener, err := unixsock.Listen(cfg.Socket)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; run as root, or choose another with --socket", err)
 	}
-	defer removeSocket(cfg.Socket, listener)
+	defer os.Remove(cfg.Socket)
 	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry()}
 	d.applyOperator()
 	if err := router.Cleanup(cfg.Interface); err != nil {
@@ -83,7 +85,7 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	d.ctx = ctx
-	group.Go(func() error { return local.Serve(ctx, listener, d.handler()) })
+	group.Go(func() error { return unixsock.Serve(ctx, listener, d.handler()) })
 	if cfg.Metrics != "" {
 		if err := d.serveMetrics(ctx, group); err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"warren/internal/unixsock"
 	pb "warren/proto/warrenv1"
 	"warren/proto/warrenv1/warrenv1connect"
 )
@@ -23,7 +24,7 @@ type echo struct {
 }
 
 func (echo) Status(ctx context.Context, _ *connect.Request[pb.StatusRequest]) (*connect.Response[pb.StatusResponse], error) {
-	c, ok := CallerFrom(ctx)
+	c, ok := unixsock.CallerFrom(ctx)
 	if !ok || int(c.UID) != os.Getuid() || int(c.GID) != os.Getgid() {
 		return nil, connect.NewError(connect.CodePermissionDenied, errors.New("who are you"))
 	}
@@ -32,7 +33,7 @@ func (echo) Status(ctx context.Context, _ *connect.Request[pb.StatusRequest]) (*
 
 func serve(t *testing.T, path string) (stop func()) {
 	t.Helper()
-	l, err := Listen(path)
+	l, err := unixsock.Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +41,7 @@ func serve(t *testing.T, path string) (stop func()) {
 	mux.Handle(warrenv1connect.NewLocalServiceHandler(echo{}))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, l, mux) }()
+	go func() { done <- unixsock.Serve(ctx, l, mux) }()
 	return func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -62,22 +63,6 @@ func TestCallerIsKnown(t *testing.T) {
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("socket: %v, %v; want 0600", info.Mode(), err)
-	}
-}
-
-func TestListen(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	stop := serve(t, path)
-	if _, err := Listen(path); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "--socket") {
-		t.Errorf("a socket in use: %v", err)
-	}
-	stop()
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("this test wants the file that a dead daemon leaves: %v", err)
-	}
-	serve(t, path)()
-	if _, err := Listen("/" + strings.Repeat("x", maxPath)); err == nil || !strings.Contains(err.Error(), "shorter") {
-		t.Errorf("a long path: %v", err)
 	}
 }
 
@@ -128,23 +113,23 @@ func TestOperators(t *testing.T) {
 	const stranger = 54321
 	for _, tc := range []struct {
 		name   string
-		caller Caller
+		caller unixsock.Caller
 		op     Operator
 		want   bool
 	}{
-		{"root without operator", Caller{UID: 0}, Operator{}, true},
-		{"root with operator", Caller{UID: 0}, byUser, true},
-		{"the user", Caller{UID: byUser.id, GID: stranger}, byUser, true},
-		{"the user, none set", Caller{UID: byUser.id, GID: stranger}, Operator{}, false},
-		{"stranger", Caller{UID: stranger, GID: stranger}, byUser, false},
-		{"by primary group", Caller{UID: stranger, GID: byGroup.id}, byGroup, true},
-		{"in another group", Caller{UID: stranger, GID: stranger}, byGroup, false},
-		{"uid that equals the gid", Caller{UID: byGroup.id + 7000, GID: 1}, Operator{set: true, group: true, id: byGroup.id + 7000}, false},
-		{nobody.Username + " not in daemon", Caller{UID: byUser.id, GID: stranger}, byGroup, false},
+		{"root without operator", unixsock.Caller{UID: 0}, Operator{}, true},
+		{"root with operator", unixsock.Caller{UID: 0}, byUser, true},
+		{"the user", unixsock.Caller{UID: byUser.id, GID: stranger}, byUser, true},
+		{"the user, none set", unixsock.Caller{UID: byUser.id, GID: stranger}, Operator{}, false},
+		{"stranger", unixsock.Caller{UID: stranger, GID: stranger}, byUser, false},
+		{"by primary group", unixsock.Caller{UID: stranger, GID: byGroup.id}, byGroup, true},
+		{"in another group", unixsock.Caller{UID: stranger, GID: stranger}, byGroup, false},
+		{"uid that equals the gid", unixsock.Caller{UID: byGroup.id + 7000, GID: 1}, Operator{set: true, group: true, id: byGroup.id + 7000}, false},
+		{nobody.Username + " not in daemon", unixsock.Caller{UID: byUser.id, GID: stranger}, byGroup, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := tc.caller.Allowed(tc.op); got != tc.want {
-				t.Errorf("Allowed = %v, want %v", got, tc.want)
+			if got := tc.op.Admits(tc.caller); got != tc.want {
+				t.Errorf("Admits = %v, want %v", got, tc.want)
 			}
 		})
 	}

@@ -2,60 +2,14 @@ package local
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/user"
 	"slices"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"warren/internal/unixsock"
 )
-
-func callerOf(c net.Conn) (Caller, error) {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return Caller{}, fmt.Errorf("%T is no Unix socket", c)
-	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return Caller{}, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err != nil {
-		return Caller{}, err
-	}
-	if credErr != nil {
-		return Caller{}, credErr
-	}
-	return Caller{cred.Uid, cred.Gid, cred.Pid}, nil
-}
-
-// listenPrivate makes the socket 0600 before anyone can connect: it is bound under a name nobody knows, and renamed.
-func listenPrivate(path string) (*net.UnixListener, error) {
-	hidden := path + ".new"
-	if err := os.Remove(hidden); err != nil && !os.IsNotExist(err) {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: hidden, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false)
-	if err = os.Chmod(hidden, 0o600); err == nil {
-		err = os.Rename(hidden, path)
-	}
-	if err != nil {
-		l.Close()
-		os.Remove(hidden)
-		return nil, err
-	}
-	return l, nil
-}
 
 // groupPrefix marks an operator that is a group.
 const groupPrefix = "group:"
@@ -113,13 +67,8 @@ func Grant(path string, o Operator) error {
 	return os.Chmod(path, mode)
 }
 
-// Administrator reports whether c is root or the user the daemon runs as.
-func (c Caller) Administrator() bool {
-	return c.UID == 0 || int(c.UID) == os.Geteuid()
-}
-
-// Allowed reports whether c may use the API while o is the operator.
-func (c Caller) Allowed(o Operator) bool {
+// Admits reports whether c may use the API while o is the operator.
+func (o Operator) Admits(c unixsock.Caller) bool {
 	switch {
 	case c.Administrator():
 		return true

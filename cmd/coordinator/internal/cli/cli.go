@@ -1,0 +1,193 @@
+// Package cli is the command line of warren-coordinator. Main runs one command and gives its exit status: 0 done, 1 failed, 2 wrong usage.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"warren/cmd/coordinator/internal/serve"
+	"warren/internal/buildversion"
+	"warren/proto/warrenv1/warrenv1connect"
+)
+
+// Exit statuses; they are an interface that stays stable.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+const rootState = "/var/lib/warren-coordinator"
+
+// usageError is a mistake in how the command was called.
+type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// app is what all commands share.
+type app struct {
+	out, err io.Writer
+	state    string
+	json     bool
+}
+
+// Main runs the command that args name.
+func Main(args []string, out, errw io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a := &app{out: out, err: errw}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errw)
+	return a.report(root.ExecuteContext(ctx))
+}
+
+func (a *app) report(err error) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &usage):
+		fmt.Fprintf(a.err, "warren-coordinator: %v\nTry \"warren-coordinator --help\".\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(a.err, "warren-coordinator: %v\n", a.plain(err))
+	return exitFailed
+}
+
+// plain turns an error of the administrators' API into a sentence.
+func (a *app) plain(err error) error {
+	socket := filepath.Join(a.state, serve.SocketName)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && errors.Is(err, errSocket), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no coordinator runs on the state directory %s; start \"warren-coordinator serve\", or name the directory with --state", a.state)
+	case errors.Is(err, fs.ErrPermission) && errors.Is(err, errSocket):
+		return fmt.Errorf("socket %s: you may not use it; run as root or as the coordinator's own user", socket)
+	}
+	var remote *connect.Error
+	if errors.As(err, &remote) {
+		return errors.New(remote.Message())
+	}
+	return err
+}
+
+// defaultState is the system's directory for root, and one of the user's own otherwise.
+func defaultState() string {
+	if os.Geteuid() == 0 {
+		return rootState
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
+		return filepath.Join(dir, "warren-coordinator")
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		return filepath.Join(home, ".local", "state", "warren-coordinator")
+	}
+	return rootState
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "warren-coordinator",
+		Short:         "Coordinate a Warren network",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, given []string) error {
+			if len(given) > 0 {
+				return usagef("unknown command %q", given[0])
+			}
+			return cmd.Help()
+		},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.PersistentFlags().StringVar(&a.state, "state", defaultState(), "state `directory` of the coordinator")
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(a.serve(), a.relay(), a.token(), a.device(), a.relays(), a.status(), a.version())
+	return root
+}
+
+// args wraps a validator so that its errors count as wrong usage.
+func args(v cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if err := v(cmd, given); err != nil {
+			return usageError{fmt.Errorf("%s: %w", cmd.CommandPath(), err)}
+		}
+		return nil
+	}
+}
+
+// group makes a command that only holds others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	g := &cobra.Command{
+		Use: use, Short: short, Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, given []string) error {
+			if len(given) > 0 {
+				return usagef("%s: unknown command %q", cmd.CommandPath(), given[0])
+			}
+			return cmd.Help()
+		},
+	}
+	g.AddCommand(commands...)
+	return g
+}
+
+// errSocket marks a failure to reach the administrators' socket.
+var errSocket = errors.New("administrators' socket")
+
+func (a *app) client() warrenv1connect.AdminServiceClient {
+	path := filepath.Join(a.state, serve.SocketName)
+	return warrenv1connect.NewAdminServiceClient(&http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, "unix", path)
+			if err != nil {
+				return nil, fmt.Errorf("%w: %w", errSocket, err)
+			}
+			return c, nil
+		},
+	}}, "http://coordinator.local")
+}
+
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// terminal reports whether w is one.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+func (a *app) version() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this program",
+		Args:  args(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			if a.json {
+				return a.printJSON(map[string]string{"version": buildversion.Get()})
+			}
+			_, err := fmt.Fprintln(a.out, "warren-coordinator", buildversion.Get())
+			return err
+		},
+	}
+}

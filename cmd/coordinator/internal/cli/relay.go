@@ -1,0 +1,55 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"warren/cmd/coordinator/internal/config"
+	"warren/cmd/coordinator/internal/serve"
+	"warren/proto/token"
+)
+
+// tokenVariable may hold the join token, so that it need not show in a process list.
+const tokenVariable = "WARREN_TOKEN"
+
+func (a *app) relay() *cobra.Command {
+	o := serve.RelayOptions{Listen: config.DefaultListen, STUN: config.DefaultSTUN}
+	var text string
+	cmd := &cobra.Command{
+		Use:   "relay",
+		Short: "Run a relay and STUN server alone, for a coordinator elsewhere",
+		Long: `Runs a relay and STUN server for the network of a coordinator elsewhere. The first start needs a token from
+"warren-coordinator token create --relay", by --token or ` + tokenVariable + `.`,
+		Args: args(cobra.NoArgs),
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Name, "name", "", "`name` of the relay (default: made from the host's name)")
+	f.StringVar(&text, "token", "", "join `token` for a relay")
+	f.StringVar(&o.Listen, "listen", o.Listen, "TCP `address` for relayed packets")
+	f.StringArrayVar(&o.URLs, "url", nil, "`URL` at which devices find the relay; may be repeated (default: the host's own addresses)")
+	f.StringVar(&o.STUN, "stun", o.STUN, "UDP `address` of the STUN server, or off")
+	f.StringVar(&o.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if text == "" {
+			text = os.Getenv(tokenVariable)
+		}
+		if text != "" {
+			t, err := token.Parse(text)
+			if err != nil {
+				return err
+			}
+			o.Token = t
+		}
+		o.State, o.Log, o.Out = a.state, slog.New(slog.NewTextHandler(a.err, nil)), a.out
+		err := serve.RunRelay(cmd.Context(), o)
+		if errors.Is(err, serve.ErrNoToken) {
+			return fmt.Errorf("%w; make one with \"warren-coordinator token create --relay\" and give it by --token", err)
+		}
+		return err
+	}
+	return cmd
+}

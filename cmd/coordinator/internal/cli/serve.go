@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"log/slog"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"warren/cmd/coordinator/internal/config"
+	"warren/cmd/coordinator/internal/serve"
+)
+
+func (a *app) serve() *cobra.Command {
+	var file string
+	flags := config.Default("")
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the coordinator, with STUN server and relay",
+		Long: `Runs the coordinator. The first start makes the network: keys, database, TLS identity, address prefixes; on a terminal it
+prints the command that adds a device. Settings come from the defaults, then --config, then flags.`,
+		Args: args(cobra.NoArgs),
+	}
+	f := cmd.Flags()
+	f.StringVar(&file, "config", "", "read settings from this TOML `file`")
+	f.StringVar(&flags.Listen, "listen", flags.Listen, "TCP `address` for agents and relayed packets")
+	f.StringArrayVar(&flags.URLs, "url", nil, "`URL` at which devices find the coordinator; may be repeated (default: the host's own addresses)")
+	f.StringVar(&flags.STUN, "stun", flags.STUN, "UDP `address` of the STUN server, or off")
+	f.StringVar(&flags.TLS, "tls", flags.TLS, "self, off, or the two files `CERT,KEY`")
+	f.StringVar(&flags.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
+	f.BoolVar(&flags.Relay, "relay", true, "run a relay")
+	f.StringVar(&flags.IPv4, "ipv4", "", "`prefix` of devices' IPv4 addresses, at the first start (default: a random /16 of 100.64.0.0/10)")
+	f.StringVar(&flags.IPv6, "ipv6", "", "`prefix` of devices' IPv6 addresses, at the first start (default: a random unique local /48)")
+	f.DurationVar(&flags.MapMaxAge, "map-max-age", flags.MapMaxAge, "how long devices may use a map while the coordinator is away")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := a.settings(cmd.Flags(), file, flags)
+		if err != nil {
+			return err
+		}
+		if err := c.Check(); err != nil {
+			return usageError{err}
+		}
+		return serve.Run(cmd.Context(), serve.Options{
+			Config: c, Log: slog.New(slog.NewTextHandler(a.err, nil)), Out: a.out, Terminal: terminal(a.out),
+		})
+	}
+	return cmd
+}
+
+// settings puts flags that were named over the file, and the file over the defaults.
+func (a *app) settings(set *pflag.FlagSet, file string, flags config.Config) (config.Config, error) {
+	c := config.Default(a.state)
+	if file != "" {
+		if err := c.Load(file); err != nil {
+			return c, err
+		}
+	}
+	for name, take := range map[string]func(){
+		"state":       func() { c.State = a.state },
+		"listen":      func() { c.Listen = flags.Listen },
+		"url":         func() { c.URLs = flags.URLs },
+		"stun":        func() { c.STUN = flags.STUN },
+		"tls":         func() { c.TLS = flags.TLS },
+		"metrics":     func() { c.Metrics = flags.Metrics },
+		"relay":       func() { c.Relay = flags.Relay },
+		"ipv4":        func() { c.IPv4 = flags.IPv4 },
+		"ipv6":        func() { c.IPv6 = flags.IPv6 },
+		"map-max-age": func() { c.MapMaxAge = flags.MapMaxAge },
+	} {
+		if set.Changed(name) {
+			take()
+		}
+	}
+	a.state = c.State
+	return c, nil
+}

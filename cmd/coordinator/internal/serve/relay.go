@@ -1,0 +1,244 @@
+package serve
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"warren/cmd/coordinator/internal/config"
+	"warren/coord/client"
+	"warren/internal/atomicfile"
+	"warren/internal/buildversion"
+	"warren/internal/filelock"
+	"warren/nat/gather"
+	"warren/nat/relay"
+	"warren/nat/stunserver"
+	"warren/proto/key"
+	"warren/proto/record"
+	"warren/proto/relayframe"
+	"warren/proto/tlsbind"
+	"warren/proto/token"
+	pb "warren/proto/warrenv1"
+)
+
+// ErrNoToken says that a relay has joined no network and has no token to join one.
+var ErrNoToken = errors.New("this relay has joined no network yet")
+
+// RelayOptions are what a separate relay runs with.
+type RelayOptions struct {
+	State, Name, Listen, STUN, Metrics string
+	URLs                               []string
+	Token                              *token.Token
+	Log                                *slog.Logger
+	Out                                io.Writer
+}
+
+// relayState is relay.json: all that a separate relay must not lose.
+type relayState struct {
+	Version   int              `json:"version"`
+	Key       []byte           `json:"key"`
+	TLSKey    []byte           `json:"tls_key"`
+	Network   []byte           `json:"network,omitempty"`
+	Authority string           `json:"authority,omitempty"`
+	Endpoints []token.Endpoint `json:"endpoints,omitempty"`
+	Binding   []byte           `json:"tls_binding,omitempty"`
+	Signature []byte           `json:"tls_binding_signature,omitempty"`
+}
+
+const (
+	relayStateName    = "relay.json"
+	relayStateVersion = 1
+)
+
+// RunRelay serves a relay of its own until ctx ends.
+func RunRelay(ctx context.Context, o RelayOptions) error {
+	if err := os.MkdirAll(o.State, 0o700); err != nil {
+		return fmt.Errorf("state directory %s cannot be made: %w; choose another with --state", o.State, err)
+	}
+	unlock, err := filelock.Take(filepath.Join(o.State, "lock"))
+	if err != nil {
+		return fmt.Errorf("state directory %s: %w", o.State, err)
+	}
+	defer unlock()
+	st, err := loadRelayState(o.State)
+	if err != nil {
+		return err
+	}
+	c := config.Config{Listen: o.Listen, STUN: o.STUN, Metrics: o.Metrics, TLS: "self", URLs: o.URLs}
+	socks, err := open(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer socks.close()
+	desc, err := o.describe(c, socks)
+	if err != nil {
+		return err
+	}
+	r := &separate{RelayOptions: o, state: st, socks: socks}
+	if r.key, err = key.DevicePrivateFromBytes(st.Key); err != nil {
+		return fmt.Errorf("relay state: %w", err)
+	}
+	if r.tls, err = x509.ParseECPrivateKey(st.TLSKey); err != nil {
+		return fmt.Errorf("relay state: %w", err)
+	}
+	if o.Token != nil {
+		if err := r.enrol(ctx, desc); err != nil {
+			return err
+		}
+	}
+	if len(st.Network) == 0 {
+		return ErrNoToken
+	}
+	return r.serve(ctx)
+}
+
+func loadRelayState(dir string) (*relayState, error) {
+	path := filepath.Join(dir, relayStateName)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		k, err := tlsbind.NewKey()
+		if err != nil {
+			return nil, err
+		}
+		der, err := x509.MarshalECPrivateKey(k)
+		return &relayState{Version: relayStateVersion, Key: key.NewDevice().Bytes(), TLSKey: der}, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("relay state %s: %w", path, err)
+	}
+	var st relayState
+	if err := json.Unmarshal(b, &st); err != nil {
+		return nil, fmt.Errorf("relay state %s is damaged: %w", path, err)
+	}
+	if st.Version > relayStateVersion {
+		return nil, fmt.Errorf("relay state %s was written by a newer warren-coordinator; install that version again", path)
+	}
+	return &st, nil
+}
+
+func (o RelayOptions) describe(c config.Config, s *sockets) (*pb.Relay, error) {
+	host, err := gather.HostAddresses("")
+	if err != nil {
+		return nil, err
+	}
+	endpoints, _, err := c.Endpoints(host, uint16(s.https.Addr().(*net.TCPAddr).Port))
+	if err != nil {
+		return nil, err
+	}
+	d := &pb.Relay{Name: o.Name, TlsMode: pb.TLSMode_TLS_MODE_SELF}
+	if d.Name == "" {
+		hostname, _ := os.Hostname()
+		d.Name, _, _ = strings.Cut(strings.ToLower(hostname), ".")
+	}
+	if err := record.CheckLabel(d.GetName()); err != nil {
+		return nil, fmt.Errorf("%w; name the relay with --name", err)
+	}
+	var hosts []string
+	for _, e := range endpoints {
+		d.Urls = append(d.Urls, e.GetUrl())
+		if u, err := url.Parse(e.GetUrl()); err == nil {
+			hosts = append(hosts, u.Hostname())
+		}
+	}
+	if s.stun != nil {
+		d.Stun = config.STUNHosts(hosts, uint16(s.stun.LocalAddr().(*net.UDPAddr).Port))
+	}
+	return d, nil
+}
+
+// separate is a relay that runs alone.
+type separate struct {
+	RelayOptions
+	state *relayState
+	socks *sockets
+	key   key.DevicePrivate
+	tls   *ecdsa.PrivateKey
+}
+
+// enrol joins by the token and stores the membership.
+func (r *separate) enrol(ctx context.Context, desc *pb.Relay) error {
+	spki, err := tlsbind.SPKI(r.tls.Public())
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(spki)
+	e, err := client.Enrol(ctx, client.EnrolConfig{
+		Token: r.Token, Device: r.key, Relay: desc, RelaySPKI: sum[:], Hostname: desc.GetName(), OS: runtime.GOOS, Version: buildversion.Get(),
+	})
+	if err != nil {
+		return err
+	}
+	r.state.Network, r.state.Authority, r.state.Endpoints = r.Token.Network[:], r.Token.Authority.String(), r.Token.Endpoints
+	r.state.Binding, r.state.Signature = e.TLSBinding.GetPayload(), e.TLSBinding.GetSignature()
+	b, err := json.MarshalIndent(r.state, "", "  ")
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(r.State, relayStateName), b)
+}
+
+func (r *separate) serve(ctx context.Context) error {
+	network, err := record.NetworkIDFromBytes(r.state.Network)
+	if err != nil {
+		return fmt.Errorf("relay state: %w", err)
+	}
+	authority, err := key.ParseAuthorityPublic(r.state.Authority)
+	if err != nil {
+		return fmt.Errorf("relay state: %w", err)
+	}
+	cert, err := tlsbind.Certificate(r.tls, &pb.Signed{Payload: r.state.Binding, Signature: r.state.Signature})
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	relays := relay.NewServer(relay.ServerConfig{Key: r.key, Network: network, Authority: authority, Log: r.Log, Registerer: registry})
+	follow, err := client.New(client.Config{
+		Network: network, Authority: authority, Device: r.key, Role: pb.Role_ROLE_RELAY, Endpoints: r.state.Endpoints, Log: r.Log,
+		OS: runtime.GOOS, Version: buildversion.Get(),
+		OnBlocked: func(d key.DevicePublic, blocked bool) {
+			if blocked {
+				relays.Block(d)
+			} else {
+				relays.Unblock(d)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle(relayframe.Path, relays)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return ServeHTTP(ctx, HTTPServer(mux, tlsbind.ServerConfig(cert), r.Log), r.socks.https, relays.Close)
+	})
+	group.Go(func() error { return follow.Run(ctx) })
+	if r.socks.stun != nil {
+		group.Go(func() error { return stunserver.New(registry, nil).Run(ctx, r.socks.stun) })
+	}
+	if r.socks.metrics != nil {
+		h := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+		group.Go(func() error { return ServeHTTP(ctx, HTTPServer(h, nil, r.Log), r.socks.metrics, func() {}) })
+	}
+	r.Log.Info("relay serving", "listen", r.socks.https.Addr(), "network", network)
+	return group.Wait()
+}

@@ -1,0 +1,311 @@
+// Package serve runs a coordinator: one HTTPS port for agents and relayed packets, one UDP port for STUN, a socket for administrators.
+// Run is all there is to call.
+package serve
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"warren/cmd/coordinator/internal/config"
+	"warren/coord/domain"
+	"warren/coord/server"
+	"warren/internal/buildversion"
+	"warren/internal/unixsock"
+	"warren/nat/gather"
+	"warren/nat/relay"
+	"warren/nat/stunserver"
+	"warren/proto/key"
+	"warren/proto/relayframe"
+	"warren/proto/tlsbind"
+	pb "warren/proto/warrenv1"
+)
+
+// SocketName is the administrators' socket in the state directory.
+const SocketName = "admin.sock"
+
+// firstTokenLife is how long the token printed at the first start is good.
+const firstTokenLife = 24 * time.Hour
+
+const (
+	headerTimeout = 10 * time.Second
+	// stopTimeout is how long calls in progress may take at the end.
+	stopTimeout = 5 * time.Second
+)
+
+// Options are where serve speaks.
+type Options struct {
+	Config config.Config
+	Log    *slog.Logger
+	// Out is for people. Terminal says that it is one: only then a token is printed on it.
+	Out      io.Writer
+	Terminal bool
+}
+
+// sockets are opened before anything else, so that a port in use changes nothing.
+type sockets struct {
+	https   net.Listener
+	metrics net.Listener
+	stun    *net.UDPConn
+	admin   *net.UnixListener
+}
+
+func (s *sockets) close() {
+	for _, c := range []io.Closer{s.https, s.metrics} {
+		if l, ok := c.(net.Listener); ok && l != nil {
+			l.Close()
+		}
+	}
+	if s.stun != nil {
+		s.stun.Close()
+	}
+	if s.admin != nil {
+		s.admin.Close()
+	}
+}
+
+// Run serves until ctx ends, and then stops gracefully.
+func Run(ctx context.Context, o Options) error {
+	if err := o.Config.Check(); err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	socks, err := open(ctx, o.Config)
+	if err != nil {
+		return err
+	}
+	defer socks.close()
+	endpoints, private, err := o.endpoints(socks)
+	if err != nil {
+		return err
+	}
+	cfg := o.serverConfig(endpoints, socks, registry)
+	blocked := new(blocklist)
+	cfg.OnBlocked = blocked.set
+	srv, err := server.Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	var relays *relay.Server
+	if o.Config.Relay {
+		relays = relay.NewServer(relay.ServerConfig{
+			Key: srv.RelayKey(), Network: srv.Network(), Authority: srv.Authority(), Log: o.Log, Registerer: registry,
+		})
+		blocked.attach(relays)
+	}
+	if socks.admin, err = unixsock.Listen(filepath.Join(o.Config.State, SocketName)); err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	if err := o.greet(ctx, srv, endpoints, private); err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	err = o.serve(ctx, srv, relays, socks, registry)
+	if relays != nil {
+		relays.Close()
+	}
+	return errors.Join(err, srv.Close())
+}
+
+// blocklist passes on whom the relay must not serve. The coordinator knows before the relay is there, since it has the relay's key.
+type blocklist struct {
+	mu      sync.Mutex
+	relay   *relay.Server
+	waiting []key.DevicePublic
+}
+
+func (b *blocklist) set(d key.DevicePublic, blocked bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.relay == nil && blocked:
+		b.waiting = append(b.waiting, d)
+	case b.relay == nil:
+		b.waiting = slices.DeleteFunc(b.waiting, d.Equal)
+	case blocked:
+		b.relay.Block(d)
+	default:
+		b.relay.Unblock(d)
+	}
+}
+
+func (b *blocklist) attach(r *relay.Server) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.relay = r
+	for _, d := range b.waiting {
+		r.Block(d)
+	}
+	b.waiting = nil
+}
+
+func open(ctx context.Context, c config.Config) (_ *sockets, err error) {
+	s := new(sockets)
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	listen := new(net.ListenConfig)
+	if s.https, err = listen.Listen(ctx, "tcp", c.Listen); err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w; choose another with --listen", c.Listen, err)
+	}
+	if c.STUN != "off" {
+		p, err := listen.ListenPacket(ctx, "udp", c.STUN)
+		if err != nil {
+			return nil, fmt.Errorf("cannot serve STUN on %s: %w; choose another with --stun, or none with --stun off", c.STUN, err)
+		}
+		s.stun = p.(*net.UDPConn)
+	}
+	if c.Metrics != "" {
+		if s.metrics, err = listen.Listen(ctx, "tcp", c.Metrics); err != nil {
+			return nil, fmt.Errorf("cannot serve metrics on %s: %w; choose another with --metrics", c.Metrics, err)
+		}
+	}
+	return s, nil
+}
+
+func (o Options) endpoints(s *sockets) ([]*pb.Endpoint, bool, error) {
+	host, err := gather.HostAddresses("")
+	if err != nil {
+		return nil, false, fmt.Errorf("the host's addresses cannot be read: %w", err)
+	}
+	return o.Config.Endpoints(host, uint16(s.https.Addr().(*net.TCPAddr).Port))
+}
+
+func (o Options) serverConfig(endpoints []*pb.Endpoint, s *sockets, registry prometheus.Registerer) server.Config {
+	v4, v6, _ := o.Config.Prefixes() // Check has seen them
+	cfg := server.Config{
+		StateDir: o.Config.State, Log: o.Log, Version: buildversion.Get(), Prefix4: v4, Prefix6: v6,
+		Endpoints: endpoints, MapMaxAge: o.Config.MapMaxAge, Registerer: registry,
+	}
+	desc := &pb.Relay{Name: "coordinator", TlsMode: endpoints[0].GetTlsMode()}
+	var hosts []string
+	for _, e := range endpoints {
+		if e.GetTlsMode() == desc.TlsMode {
+			desc.Urls = append(desc.Urls, e.GetUrl())
+		}
+		if u, err := url.Parse(e.GetUrl()); err == nil {
+			hosts = append(hosts, u.Hostname())
+		}
+	}
+	if s.stun != nil {
+		desc.Stun = config.STUNHosts(hosts, uint16(s.stun.LocalAddr().(*net.UDPAddr).Port))
+	}
+	if o.Config.Relay {
+		cfg.Relay = desc
+	}
+	return cfg
+}
+
+// greet says where things stand and, at the first start on a terminal, how to go on. A token goes nowhere else: not into logs, not into files.
+func (o Options) greet(ctx context.Context, srv *server.Server, endpoints []*pb.Endpoint, private bool) error {
+	fmt.Fprintf(o.Out, "network %s, addresses from %s and %s\n", srv.Network(), srv.Prefixes()[0], srv.Prefixes()[1])
+	for _, e := range endpoints {
+		fmt.Fprintf(o.Out, "devices find this coordinator at %s\n", e.GetUrl())
+	}
+	if private {
+		fmt.Fprintln(o.Out, "these addresses are private: devices elsewhere will not reach them; if there is a public one, start with --url")
+	}
+	fmt.Fprintln(o.Out, "no policy is set: all devices of the network reach each other on everything")
+	if !srv.FirstStart() {
+		return nil
+	}
+	if !o.Terminal {
+		_, err := fmt.Fprintf(o.Out, "to add a device, make a token: warren-coordinator token create --state %s\n", o.Config.State)
+		return err
+	}
+	t, text, err := srv.CreateToken(ctx, domain.TokenWish{Reusable: true, Life: firstTokenLife})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(o.Out, "\nOn each device, until %s, run:\n\n    sudo warren up %s\n\n", t.ExpiresAt.Local().Format("Mon 15:04"), text)
+	return err
+}
+
+// serve runs all tasks until ctx ends or one fails.
+func (o Options) serve(ctx context.Context, srv *server.Server, relays *relay.Server, s *sockets, registry *prometheus.Registry) error {
+	tlsConfig, err := o.tls(srv)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", srv.Handler())
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	if relays != nil {
+		mux.Handle(relayframe.Path, relays)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	public := HTTPServer(mux, tlsConfig, o.Log)
+	group.Go(func() error { return ServeHTTP(ctx, public, s.https, func() { srv.Stop(); closeRelay(relays) }) })
+	group.Go(func() error { return unixsock.Serve(ctx, s.admin, admit(srv.AdminHandler())) })
+	group.Go(func() error { return srv.Run(ctx) })
+	if s.stun != nil {
+		group.Go(func() error { return stunserver.New(registry, nil).Run(ctx, s.stun) })
+	}
+	if s.metrics != nil {
+		h := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+		group.Go(func() error { return ServeHTTP(ctx, HTTPServer(h, nil, o.Log), s.metrics, func() {}) })
+	}
+	o.Log.Info("serving", "listen", s.https.Addr(), "version", buildversion.Get())
+	err = group.Wait()
+	o.Log.Info("stopped")
+	return err
+}
+
+func closeRelay(r *relay.Server) {
+	if r != nil {
+		r.Close()
+	}
+}
+
+func (o Options) tls(srv *server.Server) (*tls.Config, error) {
+	mode, certFile, keyFile, err := o.Config.TLSMode()
+	switch {
+	case err != nil:
+		return nil, err
+	case mode == pb.TLSMode_TLS_MODE_OFF:
+		return nil, nil
+	case mode == pb.TLSMode_TLS_MODE_PUBLIC:
+		c, err := tls.LoadX509KeyPair(certFile, keyFile)
+		if err != nil {
+			return nil, fmt.Errorf("tls %s: %w", o.Config.TLS, err)
+		}
+		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{c}}, nil
+	}
+	k, binding, err := srv.TLSKey()
+	if err != nil {
+		return nil, err
+	}
+	c, err := tlsbind.Certificate(k, binding)
+	if err != nil {
+		return nil, err
+	}
+	return tlsbind.ServerConfig(c), nil
+}
+
+// admit lets root and the user that the coordinator runs as use the administrators' API.
+func admit(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := unixsock.CallerFrom(r.Context()); !ok || !c.Administrator() {
+			http.Error(w, "only root and the coordinator's own user may do this", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
