@@ -54,8 +54,8 @@ type Config struct {
 	OnPacket func(local netip.Addr, remote netip.AddrPort, b []byte)
 	// SendRelay carries packets of one peer through a relay. It must not keep bufs.
 	SendRelay func(peer key.NodePublic, bufs [][]byte) error
-	// OnInitiation tells that an allowed peer calls which is not configured: configure it, then call Release. It is called from Run,
-	// never from inside a receive function.
+	// OnInitiation tells that an allowed peer calls which is not configured: configure it, then call Release. So does a peer that goes on
+	// sending, through a relay, in a session which we have forgotten. It is called from Run, never from inside a receive function.
 	OnInitiation func(peer key.NodePublic)
 	// Allowed reports whether a key is of a peer in the map. It is called on the packet path and must not block.
 	Allowed func(peer key.NodePublic) bool

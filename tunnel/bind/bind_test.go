@@ -80,7 +80,7 @@ func (s *station) open(t testing.TB, port uint16) {
 }
 
 func (s *station) receive(t testing.TB, fn conn.ReceiveFunc) {
-	bufs, sizes, eps := packets(repeat(1<<16-1, batchSize)...), make([]int, batchSize), make([]conn.Endpoint, batchSize)
+	bufs, sizes, eps := packets(repeat(1<<14, batchSize)...), make([]int, batchSize), make([]conn.Endpoint, batchSize)
 	for {
 		n, err := fn(bufs, sizes, eps)
 		if err != nil {

@@ -140,7 +140,8 @@ func (b *Bind) ParseEndpoint(s string) (conn.Endpoint, error) {
 	return b.endpoints.get(peer), nil
 }
 
-// SetPath publishes how a peer is reached from now on. A direct path without a remote address counts as none.
+// SetPath publishes how a peer is reached from now on. A direct path without a remote address counts as none. A peer that is no longer
+// allowed gets no path: whoever chose one may not have heard yet.
 func (b *Bind) SetPath(peer key.NodePublic, p Path) {
 	if p.Kind == Direct && !p.Remote.IsValid() {
 		b.log.Warn("direct path without an address; using the relay", "peer", peer.Short())
@@ -148,7 +149,7 @@ func (b *Bind) SetPath(peer key.NodePublic, p Path) {
 	}
 	p.Local = p.Local.Unmap()
 	p.Remote = netip.AddrPortFrom(p.Remote.Addr().Unmap(), p.Remote.Port())
-	if p.Kind == None && b.endpoints.find(peer) == nil {
+	if (p.Kind == None || !b.allowed(peer)) && b.endpoints.find(peer) == nil {
 		return
 	}
 	r := &route{Path: p}

@@ -16,6 +16,8 @@ const (
 	// heldMax and heldFor bound the initiations that wait for their peer to be configured. WireGuard sends a new one after 5 s.
 	heldMax = 1024
 	heldFor = int64(5 * time.Second)
+	// straysMax is how many peers wait for Run to hear that they send in a forgotten session.
+	straysMax = 64
 	// stampsMin is how many timestamps are kept before anyone looks which peers are gone.
 	stampsMin = 1024
 )
@@ -27,6 +29,7 @@ type admission struct {
 	err     error // why there is no opener
 	limiter limiter
 	calls   chan [initiationSize]byte
+	strays  chan key.NodePublic
 
 	mu    sync.Mutex
 	held  map[*endpoint]heldCall
@@ -43,6 +46,7 @@ func (a *admission) init(private key.NodePrivate) {
 	a.opener, a.err = newOpener(private)
 	a.limiter.init()
 	a.calls = make(chan [initiationSize]byte, callsMax)
+	a.strays = make(chan key.NodePublic, straysMax)
 	a.held = map[*endpoint]heldCall{}
 	a.last = map[[key.Size]byte]timestamp{}
 	a.sweep = stampsMin
@@ -76,7 +80,23 @@ func (b *Bind) runAdmission(ctx context.Context) error {
 			return nil
 		case m := <-b.admission.calls:
 			b.admit(&m)
+		case peer := <-b.admission.strays:
+			if b.allowed(peer) && b.admission.unknown(b.endpoints.get(peer)) && b.cfg.OnInitiation != nil {
+				b.cfg.OnInitiation(peer)
+			}
 		}
+	}
+}
+
+// queueStray takes note of a peer, vouched for by a relay, that sends in a session which is not ours: we were started anew, or removed the
+// peer as idle. It would notice after 15 s only. It never blocks.
+func (b *Bind) queueStray(peer key.NodePublic) {
+	if !b.admission.limiter.allow(source{relayed: true, id: peer.Raw()}, b.now()) {
+		return
+	}
+	select {
+	case b.admission.strays <- peer:
+	default:
 	}
 }
 
@@ -158,6 +178,13 @@ func (a *admission) release(e *endpoint, now int64) (m [initiationSize]byte, ok 
 	return h.message, ok && now-h.at < heldFor
 }
 
+// unknown reports whether the device does not have the peer.
+func (a *admission) unknown(e *endpoint) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !e.configured
+}
+
 func (a *admission) unconfigure(e *endpoint) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -165,10 +192,13 @@ func (a *admission) unconfigure(e *endpoint) {
 	delete(a.held, e)
 }
 
-// Release says that the device has the peer now: its initiations are delivered, first of all the one that was held.
-func (b *Bind) Release(peer key.NodePublic) {
+// Release says that the device has the peer now: its initiations are delivered, first of all the one that was held. It reports whether
+// there was one.
+func (b *Bind) Release(peer key.NodePublic) (called bool) {
 	e := b.endpoints.get(peer)
-	if m, ok := b.admission.release(e, b.now()); ok {
+	m, called := b.admission.release(e, b.now())
+	if called {
 		b.deliver(e, m[:])
 	}
+	return called
 }

@@ -1,9 +1,12 @@
 package bind
 
 import (
+	"context"
 	"encoding/binary"
 	"net/netip"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"golang.zx2c4.com/wireguard/conn"
 
@@ -215,6 +218,77 @@ func TestInjectRelay(t *testing.T) {
 	if len(d.admission.calls) != 1 {
 		t.Error("a relayed initiation is not queued")
 	}
+}
+
+// TestStray: a peer that goes on in a session we have lost is as good as one that calls.
+func TestStray(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, peer := newDoor(), key.NewNode().Public()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- d.Run(ctx) }()
+		stray := func(want int) {
+			t.Helper()
+			d.InjectRelay(peer, transport(7, 100)[0])
+			synctest.Wait()
+			if len(d.calls) != want {
+				t.Errorf("%d calls told, want %d", len(d.calls), want)
+			}
+		}
+		stray(1)
+		for range 5 * sourceBurst {
+			d.InjectRelay(peer, transport(7, 100)[0])
+		}
+		synctest.Wait()
+		if got := len(d.calls); got > sourceBurst {
+			t.Errorf("%d calls told of one peer", got)
+		}
+		d.calls = nil
+		d.Release(peer)
+		stray(0)
+		d.Forget(peer)
+		d.refused[peer.Raw()] = true
+		stray(0)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// FuzzDatagram: whatever comes from a socket or a relay, nothing panics, and WireGuard gets only whole messages for a session of ours.
+func FuzzDatagram(f *testing.F) {
+	d, peer := newDoor(), key.NewNode()
+	e := d.endpoints.get(peer.Public())
+	d.index.learn(7, e, 1)
+	for kind := range byte(6) {
+		for _, size := range []int{0, 20, 32, 64, 92, 148, 1500} {
+			m := message(kind, size+12)[:size]
+			if size > 12 {
+				m[4], m[8] = 7, 7
+			}
+			f.Add(m)
+		}
+	}
+	f.Add(stockInitiation(f, peer, d.private.Public()))
+	slot := new(atomic.Pointer[socket])
+	r := newReceiver(d.Bind, slot, new(socket), nil)
+	f.Fuzz(func(t *testing.T, m []byte) {
+		r.next = 1
+		if got := r.sort(m, 1); got != nil && (got != e || shapeOf(m) == shapeInitiation || receiverIndex(shapeOf(m), m) != 7) {
+			t.Fatalf("% x was attributed to a peer", m)
+		}
+		d.InjectRelay(peer.Public(), m)
+		for range d.delivered() {
+			if shapeOf(m) == shapeOther || receiverIndex(shapeOf(m), m) != 7 {
+				t.Fatalf("% x was delivered", m)
+			}
+		}
+		for len(d.admission.calls) > 0 {
+			c := <-d.admission.calls
+			d.admit(&c)
+		}
+	})
 }
 
 // TestInjectDropsOldest and uses its buffers again.

@@ -112,6 +112,7 @@ func (b *Bind) InjectRelay(peer key.NodePublic, m []byte) {
 		e := b.index.lookup(receiverIndex(s, m), now)
 		if e == nil {
 			b.counters.unknownIndex.Add(1)
+			b.queueStray(peer)
 			return
 		}
 		e.lastReceived.Store(now)

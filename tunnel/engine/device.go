@@ -101,7 +101,7 @@ func parsePeers(text string) (map[[key.Size]byte]counters, error) {
 const quietFor = 10 * time.Second
 
 // deviceLogger passes the device's words on to slog: what it calls errors as warnings, each kind once in a while, and the rest only
-// where somebody debugs below the level of debug.
+// where somebody debugs below the level of debug. Packets that could not be sent are no news: the Bind counts them and paths change.
 func deviceLogger(log *slog.Logger) *device.Logger {
 	const chatter = slog.LevelDebug - 4
 	var mu sync.Mutex
@@ -115,7 +115,7 @@ func deviceLogger(log *slog.Logger) *device.Logger {
 		Errorf: func(format string, args ...any) {
 			mu.Lock()
 			now := time.Now()
-			quiet := now.Sub(last[format]) < quietFor
+			quiet := now.Sub(last[format]) < quietFor || strings.Contains(format, "Failed to send")
 			if !quiet {
 				last[format] = now
 			}

@@ -18,7 +18,7 @@ type (
 		peers() (map[[key.Size]byte]counters, error)
 	}
 	peerBind interface {
-		Release(peer key.NodePublic)
+		Release(peer key.NodePublic) (called bool)
 		Forget(peer key.NodePublic)
 		Traffic(peer key.NodePublic) (lastSent, lastReceived time.Time)
 	}
@@ -118,9 +118,25 @@ func (r *roster) configure(m *member, k key.NodePublic, now time.Time) {
 	}
 	m.active, m.since, m.seen = k, now, true
 	r.configured[m] = struct{}{}
-	r.bind.Release(k)
+	called := r.bind.Release(k)
 	r.tun.Configured(m.NodeKey, true)
 	r.tell(m.NodeKey, true)
+	if !called {
+		r.handshake(k)
+	}
+}
+
+// handshake makes the device call a peer. Packets that the TUN wrapper held do so as well, and the device calls only once; but a peer may
+// be wanted because it holds on to a session that we have lost. Switching keepalives on sends one, which needs a session.
+func (r *roster) handshake(k key.NodePublic) {
+	for _, interval := range []string{"1", "0"} {
+		var lines strings.Builder
+		writeKey(&lines, "public_key", k.Bytes())
+		lines.WriteString("update_only=true\npersistent_keepalive_interval=" + interval + "\n")
+		if err := r.dev.apply(lines.String()); err != nil {
+			r.log.Warn("peer not called", "peer", k.Short(), "err", err)
+		}
+	}
 }
 
 // lastUse is when anything last went to or came from a configured member.

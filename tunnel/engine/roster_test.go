@@ -24,14 +24,17 @@ type world struct {
 	released map[string]int
 	forgot   map[string]int
 	traffic  map[string]time.Time
+	calling  map[string]bool // peers whose initiation is held
 	reads    int
 	fail     error
+
+	keepalives []string // what the device was told about them
 }
 
 func newWorld() *world {
 	return &world{
 		device: map[string][]string{}, counts: map[[key.Size]byte]counters{}, tun: map[string]bool{},
-		released: map[string]int{}, forgot: map[string]int{}, traffic: map[string]time.Time{},
+		calling: map[string]bool{}, released: map[string]int{}, forgot: map[string]int{}, traffic: map[string]time.Time{},
 	}
 }
 
@@ -67,6 +70,8 @@ func (w *world) apply(lines string) error {
 				}
 			}
 			w.device[peer] = append(w.device[peer], value)
+		case "persistent_keepalive_interval":
+			w.keepalives = append(w.keepalives, value)
 		case "endpoint":
 			if value != peer {
 				return fmt.Errorf("endpoint %s of peer %s", value, peer)
@@ -80,8 +85,12 @@ func (w *world) apply(lines string) error {
 
 func (w *world) peers() (map[[key.Size]byte]counters, error) { w.reads++; return w.counts, nil }
 
-func (w *world) Release(k key.NodePublic) { w.released[k.String()]++ }
-func (w *world) Forget(k key.NodePublic)  { w.forgot[k.String()]++ }
+func (w *world) Forget(k key.NodePublic) { w.forgot[k.String()]++ }
+
+func (w *world) Release(k key.NodePublic) bool {
+	w.released[k.String()]++
+	return w.calling[k.String()]
+}
 
 func (w *world) Traffic(k key.NodePublic) (sent, received time.Time) {
 	return w.traffic[k.String()], time.Time{}
@@ -265,6 +274,22 @@ func TestRosterBound(t *testing.T) {
 	}
 	if w.reads > 40 {
 		t.Errorf("the device's counters were read %d times", w.reads)
+	}
+}
+
+// TestRosterCalls: whoever is configured gets a handshake, unless it began one itself.
+func TestRosterCalls(t *testing.T) {
+	w, k := newWorld(), nodes(2)
+	r := w.roster(10)
+	r.setPeers([]Peer{peerOf(k[0], "10.0.0.1/32"), peerOf(k[1], "10.0.0.2/32")})
+	w.calling[k[0].String()] = true
+	r.want(k[0], time.Now())
+	if len(w.keepalives) != 0 {
+		t.Error("we call a peer that has called us")
+	}
+	r.want(k[1], time.Now())
+	if diff := cmp.Diff([]string{"1", "0"}, w.keepalives); diff != "" {
+		t.Errorf("calling a peer (-want +got):\n%s", diff)
 	}
 }
 
