@@ -24,6 +24,8 @@ import (
 	"warren/proto/key"
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/bind"
+	"warren/tunnel/filter"
+	"warren/tunnel/tundev"
 )
 
 // Defaults of Config.
@@ -81,7 +83,7 @@ type Engine struct {
 	cfg  Config
 	log  *slog.Logger
 	dev  *wireguard
-	tun  *wrapped
+	tun  *tundev.Device
 	want wants
 
 	// known is the keys of the map, current and next, for Want.
@@ -110,7 +112,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1)}
 	e.want.init()
 	e.known.Store(&map[[key.Size]byte]struct{}{})
-	e.tun = wrap(cfg.TUN, cfg.Log, e.Want)
+	e.tun = tundev.Wrap(cfg.TUN, tundev.Config{Log: cfg.Log, Wanted: e.Want})
 	e.dev = newWireguard(e.tun, cfg.Bind, cfg.Log)
 	e.roster = newRoster(e.dev, cfg.Bind, e.tun, cfg.Log, cfg.IdleAfter, cfg.MaxConfigured)
 	if err := e.dev.up(cfg.Private); err != nil {
@@ -188,13 +190,33 @@ func (e *Engine) SetMap(m Map) {
 	}
 	e.mu.Lock()
 	e.known.Store(&known)
-	e.tun.SetMap(compile(m))
+	e.tun.SetMap(m.Self, routes(m.Peers), e.rules(m.Grants))
 	e.roster.setPeers(m.Peers)
 	e.mu.Unlock()
 	select {
 	case e.wake <- struct{}{}:
 	default:
 	}
+}
+
+// rules compiles grants. Grants that make no sense allow nothing: the coordinator that signed them is newer than we are, or broken.
+func (e *Engine) rules(grants []*pb.Grant) *filter.Rules {
+	rules, err := filter.Compile(grants)
+	if err != nil {
+		e.log.Error("the map's grants are not understood, so nothing is allowed; is this agent older than the coordinator?", "err", err)
+		rules, _ = filter.Compile(nil)
+	}
+	return rules
+}
+
+func routes(peers []Peer) []tundev.Route {
+	out := make([]tundev.Route, 0, len(peers))
+	for _, p := range peers {
+		for _, prefix := range p.Prefixes {
+			out = append(out, tundev.Route{Prefix: prefix, Peer: p.NodeKey})
+		}
+	}
+	return out
 }
 
 // Stats tells of every peer that was configured at least once.

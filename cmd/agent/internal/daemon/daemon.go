@@ -28,7 +28,6 @@ import (
 	"warren/cmd/agent/internal/state"
 	"warren/internal/unixsock"
 	"warren/proto/warrenv1/warrenv1connect"
-	"warren/tunnel/router"
 )
 
 // Config is what a daemon is started with.
@@ -80,9 +79,6 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	defer os.Remove(cfg.Socket)
 	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry()}
 	d.applyOperator()
-	if err := router.Cleanup(cfg.Interface); err != nil {
-		d.log.Warn("could not clean up after an earlier run", "interface", cfg.Interface, "err", err)
-	}
 	group, ctx := errgroup.WithContext(ctx)
 	d.ctx = ctx
 	group.Go(func() error { return unixsock.Serve(ctx, listener, d.handler()) })
