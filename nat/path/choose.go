@@ -1,0 +1,111 @@
+package path
+
+import (
+	"fmt"
+	"time"
+)
+
+// consider decides whether p, which has just answered, is to carry the traffic.
+func (s *session) consider(p *pair) {
+	switch c := s.current; {
+	case c == nil:
+		s.promote(p, "a direct path answers")
+	case !p.betterThan(c):
+	case p.answers < 2: // one quick answer may be luck
+		p.tries, p.limit, p.nextTry = 0, 1, s.c.now.Add(confirmAfter)
+	default:
+		s.promote(p, fmt.Sprintf("better than %s by %s", c.Remote, c.rtt))
+	}
+}
+
+func (s *session) promote(p *pair, reason string) {
+	s.current, s.since, s.doubt = p, s.c.now, false
+	s.waiting = time.Time{}
+	s.lastGood = p.Pair
+	s.retryIn = retryFirst
+	s.spreadConsent()
+	for _, o := range s.pairs { // what is still to be sent of this round need not be pressed
+		if o != p && o.limit > triesLight {
+			o.limit = triesLight
+			if o.tries >= o.limit {
+				o.nextTry = time.Time{}
+			}
+		}
+	}
+	s.plan()
+	s.announce(reason)
+}
+
+// demote gives the direct path up and looks for one at once.
+func (s *session) demote(reason string) {
+	p := s.current
+	s.current, s.doubt = nil, false
+	s.waiting = time.Time{}
+	p.reset()
+	p.after = s.c.now
+	s.announce(reason)
+	if !s.awake {
+		return
+	}
+	s.retryIn = retryFirst
+	s.startRound(triesFull)
+	if s.used() {
+		s.call(true)
+	}
+}
+
+func (s *session) spreadConsent() {
+	s.consent = consentEvery + time.Duration(s.c.cfg.Rand.Int64N(int64(consentSpread)))
+}
+
+// supervise checks the direct path in use, gives it up if it must be, and says when it wants to look again.
+func (s *session) supervise() time.Time {
+	p := s.current
+	if p == nil {
+		return time.Time{}
+	}
+	now := s.c.now
+	expired := p.expired(now)
+	urgent := s.doubt || s.distress()
+	if urgent && s.gone && s.c.relayUp && !s.calling && s.used() {
+		s.call(false) // it may be back at the relay
+	}
+	if urgent && s.relayed() && expired >= quickLost {
+		s.demote(fmt.Sprintf("nothing comes back and %d checks went unanswered", expired))
+		return time.Time{}
+	}
+	if lost := p.lastAnswer.Add(trustFor); !lost.After(now) {
+		s.demote("no check was answered for " + trustFor.String())
+		return time.Time{}
+	}
+	interval := s.checkInterval(urgent, expired)
+	due := p.lastSent.Add(interval)
+	if !due.After(now) {
+		s.send(p)
+		s.spreadConsent()
+		due = now.Add(s.checkInterval(urgent, expired))
+	}
+	due = earlier(due, p.lastAnswer.Add(trustFor))
+	if !s.waiting.IsZero() && !urgent {
+		due = earlier(due, s.waiting.Add(distressAfter))
+	}
+	for _, at := range p.missed { // when one more has gone unanswered, the state may change
+		if e := at.Add(p.timeout()); e.After(now) {
+			due = earlier(due, e)
+			break
+		}
+	}
+	return due
+}
+
+func (s *session) checkInterval(urgent bool, expired int) time.Duration {
+	switch {
+	case urgent && (s.relayed() || len(s.current.missed) < quickMax):
+		return quickEvery
+	case urgent:
+		return slowEvery
+	case expired > 0:
+		return suspectEvery
+	}
+	return s.consent
+}

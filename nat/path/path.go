@@ -1,0 +1,156 @@
+// Package path chooses how the packets of each peer travel: through a relay at once, and directly as soon as a pair of addresses is
+// found that works both ways.
+//
+// It is a pure core. Make one with New and tell it everything by Core.Handle: an event, or nil for the passing of time. Handle gives back
+// what is to be done and when to call again. It opens no socket, starts no goroutine and reads no clock; warren/nat/traversal owns one and
+// does the I/O.
+//
+// The rules, which follow ICE (RFC 8445, RFC 7675) where they can:
+//
+//   - Relay first. Checks run from each local address to each candidate of the peer, paced and retransmitted; the first pair that answers
+//     carries the traffic, and a clearly better one later takes over. Each side chooses for what it sends: nomination is continuous.
+//   - A check can promote a path but not demote one. A path is given up for two reasons only: data goes out, nothing comes back, and
+//     quick checks of the path go unanswered (distress); or no check of it was answered for too long (consent).
+//   - A session without traffic sleeps and sends nothing. Traffic or a call of the peer wakes it.
+//   - Whatever a peer can make grow is bounded: candidates, pairs, peer-reflexive addresses, transactions, and packets in a second.
+package path
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"warren/nat/candidate"
+	"warren/nat/stunmsg"
+	"warren/proto/key"
+)
+
+// ID names a peer: its device key, raw.
+type ID = [key.Size]byte
+
+// Kind is how a peer is reached.
+type Kind uint8
+
+// The kinds of path.
+const (
+	None Kind = iota
+	Relay
+	Direct
+)
+
+// String is as in the JSON of status.
+func (k Kind) String() string {
+	switch k {
+	case Relay:
+		return "relay"
+	case Direct:
+		return "direct"
+	}
+	return "none"
+}
+
+// Pair is the two ends of a direct path as this device sees them. Local is zero where the kernel is to choose.
+type Pair struct {
+	Local  netip.Addr
+	Remote netip.AddrPort
+}
+
+// Path is how a peer's packets travel.
+type Path struct {
+	Kind Kind
+	// Pair is set on a direct path.
+	Pair
+	// RTT is the last measured round trip; 0 while unknown.
+	RTT   time.Duration
+	Since time.Time
+}
+
+// Config is what a Core needs from outside.
+type Config struct {
+	// Traffic tells when data was last sent to a peer and when anything of its tunnel was last received. It is asked often and must not
+	// block. Nil: never.
+	Traffic func(ID) (sent, received time.Time)
+	// NewTx draws transaction ids, which nobody must be able to guess. Nil: from crypto/rand.
+	NewTx func() stunmsg.TxID
+	// Rand spreads periodic checks. Nil: seeded at random.
+	Rand *rand.Rand
+}
+
+// Event is something that happened. The types that follow are all there are.
+type Event interface{ apply(*Core) }
+
+// Events.
+type (
+	// Activate says that the tunnel has the peer configured.
+	Activate struct{ Peer ID }
+	// Deactivate says that it no longer has.
+	Deactivate struct{ Peer ID }
+	// Forget says that the peer has left the network: nothing of it is kept.
+	Forget struct{ Peer ID }
+	// SetLocal gives all candidates of this device. Addresses of hosts among them are those that checks are sent from.
+	SetLocal struct{ Candidates []candidate.Candidate }
+	// SetRelay tells whether a relay is connected.
+	SetRelay struct{ Up bool }
+	// NetworkChanged says that nothing known of the local network need be true any more.
+	NetworkChanged struct{}
+	// PeerGone says that the relay has no connection to the peer.
+	PeerGone struct{ Peer ID }
+	// Signal is what the peer told over the relay, authenticated.
+	Signal struct {
+		Peer       ID
+		Candidates []candidate.Candidate
+		Call       bool
+	}
+	// Request is an authenticated check of the peer. Whoever runs the core has answered it already.
+	Request struct {
+		Peer ID
+		Pair
+	}
+	// Answer is an authenticated answer to a check.
+	Answer struct {
+		Peer ID
+		Pair
+		Tx stunmsg.TxID
+	}
+)
+
+// Action is something to be done. The types that follow are all there are.
+type Action interface{ action() }
+
+// Actions.
+type (
+	// SendCheck is to send a check.
+	SendCheck struct {
+		Peer ID
+		Pair
+		Tx stunmsg.TxID
+	}
+	// SendSignal is to send this device's candidates over the relay.
+	SendSignal struct {
+		Peer       ID
+		Candidates []candidate.Candidate
+		Call       bool
+	}
+	// SetPath is to publish a path. Reason is for a person.
+	SetPath struct {
+		Peer   ID
+		Path   Path
+		Reason string
+	}
+	// SetRTT tells a newer round trip of the path that is published.
+	SetRTT struct {
+		Peer ID
+		RTT  time.Duration
+	}
+	// Wanted says that a peer which is not configured calls.
+	Wanted struct{ Peer ID }
+	// Ended says that nothing more is known of a peer.
+	Ended struct{ Peer ID }
+)
+
+func (SendCheck) action()  {}
+func (SendSignal) action() {}
+func (SetPath) action()    {}
+func (SetRTT) action()     {}
+func (Wanted) action()     {}
+func (Ended) action()      {}

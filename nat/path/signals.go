@@ -1,0 +1,93 @@
+package path
+
+import (
+	"slices"
+	"time"
+
+	"warren/nat/candidate"
+)
+
+// call has the peer called until it answers. A fresh call begins with quick repetitions.
+func (s *session) call(fresh bool) {
+	if fresh || !s.calling {
+		s.callTries = 0
+		if s.gone {
+			s.callTries = goneTries
+		}
+	}
+	s.calling = true
+	s.nextCall = s.c.now
+}
+
+func callBackoff(tries int) time.Duration {
+	if tries > 16 {
+		return callMax
+	}
+	return min(callFirst<<max(tries-1, 0), callMax)
+}
+
+// runSignals sends a call or an answer if one is due, and says when the next is.
+func (s *session) runSignals() time.Time {
+	if !s.c.relayUp {
+		return time.Time{}
+	}
+	now := s.c.now
+	if s.calling && !s.used() {
+		s.calling = false
+	}
+	isCall := s.calling && !s.nextCall.After(now)
+	if s.answerDue || isCall {
+		if at := s.lastSignal.Add(signalSpacing); !s.lastSignal.IsZero() && at.After(now) {
+			return at
+		}
+		s.answerDue, s.lastSignal = false, now
+		if isCall {
+			s.callTries++
+			s.nextCall = now.Add(callBackoff(s.callTries))
+			s.onlyCall = now
+			if s.callTries > 1 { // the answer may be to an earlier one (Karn's rule)
+				s.onlyCall = time.Time{}
+			}
+		}
+		s.c.emit(SendSignal{s.id, s.c.local, isCall})
+	}
+	if s.calling {
+		return s.nextCall
+	}
+	return time.Time{}
+}
+
+// signalled takes a signal of the peer.
+func (s *session) signalled(e Signal) {
+	now := s.c.now
+	s.gone = false
+	remote := candidate.Sort(e.Candidates)
+	remote = remote[:min(len(remote), candidate.Max)]
+	changed := !slices.Equal(remote, s.remote)
+	s.remote = remote
+	if s.calling && s.callTries > 0 {
+		if !e.Call && !s.onlyCall.IsZero() {
+			s.relayRTT = max(now.Sub(s.onlyCall), time.Microsecond)
+		}
+		s.calling, s.onlyCall = false, time.Time{}
+	}
+	if e.Call {
+		s.calledAt = now
+		s.answerDue = true
+		s.doubt = s.current != nil // it would not call if all were well
+		if !s.configured {
+			s.c.emit(Wanted{s.id})
+		}
+	}
+	s.announce("peer is heard")
+	if !s.awake {
+		return // a call wakes, and waking rebuilds
+	}
+	s.rebuild()
+	if changed {
+		s.retrySoon()
+	}
+	if s.c.now.Sub(s.roundAt) >= refreshAfter {
+		s.startRound(triesFull)
+	}
+}

@@ -1,0 +1,250 @@
+package traversal
+
+import (
+	"net/netip"
+	"time"
+
+	"warren/nat/candidate"
+	"warren/nat/check"
+	"warren/nat/path"
+	"warren/nat/signal"
+	"warren/nat/stunmsg"
+	"warren/proto/key"
+)
+
+// owner is what belongs to Run's goroutine: the core and the keys.
+type owner struct {
+	t         *Traversal
+	core      *path.Core
+	next      time.Time // when the core wants to be called
+	peers     map[path.ID]*peer
+	byNode    map[[key.Size]byte]path.ID // current and next keys, and those that are active
+	table     *check.Table
+	underived []path.ID // peers that may have no keys in table yet
+	overlay   []netip.Prefix
+	local     []candidate.Candidate
+	relay     string
+	relayAddr netip.AddrPort
+}
+
+// peer is one device of the map.
+type peer struct {
+	Peer
+	derived bool
+	box     *signal.Box                       // made when the first signal is due
+	active  map[[key.Size]byte]key.NodePublic // keys under which the tunnel has it
+}
+
+func newOwner(t *Traversal) *owner {
+	o := &owner{t: t, peers: map[path.ID]*peer{}, byNode: map[[key.Size]byte]path.ID{}, table: check.NewTable()}
+	o.core = path.New(time.Now(), path.Config{Traffic: o.traffic})
+	return o
+}
+
+// handle passes an event to the core and does what it says.
+func (o *owner) handle(ev path.Event) {
+	actions, next := o.core.Handle(time.Now(), ev)
+	o.next = next
+	for _, a := range actions {
+		o.do(a)
+	}
+}
+
+func (o *owner) do(a path.Action) {
+	switch a := a.(type) {
+	case path.SendCheck:
+		o.sendCheck(a)
+	case path.SendSignal:
+		o.sendSignal(a)
+	case path.SetPath:
+		o.publish(a)
+	case path.SetRTT:
+		if p := o.peers[a.Peer]; p != nil {
+			o.t.setRTT(p.Node.Raw(), a.RTT)
+		}
+	case path.Wanted:
+		if p := o.peers[a.Peer]; p != nil {
+			o.t.cfg.Wanted(p.Node)
+		}
+	case path.Ended:
+		if p := o.peers[a.Peer]; p != nil {
+			o.t.removePath(p.Node.Raw())
+		}
+	}
+}
+
+func (o *owner) sendCheck(a path.SendCheck) {
+	keys := o.table.Keys(a.Peer)
+	if len(keys) == 0 {
+		return // the session ends with the peer; this is the rest of it
+	}
+	o.t.counters.checks.Add(1)
+	if err := o.t.cfg.Send(a.Local, a.Remote, keys[0].Request(a.Tx)); err != nil {
+		o.t.counters.sendErrors.Add(1)
+		o.t.log.Debug("check not sent", "local", a.Local, "remote", a.Remote, "err", err)
+	}
+}
+
+func (o *owner) sendSignal(a path.SendSignal) {
+	p := o.peers[a.Peer]
+	if p == nil || o.boxOf(p) == nil {
+		return
+	}
+	b, err := p.box.Seal(time.Now(), signal.Signal{Candidates: a.Candidates, Call: a.Call})
+	if err == nil {
+		o.t.counters.signals.Add(1)
+		err = o.t.cfg.SendSignal(a.Peer, b)
+	}
+	if err != nil {
+		o.t.counters.sendErrors.Add(1)
+		o.t.log.Debug("signal not sent", "peer", p.Node.Short(), "err", err)
+	}
+}
+
+func (o *owner) publish(a path.SetPath) {
+	p := o.peers[a.Peer]
+	if p == nil {
+		return
+	}
+	out := Path{Kind: a.Path.Kind, RTT: a.Path.RTT, Since: a.Path.Since}
+	switch out.Kind {
+	case Direct:
+		out.Remote = a.Path.Remote
+		if l := a.Path.Local; l.IsValid() {
+			out.Local = netip.AddrPortFrom(l, o.portOf(l))
+		}
+	case Relay:
+		out.Relay, out.RelayAddr = o.relay, o.relayAddr
+	}
+	o.t.counters.count(out.Kind)
+	o.t.setPath(p.Node.Raw(), out)
+	o.tellTunnel(p, out)
+	o.t.log.Info("path", "peer", p.Node.Short(), "kind", out.Kind, "local", out.Local, "remote", out.Remote, "relay", out.Relay,
+		"rtt", out.RTT, "reason", a.Reason)
+}
+
+// tellTunnel publishes under the current key, and under another that the tunnel still or already uses.
+func (o *owner) tellTunnel(p *peer, out Path) {
+	o.t.cfg.OnPath(p.Node, out)
+	for raw, k := range p.active {
+		if raw != p.Node.Raw() {
+			o.t.cfg.OnPath(k, out)
+		}
+	}
+}
+
+func (o *owner) portOf(local netip.Addr) uint16 {
+	for _, c := range o.local {
+		if c.Addr.Addr() == local {
+			return c.Addr.Port()
+		}
+	}
+	return 0
+}
+
+func (o *owner) setRelay(connected bool, relay string, addr netip.AddrPort) {
+	changed := o.relay != relay || o.relayAddr != addr
+	o.relay, o.relayAddr = relay, addr
+	if connected && changed { // those that stay relayed hear of the new name
+		for raw, path := range o.t.Paths() {
+			if p := o.peers[o.byNode[raw]]; p != nil && path.Kind == Relay {
+				path.Relay, path.RelayAddr = relay, addr
+				o.t.setPath(raw, path)
+				o.tellTunnel(p, path)
+			}
+		}
+	}
+	o.handle(path.SetRelay{Up: connected})
+}
+
+func (o *owner) traffic(id path.ID) (sent, received time.Time) {
+	p := o.peers[id]
+	if p == nil {
+		return
+	}
+	sent, received = o.t.cfg.Traffic(p.Node)
+	for raw, k := range p.active {
+		if raw != p.Node.Raw() {
+			s, r := o.t.cfg.Traffic(k)
+			sent, received = later(sent, s), later(received, r)
+		}
+	}
+	return sent, received
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// packet takes a datagram. Requests are answered here, whatever the core makes of them.
+func (o *owner) packet(p packet) {
+	m, err := stunmsg.Parse(p.b)
+	if err != nil || candidate.Usable(p.remote, o.overlay) != nil || o.inOverlay(p.local) {
+		o.t.counters.refused.Add(1)
+		return
+	}
+	at := path.Pair{Local: p.local, Remote: p.remote}
+	switch m.Class {
+	case stunmsg.Request:
+		o.request(m, at)
+	case stunmsg.Success:
+		o.success(m, at)
+	default:
+		o.t.counters.refused.Add(1)
+	}
+}
+
+func (o *owner) request(m *stunmsg.Message, at path.Pair) {
+	e, ok := o.table.Lookup(m.Username)
+	if !ok || e.Keys.VerifyRequest(m) != nil {
+		o.t.counters.refused.Add(1)
+		return
+	}
+	o.t.counters.requests.Add(1)
+	if err := o.t.cfg.Send(at.Local, at.Remote, e.Keys.Success(m.Tx, at.Remote)); err != nil {
+		o.t.counters.sendErrors.Add(1)
+	}
+	o.handle(path.Request{Peer: e.Peer, Pair: at})
+}
+
+func (o *owner) success(m *stunmsg.Message, at path.Pair) {
+	id, ok := o.core.Pending(m.Tx)
+	if ok {
+		for _, k := range o.table.Keys(id) {
+			if k.VerifySuccess(m) == nil {
+				o.t.counters.answers.Add(1)
+				o.handle(path.Answer{Peer: id, Pair: at, Tx: m.Tx})
+				return
+			}
+		}
+	}
+	o.t.counters.refused.Add(1)
+}
+
+func (o *owner) inOverlay(a netip.Addr) bool {
+	for _, p := range o.overlay {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *owner) signal(s sealed) {
+	p := o.peers[s.from]
+	if p == nil || o.boxOf(p) == nil {
+		o.t.counters.refused.Add(1)
+		return
+	}
+	m, err := p.box.Open(s.b, o.overlay)
+	if err != nil {
+		o.t.counters.refused.Add(1)
+		o.t.log.Debug("signal refused", "peer", p.Node.Short(), "err", err)
+		return
+	}
+	o.derive(s.from) // its checks follow
+	o.handle(path.Signal{Peer: s.from, Candidates: m.Candidates, Call: m.Call})
+}

@@ -1,0 +1,67 @@
+package traversal
+
+import (
+	"sync/atomic"
+	"time"
+
+	"warren/nat/path"
+	"warren/proto/key"
+)
+
+// Stats counts since New.
+type Stats struct {
+	ChecksSent, Answers       uint64 // checks sent, and those of them that were answered
+	Requests                  uint64 // checks of peers, each answered
+	SignalsSent               uint64
+	Refused                   uint64 // datagrams and signals that are malformed, not authentic, replayed or from nobody known
+	Dropped                   uint64 // more came than could be looked at
+	SendErrors                uint64
+	ToNone, ToRelay, ToDirect uint64 // changes of path
+}
+
+type counters struct {
+	checks, answers, requests, signals, refused, dropped, sendErrors atomic.Uint64
+	to                                                               [3]atomic.Uint64
+}
+
+func (c *counters) count(k path.Kind) { c.to[k].Add(1) }
+
+// Stats gives the counts so far.
+func (t *Traversal) Stats() Stats {
+	c := &t.counters
+	return Stats{
+		ChecksSent: c.checks.Load(), Answers: c.answers.Load(), Requests: c.requests.Load(), SignalsSent: c.signals.Load(),
+		Refused: c.refused.Load(), Dropped: c.dropped.Load(), SendErrors: c.sendErrors.Load(),
+		ToNone: c.to[None].Load(), ToRelay: c.to[Relay].Load(), ToDirect: c.to[Direct].Load(),
+	}
+}
+
+func (t *Traversal) setPath(node [key.Size]byte, p Path) {
+	t.mu.Lock()
+	t.paths[node] = p
+	t.mu.Unlock()
+}
+
+func (t *Traversal) setRTT(node [key.Size]byte, rtt time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p, ok := t.paths[node]; ok {
+		p.RTT = rtt
+		t.paths[node] = p
+	}
+}
+
+func (t *Traversal) movePath(from, to [key.Size]byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p, ok := t.paths[from]; ok {
+		t.paths[to] = p
+		delete(t.paths, from)
+	}
+}
+
+func (t *Traversal) removePath(node [key.Size]byte) {
+	t.mu.Lock()
+	delete(t.paths, node)
+	t.mu.Unlock()
+}
