@@ -92,6 +92,7 @@ type node struct {
 	engine *Engine
 	bind   *bind.Bind
 	stock  *device.Device
+	bound  *wireguard // in benchmarks: a plain device with our Bind
 	port   uint16
 	active chan key.NodePublic
 	idle   chan key.NodePublic
@@ -183,6 +184,9 @@ func (n *node) knows(t testing.TB, direct bool, peers ...*node) {
 			continue
 		}
 		n.allow.Store(public.Raw(), true)
+		if n.bound != nil {
+			n.configure(t, public, prefix)
+		}
 		m.Peers = append(m.Peers, Peer{NodeKey: public, Prefixes: []netip.Prefix{prefix}})
 		if direct {
 			n.bind.SetPath(public, bind.Path{Kind: bind.Direct, Remote: remote})
@@ -191,6 +195,16 @@ func (n *node) knows(t testing.TB, direct bool, peers ...*node) {
 	if n.engine != nil {
 		n.engine.SetMap(m)
 	}
+}
+
+func (n *node) configure(t testing.TB, peer key.NodePublic, prefix netip.Prefix) {
+	t.Helper()
+	var lines strings.Builder
+	writePeer(&lines, peer, []netip.Prefix{prefix}, true)
+	if err := n.bound.apply(lines.String()); err != nil {
+		t.Fatal(err)
+	}
+	n.bind.Release(peer)
 }
 
 // ping sends one packet from n to other and waits for it there.
@@ -254,9 +268,10 @@ func relayed(t testing.TB, change func(*Config)) (a, b *node) {
 	var nodes [2]*node
 	for i := range nodes {
 		nodes[i] = newNode(t, addresses[i], func(n *node, bc *bind.Config, ec *Config) {
+			public := n.key.Public()
 			bc.SendRelay = func(_ key.NodePublic, bufs [][]byte) error {
 				for _, m := range bufs {
-					nodes[1-i].bind.InjectRelay(n.key.Public(), m)
+					nodes[1-i].bind.InjectRelay(public, m)
 				}
 				return nil
 			}
