@@ -69,6 +69,7 @@ func (o *owner) do(a path.Action) {
 	case path.Ended:
 		if p := o.peers[a.Peer]; p != nil {
 			o.t.removePath(p.Node.Raw())
+			o.tellTunnel(p, Path{}) // or it would find a stale path when it has the peer again
 		}
 	}
 }

@@ -209,12 +209,11 @@ func (t *Traversal) Paths() map[[key.Size]byte]Path {
 	return maps.Clone(t.paths)
 }
 
-// ready is always ready to be received from.
-var ready = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
-
 // Run does the work until ctx ends.
 func (t *Traversal) Run(ctx context.Context) error {
 	o := newOwner(t)
+	ready := make(chan struct{})
+	close(ready)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

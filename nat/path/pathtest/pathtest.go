@@ -1,0 +1,203 @@
+// Package pathtest is a model of the internet for tests of path choice in virtual time: hosts, the NAT boxes before them, delay, loss and
+// faults. It keeps no time of its own. Net.Send says where a datagram goes and when it is there; Net.Arrive, called at that time, says
+// whether it gets in. Nothing is sent anywhere.
+package pathtest
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"time"
+)
+
+// NAT is how a box treats UDP.
+type NAT int
+
+// The kinds of NAT. Filtering is by address and port in both Easy and Hard, as Linux does it.
+const (
+	Public  NAT = iota // no NAT, no filter
+	Easy               // endpoint-independent mapping, port kept when free
+	Hard               // a mapping of its own for each destination
+	Blocked            // no UDP at all
+)
+
+// String is the name that the lab uses.
+func (n NAT) String() string { return [...]string{"none", "easy", "hard", "udp-blocked"}[n] }
+
+// Box is what stands between a host and the internet.
+type Box struct {
+	Kind     NAT
+	External netip.Addr
+	// Expiry is how long a mapping lives without a packet.
+	Expiry time.Duration
+
+	nextPort uint16
+	flows    map[flow]*state
+}
+
+// flow is a mapping; remote is zero for those that hold for every destination.
+type flow struct{ inside, remote netip.AddrPort }
+
+type state struct {
+	outside  netip.AddrPort
+	lastUsed time.Time
+	allowed  map[netip.AddrPort]time.Time
+}
+
+// NewBox makes a box.
+func NewBox(kind NAT, external netip.Addr) *Box {
+	return &Box{Kind: kind, External: external, Expiry: 30 * time.Second, nextPort: 20000, flows: map[flow]*state{}}
+}
+
+// Forget loses every mapping, as a reboot does.
+func (b *Box) Forget() { clear(b.flows) }
+
+// Host has one address and one port.
+type Host struct {
+	Name string
+	At   netip.AddrPort
+	Box  *Box
+	Down bool
+}
+
+// Net is the internet. Delay is one way.
+type Net struct {
+	Hosts []*Host
+	Rand  *rand.Rand
+	Loss  float64
+	Delay time.Duration
+	// Cut reports faults: nothing goes from one host to the other directly.
+	Cut func(from, to *Host) bool
+	// Lost counts what Loss took.
+	Lost int
+}
+
+// Fate is what became of a datagram.
+type Fate int
+
+// Fates.
+const (
+	Arrived Fate = iota
+	ByChance
+	ByFault // filtered, cut, or nobody there
+)
+
+// Flight is a datagram on its way.
+type Flight struct {
+	From     *Host
+	Src, Dst netip.AddrPort
+	At       time.Time
+	fate     Fate
+	inside   bool // never left the box
+}
+
+// Send has a datagram leave a host. A local address that the host does not have sends nothing.
+func (n *Net) Send(now time.Time, from *Host, local netip.Addr, remote netip.AddrPort) Flight {
+	f := Flight{From: from, Src: from.At, Dst: remote, At: now.Add(n.Delay)}
+	switch {
+	case from.Down || (local.IsValid() && local != from.At.Addr()):
+		f.fate = ByFault
+		return f
+	case n.sameLAN(from, remote):
+		f.At, f.inside = now.Add(100*time.Microsecond), true
+		return f
+	case remote.Addr().IsPrivate() || from.Box.Kind == Blocked:
+		f.fate = ByFault
+		return f
+	}
+	f.Src = from.Box.out(now, from.At, remote)
+	if n.Loss > 0 && n.Rand.Float64() < n.Loss {
+		n.Lost++
+		f.fate = ByChance
+	}
+	return f
+}
+
+func (n *Net) sameLAN(from *Host, remote netip.AddrPort) bool {
+	for _, h := range n.Hosts {
+		if h != from && h.Box == from.Box && h.At == remote {
+			return true
+		}
+	}
+	return false
+}
+
+// Arrive tells which host gets the datagram.
+func (n *Net) Arrive(f Flight) (*Host, Fate) {
+	if f.fate != Arrived {
+		return nil, f.fate
+	}
+	for _, h := range n.Hosts {
+		if h == f.From || h.Down || (n.Cut != nil && n.Cut(f.From, h)) {
+			continue
+		}
+		if f.inside && h.At == f.Dst && h.Box == f.From.Box {
+			return h, Arrived
+		}
+		if !f.inside && h.Box.in(f.At, h.At, f.Src, f.Dst) {
+			return h, Arrived
+		}
+	}
+	return nil, ByFault
+}
+
+// Mapped is what a STUN server at server would tell the host.
+func (n *Net) Mapped(now time.Time, h *Host, server netip.AddrPort) (netip.AddrPort, bool) {
+	if h.Box.Kind == Blocked || h.Down {
+		return netip.AddrPort{}, false
+	}
+	return h.Box.out(now, h.At, server), true
+}
+
+// out maps a packet's source.
+func (b *Box) out(now time.Time, inside, remote netip.AddrPort) netip.AddrPort {
+	if b.Kind == Public {
+		return inside
+	}
+	k := flow{inside: inside}
+	if b.Kind == Hard {
+		k.remote = remote
+	}
+	s := b.flows[k]
+	if s == nil || now.Sub(s.lastUsed) > b.Expiry {
+		s = &state{outside: b.port(inside), allowed: map[netip.AddrPort]time.Time{}}
+		b.flows[k] = s
+	}
+	s.lastUsed = now
+	s.allowed[remote] = now
+	return s.outside
+}
+
+func (b *Box) port(inside netip.AddrPort) netip.AddrPort {
+	if keep := netip.AddrPortFrom(b.External, inside.Port()); b.Kind == Easy && !b.taken(keep) {
+		return keep
+	}
+	b.nextPort += 7
+	return netip.AddrPortFrom(b.External, b.nextPort)
+}
+
+func (b *Box) taken(outside netip.AddrPort) bool {
+	for _, s := range b.flows {
+		if s.outside == outside {
+			return true
+		}
+	}
+	return false
+}
+
+// in reports whether a packet from src to dst reaches the host at inside.
+func (b *Box) in(now time.Time, inside, src, dst netip.AddrPort) bool {
+	switch b.Kind {
+	case Public:
+		return inside == dst
+	case Blocked:
+		return false
+	}
+	for k, s := range b.flows {
+		at, ok := s.allowed[src]
+		if k.inside == inside && s.outside == dst && ok && now.Sub(at) <= b.Expiry && now.Sub(s.lastUsed) <= b.Expiry {
+			s.lastUsed, s.allowed[src] = now, now
+			return true
+		}
+	}
+	return false
+}
