@@ -222,9 +222,9 @@ func (d *Device) outgoing(bufs [][]byte, sizes []int, offset int) int {
 			continue
 		}
 		if kept != i {
-			// WireGuard owns the buffers one by one, so they are swapped rather than shared.
-			bufs[kept], bufs[i] = bufs[i], bufs[kept]
-			sizes[kept] = sizes[i]
+			// Copied, not swapped: WireGuard keeps each buffer together with other state of the same place in the batch, and would go on
+			// reading into a buffer that is being encrypted.
+			sizes[kept] = copy(bufs[kept][offset:], bufs[i][offset:offset+sizes[i]])
 		}
 		kept++
 	}
