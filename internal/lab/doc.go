@@ -1,0 +1,16 @@
+// Package lab builds networks out of Linux network namespaces: hosts, an internet between them, and NAT boxes of several kinds in
+// front of them. It starts real programs inside. Tests, the demo and the benchmarks share it.
+//
+//	               internet (routes between public addresses)
+//	203.0.113.1/30 |              | 203.0.113.5/30        | 203.0.113.9/30
+//	203.0.113.2/30 |              | 203.0.113.6/30        | 203.0.113.10/30
+//	           server          NAT of laptop           NAT of desk
+//	          (NAT none)          | 192.168.2.1/24        | 192.168.3.1/24
+//	                              | 192.168.2.2/24        | 192.168.3.2/24
+//	                            laptop                   desk
+//
+// A program that uses the package calls Init first of all in main, or Main in TestMain: the package starts the program again, as the
+// holder of a host's namespaces and to enter them, and in a user namespace of its own when it is not run by root. New makes a Lab,
+// Lab.Host a host in it, Host.Command a program on the host, Host.Do a function there, Lab.Close removes everything. Nothing needs to be
+// removed after a crash either: namespaces go with their holder, and the holder with its parent.
+package lab
