@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,6 +98,8 @@ type node struct {
 	active chan key.NodePublic
 	idle   chan key.NodePublic
 	allow  sync.Map // [32]byte
+
+	relayTo atomic.Pointer[node] // whom our packets reach through the relay
 }
 
 var addresses = []netip.Addr{netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("100.64.0.2")}
@@ -271,7 +274,7 @@ func relayed(t testing.TB, change func(*Config)) (a, b *node) {
 			public := n.key.Public()
 			bc.SendRelay = func(_ key.NodePublic, bufs [][]byte) error {
 				for _, m := range bufs {
-					nodes[1-i].bind.InjectRelay(public, m)
+					n.relayTo.Load().bind.InjectRelay(public, m)
 				}
 				return nil
 			}
@@ -280,6 +283,8 @@ func relayed(t testing.TB, change func(*Config)) (a, b *node) {
 			}
 		})
 	}
+	nodes[0].relayTo.Store(nodes[1])
+	nodes[1].relayTo.Store(nodes[0])
 	nodes[0].knows(t, false, nodes[1])
 	nodes[1].knows(t, false, nodes[0])
 	return nodes[0], nodes[1]
@@ -351,6 +356,61 @@ func TestRemovedPeer(t *testing.T) {
 	a.knows(t, false, b)
 	a.ping(t, b)
 	b.ping(t, a)
+}
+
+// TestIdlePeer: peers without traffic leave the device, and come back with the next packet, whoever sends it.
+func TestIdlePeer(t *testing.T) {
+	a, b := relayed(t, func(c *Config) { c.IdleAfter = 100 * time.Millisecond })
+	for range 2 {
+		a.ping(t, b)
+		b.ping(t, a)
+		for _, n := range []*node{a, b} {
+			select {
+			case <-n.idle:
+			case <-time.After(patience):
+				t.Fatal("an idle peer stays configured")
+			}
+		}
+		if st := a.engine.Stats(); len(st) != 1 || st[0].Configured || st[0].RxBytes == 0 || st[0].LastHandshake.IsZero() {
+			t.Errorf("stats of an idle peer: %+v", st)
+		}
+		a, b = b, a
+	}
+}
+
+// TestRestart: a peer that goes on in a session of before our restart is called at once, rather than after WireGuard's 15 s.
+func TestRestart(t *testing.T) {
+	a, b := relayed(t, nil)
+	a.ping(t, b)
+	b.ping(t, a)
+	again := newNode(t, a.addr, func(n *node, bc *bind.Config, ec *Config) {
+		n.key, bc.Private, ec.Private = a.key, a.key, a.key
+		public := n.key.Public()
+		bc.SendRelay = func(_ key.NodePublic, bufs [][]byte) error {
+			for _, m := range bufs {
+				b.bind.InjectRelay(public, m)
+			}
+			return nil
+		}
+	})
+	b.relayTo.Store(again)
+	again.knows(t, false, b)
+	began := time.Now()
+	for retry := time.NewTicker(20 * time.Millisecond); ; {
+		b.tun.out <- tuntest.Ping(again.addr, b.addr)
+		select {
+		case <-again.tun.received:
+			retry.Stop()
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("contact was back after %v", took)
+			}
+			return
+		case <-retry.C:
+		}
+		if time.Since(began) > patience {
+			t.Fatal("no contact after a restart")
+		}
+	}
 }
 
 // TestInterfaceGone: Run ends with an error when the device closes by itself.
