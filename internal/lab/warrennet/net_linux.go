@@ -1,0 +1,363 @@
+package warrennet
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"warren/internal/lab"
+)
+
+// Build makes both programs in dir, unless the variable WARREN_BIN names a directory that has them.
+func Build(ctx context.Context, dir string) (string, error) {
+	if made := os.Getenv("WARREN_BIN"); made != "" {
+		return filepath.Abs(made)
+	}
+	for name, pkg := range map[string]string{"warren": "warren/cmd/agent", "warren-coordinator": "warren/cmd/coordinator"} {
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, name), pkg)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("building %s: %w\n%s", name, err, out)
+		}
+	}
+	return dir, nil
+}
+
+// Network is a coordinator in a lab and the devices that were added.
+type Network struct {
+	Lab         *lab.Lab
+	Coordinator *lab.Host
+	bin, dir    string
+	serving     *Daemon
+	args        []string
+	mu          sync.Mutex
+	devices     []*Device
+}
+
+// Daemon is a program that was started and is stopped in the end.
+type Daemon struct {
+	cmd  *exec.Cmd
+	log  *log
+	done chan struct{}
+	err  error
+}
+
+// log keeps what a program says and lets others wait for a line of it.
+type log struct {
+	mu      sync.Mutex
+	b       bytes.Buffer
+	changed chan struct{}
+}
+
+func (l *log) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return l.b.Write(b)
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *log) wait(ctx context.Context, text string, ended <-chan struct{}) error {
+	for {
+		l.mu.Lock()
+		found, changed := strings.Contains(l.b.String(), text), l.changed
+		l.mu.Unlock()
+		if found {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ended:
+			return fmt.Errorf("the program ended before it said %q:\n%s", text, l)
+		case <-ctx.Done():
+			return fmt.Errorf("the program did not say %q: %w\n%s", text, context.Cause(ctx), l)
+		}
+	}
+}
+
+// Start starts a program on a host.
+func Start(h *lab.Host, program string, args ...string) (*Daemon, error) {
+	d := &Daemon{cmd: h.Command(context.Background(), program, args...), log: &log{changed: make(chan struct{})}, done: make(chan struct{})}
+	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	if err := d.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		d.err = d.cmd.Wait()
+		close(d.done)
+	}()
+	return d, nil
+}
+
+// Signal sends a signal and waits until the program has ended.
+func (d *Daemon) Signal(sig os.Signal) error {
+	if err := d.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	<-d.done
+	return d.err
+}
+
+// PID is the program's process.
+func (d *Daemon) PID() int { return d.cmd.Process.Pid }
+
+// Log is what the program said so far.
+func (d *Daemon) Log() string { return d.log.String() }
+
+// AwaitLog waits until the program has said text.
+func (d *Daemon) AwaitLog(ctx context.Context, text string) error {
+	return d.log.wait(ctx, text, d.done)
+}
+
+// New makes a lab with a running coordinator. args are added to serve.
+func New(ctx context.Context, bin, dir string, args ...string) (*Network, error) {
+	l, err := lab.New()
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{Lab: l, bin: bin, dir: dir, args: args}
+	if n.Coordinator, err = l.Host("coordinator", lab.None); err == nil {
+		err = n.Serve(ctx)
+	}
+	if err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// CoordinatorDir is the coordinator's state directory.
+func (n *Network) CoordinatorDir() string { return filepath.Join(n.dir, "coordinator") }
+
+// Serve starts the coordinator, as it was the first time.
+func (n *Network) Serve(ctx context.Context) (err error) {
+	args := append([]string{"serve", "--state", n.CoordinatorDir()}, n.args...)
+	if n.serving, err = Start(n.Coordinator, filepath.Join(n.bin, "warren-coordinator"), args...); err != nil {
+		return err
+	}
+	return n.serving.AwaitLog(ctx, "msg=serving")
+}
+
+// Serving is the coordinator's program.
+func (n *Network) Serving() *Daemon { return n.serving }
+
+// Admin runs a command of warren-coordinator and decodes its JSON into out, unless that is nil.
+func (n *Network) Admin(ctx context.Context, out any, args ...string) error {
+	args = append(args, "--state", n.CoordinatorDir())
+	if out != nil {
+		args = append(args, "--json")
+	}
+	return run(n.Coordinator.Command(ctx, filepath.Join(n.bin, "warren-coordinator"), args...), out)
+}
+
+// Token makes a join token; args are added to "token create".
+func (n *Network) Token(ctx context.Context, args ...string) (string, error) {
+	var t struct{ Token string }
+	err := n.Admin(ctx, &t, append([]string{"token", "create"}, args...)...)
+	return t.Token, err
+}
+
+func run(cmd *exec.Cmd, out any) error {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args[2:], " "), err, strings.TrimSpace(stderr.String()))
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(stdout.Bytes(), out)
+}
+
+// Close ends everything.
+func (n *Network) Close() {
+	n.mu.Lock()
+	devices := n.devices
+	n.mu.Unlock()
+	for _, d := range devices {
+		if d.daemon != nil {
+			d.daemon.Signal(syscall.SIGTERM)
+		}
+	}
+	if n.serving != nil {
+		n.serving.Signal(syscall.SIGTERM)
+	}
+	n.Lab.Close()
+}
+
+// Device is a device on a host of its own.
+type Device struct {
+	*lab.Host
+	n      *Network
+	daemon *Daemon
+}
+
+// Device adds a device behind a NAT, with its daemon running, not yet enrolled.
+func (n *Network) Device(ctx context.Context, name string, nat lab.NAT) (*Device, error) {
+	h, err := n.Lab.Host(name, nat)
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{Host: h, n: n}
+	n.mu.Lock()
+	n.devices = append(n.devices, d)
+	n.mu.Unlock()
+	return d, d.StartDaemon(ctx)
+}
+
+// Dir is the device's state directory.
+func (d *Device) Dir() string { return filepath.Join(d.n.dir, d.Name) }
+
+func (d *Device) common() []string {
+	return []string{"--state", d.Dir(), "--socket", filepath.Join(d.Dir(), "sock"), "--tun", "warren0"}
+}
+
+// StartDaemon starts "warren daemon" and waits until it serves.
+func (d *Device) StartDaemon(ctx context.Context) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	args := append([]string{"daemon", "--ready-fd", "3", "--verbose"}, d.common()...)
+	p := &Daemon{log: &log{changed: make(chan struct{})}, done: make(chan struct{})}
+	p.cmd = d.Host.Command(context.Background(), filepath.Join(d.n.bin, "warren"), args...)
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.ExtraFiles = p.log, p.log, []*os.File{w}
+	err = p.cmd.Start()
+	w.Close()
+	if err != nil {
+		return err
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	d.daemon = p
+	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Now()) })
+	defer stop()
+	if b, err := io.ReadAll(r); err != nil || string(b) != "ready\n" {
+		return fmt.Errorf("daemon of %s said %q, %w; its log:\n%s", d.Name, b, err, p.log)
+	}
+	return nil
+}
+
+// Daemon is the device's running program.
+func (d *Device) Daemon() *Daemon { return d.daemon }
+
+// Warren runs a command of warren on the device and decodes its JSON into out, unless that is nil.
+func (d *Device) Warren(ctx context.Context, out any, args ...string) error {
+	args = append(args, d.common()...)
+	if out != nil {
+		args = append(args, "--json")
+	}
+	return run(d.Host.Command(ctx, filepath.Join(d.n.bin, "warren"), args...), out)
+}
+
+// Text is Warren for people: it gives what the command printed.
+func (d *Device) Text(ctx context.Context, args ...string) (string, error) {
+	out, err := d.Host.Command(ctx, filepath.Join(d.n.bin, "warren"), append(args, d.common()...)...).CombinedOutput()
+	return string(out), err
+}
+
+// Up enrols the device, or brings it up again with an empty token.
+func (d *Device) Up(ctx context.Context, token string) error {
+	args := []string{"up", "--name", d.Name}
+	if token != "" {
+		args = append(args, token)
+	}
+	return d.Warren(ctx, nil, args...)
+}
+
+// Status is what "warren status --json" prints.
+type Status struct {
+	State string
+	PID   int
+	Self  struct {
+		Name      string
+		Addresses []string
+		NodeKey   string `json:"node_key"`
+	}
+	Coordinator struct {
+		URL       string
+		Connected bool
+		Revision  uint64 `json:"map_revision"`
+		MapAge    uint64 `json:"map_age_s"`
+	}
+	Peers    []Peer
+	Warnings []string
+}
+
+// Peer is a peer in Status.
+type Peer struct {
+	Name          string
+	Addresses     []string
+	NodeKey       string `json:"node_key"`
+	Online        bool
+	LastHandshake *time.Time `json:"last_handshake"`
+	RxBytes       uint64     `json:"rx_bytes"`
+	TxBytes       uint64     `json:"tx_bytes"`
+	Path          struct {
+		Kind, Local, Remote, Relay string
+		RTT                        float64 `json:"rtt_ms"`
+	}
+}
+
+// Status asks the daemon.
+func (d *Device) Status(ctx context.Context) (*Status, error) {
+	var s Status
+	return &s, d.Warren(ctx, &s, "status")
+}
+
+// Peer finds a peer by name; nil if it is not in the status.
+func (s *Status) Peer(name string) *Peer {
+	for i := range s.Peers {
+		if s.Peers[i].Name == name {
+			return &s.Peers[i]
+		}
+	}
+	return nil
+}
+
+// pollEvery is how often Await asks.
+const pollEvery = 25 * time.Millisecond
+
+// Await asks for the status until ok holds.
+func (d *Device) Await(ctx context.Context, what string, ok func(*Status) bool) (*Status, error) {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		s, err := d.Status(ctx)
+		if err == nil && ok(s) {
+			return s, nil
+		}
+		select {
+		case <-ctx.Done():
+			return s, fmt.Errorf("%s: still not %s: %+v, %w; its log:\n%s", d.Name, what, s, err, d.daemon.Log())
+		case <-tick.C:
+		}
+	}
+}
+
+// AwaitPath waits until the path to a peer is of a kind.
+func (d *Device) AwaitPath(ctx context.Context, peer, kind string) (*Status, error) {
+	return d.Await(ctx, "on a "+kind+" path to "+peer, func(s *Status) bool {
+		p := s.Peer(peer)
+		return p != nil && p.Path.Kind == kind
+	})
+}
