@@ -1,5 +1,6 @@
 // Package netmon notices that the host's network changed: addresses, links and routes come and go, or the machine slept. A Monitor is a task
-// that calls OnEvent once things have settled for a moment.
+// that calls OnEvent once things have settled for a moment. The system announces more than matters, such as an address that has passed
+// its duplicate detection; what counts is whether addresses and routes differ afterwards.
 package netmon
 
 import (
@@ -53,6 +54,8 @@ type source func(ctx context.Context, ignore string, changed chan<- struct{}) er
 type Monitor struct {
 	cfg    Config
 	source source
+	// look describes the network as far as it matters.
+	look func(ignore string) string
 	// asleep is how long the machine has slept since it was started.
 	asleep func() time.Duration
 }
@@ -62,7 +65,7 @@ func New(cfg Config) *Monitor {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Monitor{cfg: cfg, source: watch, asleep: asleep}
+	return &Monitor{cfg: cfg, source: watch, look: look, asleep: asleep}
 }
 
 // Run watches until ctx ends. A source that fails is opened again, and the network then counts as changed.
@@ -71,7 +74,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 	go m.keepWatching(ctx, changed)
 	tick := time.NewTicker(sleepCheck)
 	defer tick.Stop()
-	slept := m.asleep()
+	slept, known := m.asleep(), m.look(m.cfg.Ignore)
 	var quiet <-chan time.Time
 	var since time.Time
 	for {
@@ -86,6 +89,11 @@ func (m *Monitor) Run(ctx context.Context) error {
 			quiet = time.After(min(settle, max(0, longestSettle-now.Sub(since))))
 		case <-quiet:
 			quiet = nil
+			now := m.look(m.cfg.Ignore)
+			if now == known {
+				continue
+			}
+			known = now
 			m.cfg.OnEvent(Event{Changed: true})
 		case <-tick.C:
 			if now := m.asleep(); now-slept > sleepGap {

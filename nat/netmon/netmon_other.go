@@ -16,13 +16,13 @@ const poll = 5 * time.Second
 func watch(ctx context.Context, ignore string, changed chan<- struct{}) error {
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
-	last := snapshot(ignore)
+	last := look(ignore)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if now := snapshot(ignore); now != last {
+			if now := look(ignore); now != last {
 				last = now
 				notify(changed)
 			}
@@ -30,7 +30,8 @@ func watch(ctx context.Context, ignore string, changed chan<- struct{}) error {
 	}
 }
 
-func snapshot(ignore string) string {
+// look lists the addresses, in order.
+func look(ignore string) string {
 	interfaces, err := net.Interfaces()
 	if err != nil {
 		return ""

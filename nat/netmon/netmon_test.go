@@ -27,6 +27,7 @@ func drive(t *testing.T, play func(notify func(), sleep func(time.Duration))) []
 			at = append(at, ms)
 		}})
 		m.asleep = func() time.Duration { return slept }
+		m.look = func(string) string { return time.Now().String() } // always another
 		m.source = func(ctx context.Context, _ string, changed chan<- struct{}) error {
 			out = changed
 			close(ready)
@@ -75,6 +76,28 @@ func TestUnceasingChangeIsReported(t *testing.T) {
 	}
 }
 
+func TestSameAsBeforeIsNoEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		events := 0
+		m := New(Config{OnEvent: func(Event) { events++ }})
+		m.look = func(string) string { return "the same" }
+		m.source = func(ctx context.Context, _ string, changed chan<- struct{}) error {
+			notify(changed)
+			<-ctx.Done()
+			return nil
+		}
+		done := make(chan error)
+		go func() { done <- m.Run(ctx) }()
+		pass(5 * time.Second)
+		cancel()
+		<-done
+		if events != 0 {
+			t.Errorf("%d events though nothing was different", events)
+		}
+	})
+}
+
 func TestSleep(t *testing.T) {
 	got := drive(t, func(_ func(), sleep func(time.Duration)) {
 		pass(3 * time.Second)
@@ -93,6 +116,7 @@ func TestFailedSourceIsOpenedAgain(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		opened, events := 0, 0
 		m := New(Config{OnEvent: func(Event) { events++ }})
+		m.look = func(string) string { return time.Now().String() }
 		m.source = func(ctx context.Context, _ string, _ chan<- struct{}) error {
 			if opened++; opened < 3 {
 				return errors.New("broken")
