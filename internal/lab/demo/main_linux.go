@@ -166,6 +166,7 @@ func (d *demo) talk(ctx context.Context, laptop, desk *warrennet.Device) error {
 		}
 		best = min(best, rtt)
 	}
+	d.timeline(laptop)
 	d.say("direct round trip: %.2f ms at best of 20", ms(best))
 	bits, err := warrennet.Throughput(ctx, laptop.Host, desk.Host, address, time.Second)
 	if err != nil {
@@ -173,6 +174,25 @@ func (d *demo) talk(ctx context.Context, laptop, desk *warrennet.Device) error {
 	}
 	d.say("one TCP stream through the tunnel: %.2f Gbit/s for a second", bits/1e9)
 	return nil
+}
+
+// timeline prints what the daemon logged of its paths: the relayed one often lasts too short to be seen otherwise.
+func (d *demo) timeline(dev *warrennet.Device) {
+	for line := range strings.Lines(dev.Daemon().Log()) {
+		at, rest, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+		t, err := time.Parse("2006-01-02T15:04:05.000Z07:00", at)
+		if err != nil || !strings.Contains(rest, "msg=path ") {
+			continue
+		}
+		kind, reason := "", ""
+		if _, after, ok := strings.Cut(rest, " kind="); ok {
+			kind, _, _ = strings.Cut(after, " ")
+		}
+		if _, after, ok := strings.Cut(rest, " reason="); ok {
+			reason = strings.Trim(strings.TrimSpace(after), `"`)
+		}
+		fmt.Printf("          %s's log at %.3fs: path %s (%s)\n", dev.Name, t.Sub(d.began).Seconds(), kind, reason)
+	}
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -1,0 +1,60 @@
+# Two commands for a newcomer: make demo, make test. The rest explains itself.
+
+GO    ?= go
+TOOL   = $(GO) tool -modfile=tools/go.mod
+SUDO  := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+FUZZTIME ?= 60s
+
+export CGO_ENABLED = 0
+
+.PHONY: build demo test test-race test-system soak bench generate lint deps cross clean
+
+build: ## both programs, into bin/
+	$(GO) build -trimpath -o bin/warren ./cmd/agent
+	$(GO) build -trimpath -o bin/warren-coordinator ./cmd/coordinator
+
+demo: build ## two devices behind NATs meet, in network namespaces; KEEP=1 leaves them up
+	$(GO) build -o bin/demo ./internal/lab/demo
+	./bin/demo -bin bin $(if $(KEEP),-keep)
+
+deps: ## programs that the tests look at Warren with
+	@missing=""; for p in tshark:tshark wg:wireguard-tools; do \
+		command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+cross: ## the systems to come must compile
+	GOOS=darwin $(GO) build ./...
+	GOOS=windows $(GO) build ./...
+
+lint: ## gofmt, vet, staticcheck, generated code
+	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v 'proto/warrenv1/')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+
+test: deps build lint cross ## everything that is quick; prints how many tests passed
+	WARREN_BIN=$(CURDIR)/bin $(GO) run ./internal/testcount -- -count=1 ./...
+
+test-race: deps build ## the same under the race detector, which needs a C compiler
+	WARREN_BIN=$(CURDIR)/bin CGO_ENABLED=1 $(GO) run ./internal/testcount -- -race -count=1 ./...
+
+test-system: deps build ## longer: many runs of the lab's faults
+	WARREN_BIN=$(CURDIR)/bin $(GO) run ./internal/testcount -- -count=5 -timeout=60m ./internal/lab/...
+
+soak: ## longer: every fuzz test for FUZZTIME
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		dir=$$($(GO) list -f '{{.Dir}}' $$pkg); \
+		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go 2>/dev/null | cut -c6-); do \
+			echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME); done; done
+
+bench: build ## figures, beside bare links and stock wireguard-go
+	$(GO) build -o bin/wireguard-go golang.zx2c4.com/wireguard
+	$(GO) build -o bin/bench ./internal/lab/bench
+	./bin/bench -bin bin
+
+generate: ## code from proto/warren/v1/*.proto, by pinned tools
+	$(GO) build -modfile=tools/go.mod -o bin/buf github.com/bufbuild/buf/cmd/buf
+	cd proto && ../bin/buf lint && ../bin/buf generate
+
+clean:
+	rm -rf bin
