@@ -248,14 +248,13 @@ func TestLife(t *testing.T) {
 	// The coordinator restarts; nobody has to do anything.
 	n.stop()
 	a.await("the loss", func() bool { return !a.state.Connected })
-	c, err := n.enrol(tok, "late")
-	if !errors.Is(err, client.ErrUnreachable) {
+	if _, err := n.enrol(tok, "late"); !errors.Is(err, client.ErrUnreachable) {
 		t.Fatalf("enrolment while the coordinator is away: %v", err)
 	}
 	n.start()
 	a.client.Reset()
 	a.await("the connection", func() bool { return a.state.Connected })
-	if c, err = n.enrol(tok, "charlie"); err != nil {
+	if _, err = n.enrol(tok, "charlie"); err != nil {
 		t.Fatal(err)
 	}
 	a.awaitPeers("charlie", "gamma")
@@ -265,9 +264,8 @@ func TestLife(t *testing.T) {
 	if _, err := n.admin.RemoveDevice(t.Context(), connect.NewRequest(&pb.RemoveDeviceRequest{Device: "charlie"})); err != nil {
 		t.Fatal(err)
 	}
-	_ = c
 	a.m = nil
-	stopA = a.watch(tok, mapFile)
+	a.watch(tok, mapFile)
 	if m := a.client.Map(); m == nil || len(m.Peers) != 2 {
 		t.Fatalf("map on disk: %+v", m)
 	}

@@ -20,9 +20,6 @@ const reasonHeader = reason.Header
 // defaultKeepAlive is assumed until the coordinator's Hello says otherwise.
 const defaultKeepAlive = 15 * time.Second
 
-// expiryCheck is how often a device looks for peers that have expired by its own clock.
-const expiryCheck = 15 * time.Second
-
 func (c *Client) place() place {
 	return place{c.cfg.Network, c.cfg.Authority, c.endpoints(), c.cfg.Dial, c.cfg.Now}
 }

@@ -23,6 +23,7 @@ type Core struct {
 	hosts    []netip.Addr
 	relayUp  bool
 	sessions map[ID]*session
+	quiet    map[ID]time.Time // until when a peer's checks do not ask for it; one entry a peer of the map at most
 	timers   timers
 	probes   map[stunmsg.TxID]*probe
 	budget   bucket
@@ -40,7 +41,7 @@ func New(now time.Time, cfg Config) *Core {
 		cfg.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
 	return &Core{
-		cfg: cfg, start: now, now: now, sessions: map[ID]*session{}, probes: map[stunmsg.TxID]*probe{},
+		cfg: cfg, start: now, now: now, sessions: map[ID]*session{}, quiet: map[ID]time.Time{}, probes: map[stunmsg.TxID]*probe{},
 		budget: newBucket(totalRate, totalBurst, now),
 	}
 }
@@ -144,11 +145,13 @@ func (e Activate) apply(c *Core) {
 func (e Deactivate) apply(c *Core) {
 	if s := c.sessions[e.Peer]; s != nil {
 		s.configured = false
+		c.quiet[e.Peer] = c.now.Add(restFor)
 		c.touch(s)
 	}
 }
 
 func (e Forget) apply(c *Core) {
+	delete(c.quiet, e.Peer)
 	if s := c.sessions[e.Peer]; s != nil {
 		c.end(s)
 	}
@@ -199,8 +202,15 @@ func (e Signal) apply(c *Core) {
 	c.touch(s)
 }
 
+// A peer checks only what it uses. If the tunnel does not have it, we have lost it, by a restart for one, and it still sends into a session
+// that is gone: it is wanted, so that a handshake makes another at once.
 func (e Request) apply(c *Core) {
-	if s := c.sessions[e.Peer]; s != nil && s.awake {
+	s := c.sessions[e.Peer]
+	if (s == nil || !s.configured) && !c.now.Before(c.quiet[e.Peer]) {
+		c.quiet[e.Peer] = c.now.Add(wantEvery)
+		c.emit(Wanted{e.Peer})
+	}
+	if s != nil && s.awake {
 		s.requested(e.Pair)
 		c.touch(s)
 	}

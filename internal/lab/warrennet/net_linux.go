@@ -214,11 +214,26 @@ func (n *Network) Device(ctx context.Context, name string, nat lab.NAT) (*Device
 	if err != nil {
 		return nil, err
 	}
+	d := n.DeviceOn(h)
+	return d, d.StartDaemon(ctx)
+}
+
+// DeviceOn makes a host a device, without starting its daemon.
+func (n *Network) DeviceOn(h *lab.Host) *Device {
 	d := &Device{Host: h, n: n}
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.devices = append(n.devices, d)
-	n.mu.Unlock()
-	return d, d.StartDaemon(ctx)
+	return d
+}
+
+// StartRelay runs a separate relay on a host and waits until it serves.
+func (n *Network) StartRelay(ctx context.Context, h *lab.Host, token string) (*Daemon, error) {
+	d, err := Start(h, filepath.Join(n.bin, "warren-coordinator"), "relay", "--name", h.Name, "--token", token, "--state", filepath.Join(n.dir, h.Name))
+	if err != nil {
+		return nil, err
+	}
+	return d, d.AwaitLog(ctx, "relay serving")
 }
 
 // Dir is the device's state directory.
