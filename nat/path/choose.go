@@ -70,7 +70,7 @@ func (s *session) supervise() time.Time {
 	if urgent && s.gone && s.c.relayUp && !s.calling && s.used() {
 		s.call(false) // it may be back at the relay
 	}
-	if urgent && s.relayed() && expired >= quickLost {
+	if s.relayed() && (urgent && expired >= quickLost || s.doubt && expired >= doubtLost) {
 		s.demote(fmt.Sprintf("nothing comes back and %d checks went unanswered", expired))
 		return time.Time{}
 	}

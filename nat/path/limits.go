@@ -6,6 +6,8 @@ import "time"
 const (
 	idleAfter    = 45 * time.Second // without data a session sleeps
 	calledFor    = 10 * time.Second // what a peer's call keeps a session awake without data
+	wantEvery    = 2 * time.Second  // a peer's checks ask for it to be configured
+	restFor      = time.Minute      // but not so soon after the tunnel gave it up: they were on their way
 	retryFirst   = 2 * time.Second  // until the next attempt at a direct path; doubles
 	retryMax     = time.Minute
 	betterEvery  = time.Minute            // looking for a better path than a direct one
@@ -24,6 +26,7 @@ const (
 	distressAfter = 300 * time.Millisecond  // data sent, nothing back
 	quickEvery    = 60 * time.Millisecond   // checks in distress
 	quickLost     = 4                       // so many of them unanswered demote
+	doubtLost     = 3                       // ... if the peer calls, which it would not if all were well, or the network changed
 	quickMax      = 10                      // more in a row, while there is no relay, come at slowEvery
 	slowEvery     = 250 * time.Millisecond
 	timeoutMin    = 150 * time.Millisecond // after which a check counts as unanswered
