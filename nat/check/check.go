@@ -79,7 +79,9 @@ func expand(prk []byte, direction string) (half, error) {
 }
 
 // Request writes a check to the peer.
-func (k *Keys) Request(tx stunmsg.TxID) []byte { return stunmsg.NewRequest(tx, k.out.username, k.out.key) }
+func (k *Keys) Request(tx stunmsg.TxID) []byte {
+	return stunmsg.NewRequest(tx, k.out.username, k.out.key)
+}
 
 // Success writes the answer to a check of the peer that came from mapped.
 func (k *Keys) Success(tx stunmsg.TxID, mapped netip.AddrPort) []byte {
