@@ -3,6 +3,7 @@ package lab
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -90,7 +91,8 @@ func (h *Host) close() {
 	h.holder.Wait()
 }
 
-// Command makes a command that runs on the host. Like any exec.Cmd it is not started yet; it is killed when the lab's program ends.
+// Command makes a command that runs on the host. Like any exec.Cmd it is not started yet; the holder kills it when the lab's program ends.
+// (Not the kernel, by Pdeathsig: that goes by the thread that started it, and threads which Do has used end.)
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	if err != nil {
@@ -98,7 +100,6 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	}
 	cmd := exec.CommandContext(ctx, self, append([]string{strconv.Itoa(h.holder.Process.Pid), name}, args...)...)
 	cmd.Env = append(os.Environ(), roleVariable+"="+roleEnter)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }
 
@@ -208,6 +209,28 @@ func (h *Host) Rules() ([]string, error) {
 		out = append(out, r.String())
 	}
 	return out, err
+}
+
+// Configure brings an interface of the host up with an address and a host route, such as that of a tunnel which is not Warren's.
+func (h *Host) Configure(link, addr, to string, mtu int) error {
+	l, err := h.handle.LinkByName(link)
+	if err != nil {
+		return err
+	}
+	own, err := netlink.ParseIPNet(addr + "/32")
+	if err != nil {
+		return err
+	}
+	far, err := netlink.ParseIPNet(to + "/32")
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		h.handle.LinkSetMTU(l, mtu),
+		h.handle.AddrAdd(l, &netlink.Addr{IPNet: own}),
+		h.handle.LinkSetUp(l),
+		h.handle.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: far, Scope: netlink.SCOPE_LINK}),
+	)
 }
 
 // sysctl sets a value below /proc/sys/net.

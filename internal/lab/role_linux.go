@@ -116,24 +116,34 @@ func prepareMounts() error {
 	return nil
 }
 
-// killNeighbours ends all processes in the holder's network namespace but itself: daemons that have detached themselves.
+// killNeighbours ends all processes in the holder's network namespace but itself, daemons that have detached themselves among them. It looks
+// again until there are none, since one may have started another meanwhile.
 func killNeighbours() error {
 	own, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
+	for range 100 {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return err
 		}
-		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && ns == own {
-			unix.Kill(pid, unix.SIGKILL)
+		found := false
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || pid == os.Getpid() {
+				continue
+			}
+			// The link of one that has ended, and waits to be waited for, cannot be read.
+			if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && ns == own {
+				found = true
+				unix.Kill(pid, unix.SIGKILL)
+			}
 		}
+		if !found {
+			return nil
+		}
+		runtime.Gosched()
 	}
 	return nil
 }

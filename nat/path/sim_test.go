@@ -21,6 +21,8 @@ const (
 	reflexive = pb.CandidateKind_CANDIDATE_KIND_SERVER_REFLEXIVE
 )
 
+var stunServer = netip.MustParseAddrPort("198.51.100.1:3478")
+
 // sim runs cores against the model of the internet and, with every packet, against what they must not do.
 type sim struct {
 	t     testing.TB
@@ -130,20 +132,23 @@ func (n *node) start() {
 	n.gather()
 }
 
-// gather tells the core the host's address now, and the address that a STUN server sees a little later.
+// gather tells the core the host's address now, and the address that a STUN server sees a little later, and then every so often.
 func (n *node) gather() {
-	at := n.host.At
+	at, core := n.host.At, n.core
 	n.local = []candidate.Candidate{{Kind: host, Addr: at}}
 	n.handle(path.SetLocal{Candidates: n.local})
-	core := n.core
-	n.sim.after(2*n.sim.net.Delay, func() {
-		mapped, ok := n.sim.net.Mapped(n.sim.now, n.host, netip.MustParseAddrPort("198.51.100.1:3478"))
-		if n.core != core || n.host.At != at || !ok || mapped == at {
+	var ask func()
+	ask = func() {
+		if n.core != core || n.host.At != at {
 			return
 		}
-		n.local = append(n.local[:1:1], candidate.Candidate{Kind: reflexive, Addr: mapped})
-		n.handle(path.SetLocal{Candidates: n.local})
-	})
+		if mapped, ok := n.sim.net.Mapped(n.sim.now, n.host, stunServer); ok && mapped != at {
+			n.local = append(n.local[:1:1], candidate.Candidate{Kind: reflexive, Addr: mapped})
+			n.handle(path.SetLocal{Candidates: n.local})
+		}
+		n.sim.after(25*time.Second, ask)
+	}
+	n.sim.after(2*n.sim.net.Delay, ask)
 }
 
 func (n *node) link(id path.ID) *link {

@@ -117,6 +117,12 @@ func (d *Daemon) Signal(sig os.Signal) error {
 // PID is the program's process.
 func (d *Daemon) PID() int { return d.cmd.Process.Pid }
 
+// PIDFile reads /proc/PID/name of the program.
+func (d *Daemon) PIDFile(name string) (string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", d.PID(), name))
+	return string(b), err
+}
+
 // Log is what the program said so far.
 func (d *Daemon) Log() string { return d.log.String() }
 

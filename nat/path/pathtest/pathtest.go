@@ -159,7 +159,7 @@ func (b *Box) out(now time.Time, inside, remote netip.AddrPort) netip.AddrPort {
 	}
 	s := b.flows[k]
 	if s == nil || now.Sub(s.lastUsed) > b.Expiry {
-		s = &state{outside: b.port(inside), allowed: map[netip.AddrPort]time.Time{}}
+		s = &state{outside: b.port(now, inside), allowed: map[netip.AddrPort]time.Time{}}
 		b.flows[k] = s
 	}
 	s.lastUsed = now
@@ -167,17 +167,17 @@ func (b *Box) out(now time.Time, inside, remote netip.AddrPort) netip.AddrPort {
 	return s.outside
 }
 
-func (b *Box) port(inside netip.AddrPort) netip.AddrPort {
-	if keep := netip.AddrPortFrom(b.External, inside.Port()); b.Kind == Easy && !b.taken(keep) {
+func (b *Box) port(now time.Time, inside netip.AddrPort) netip.AddrPort {
+	if keep := netip.AddrPortFrom(b.External, inside.Port()); b.Kind == Easy && !b.taken(now, keep) {
 		return keep
 	}
 	b.nextPort += 7
 	return netip.AddrPortFrom(b.External, b.nextPort)
 }
 
-func (b *Box) taken(outside netip.AddrPort) bool {
+func (b *Box) taken(now time.Time, outside netip.AddrPort) bool {
 	for _, s := range b.flows {
-		if s.outside == outside {
+		if s.outside == outside && now.Sub(s.lastUsed) <= b.Expiry {
 			return true
 		}
 	}
