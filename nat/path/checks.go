@@ -1,6 +1,7 @@
 package path
 
 import (
+	"fmt"
 	"time"
 
 	"warren/nat/stunmsg"
@@ -147,6 +148,9 @@ func (s *session) requested(at Pair) {
 		s.send(p)
 		return
 	}
+	if !known && s.current != nil && !s.within(s.current.lastAnswer, freshFor) {
+		s.doubt = true // the peer's NAT may have mapped it anew: what goes to the old address would be lost while its own packets arrive
+	}
 	from := &s.budget
 	if !known {
 		from = &s.reflex
@@ -188,6 +192,10 @@ func (s *session) answered(pr *probe, at Pair) {
 	if p == s.current {
 		s.doubt = false
 		s.announce("")
+		return
+	}
+	if s.doubt && s.current != nil && s.current.expired(now) > 0 {
+		s.promote(p, fmt.Sprintf("%s does not answer and this does", s.current.Remote))
 		return
 	}
 	s.consider(p)

@@ -32,7 +32,7 @@ type Core struct {
 // New makes a Core. now is the time that Handle's go on from.
 func New(now time.Time, cfg Config) *Core {
 	if cfg.Traffic == nil {
-		cfg.Traffic = func(ID) (sent, received time.Time) { return }
+		cfg.Traffic = func(ID) (t Traffic) { return }
 	}
 	if cfg.NewTx == nil {
 		cfg.NewTx = stunmsg.NewTxID

@@ -31,7 +31,7 @@ func (n *node) flow(to *node, every time.Duration, echo bool) (stop func()) {
 func (n *node) data(to *node, echo bool) {
 	s, l, sent := n.sim, n.link(to.id), n.sim.now
 	l.sent = sent
-	arrive := func(*node, path.Pair) {
+	arrive := func(_ *node, at path.Pair) {
 		if to.host.Down {
 			return
 		}
@@ -39,6 +39,9 @@ func (n *node) data(to *node, echo bool) {
 		l.delivered++
 		back := to.link(n.id)
 		back.received = s.now
+		if at.Remote.IsValid() {
+			back.direct = s.now
+		}
 		if !to.configured(n) {
 			to.handle(path.Activate{Peer: n.id}) // a handshake does that
 		}

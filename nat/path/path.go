@@ -65,11 +65,16 @@ type Path struct {
 	Since time.Time
 }
 
+// Traffic tells when packets of the tunnel last went to a peer and came from it; zero is never.
+type Traffic struct {
+	// Sent is when data was sent, Received when anything came, Direct when anything came without a relay.
+	Sent, Received, Direct time.Time
+}
+
 // Config is what a Core needs from outside.
 type Config struct {
-	// Traffic tells when data was last sent to a peer and when anything of its tunnel was last received. It is asked often and must not
-	// block. Nil: never.
-	Traffic func(ID) (sent, received time.Time)
+	// Traffic tells of a peer's packets. It is asked often and must not block. Nil: there never were any.
+	Traffic func(ID) Traffic
 	// NewTx draws transaction ids, which nobody must be able to guess. Nil: from crypto/rand.
 	NewTx func() stunmsg.TxID
 	// Rand spreads periodic checks. Nil: seeded at random.

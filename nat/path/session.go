@@ -133,7 +133,8 @@ func (s *session) sleep() {
 
 // poll looks at the traffic.
 func (s *session) poll() {
-	sent, received := s.c.cfg.Traffic(s.id)
+	t := s.c.cfg.Traffic(s.id)
+	sent, received := t.Sent, t.Received
 	if received.After(s.received) && s.gone {
 		s.gone = false
 		s.announce("peer is heard")
@@ -145,7 +146,8 @@ func (s *session) poll() {
 	if s.current == nil {
 		s.waiting = time.Time{}
 	} else {
-		proof := later(received, later(s.current.lastAnswer, s.since))
+		// What a relay brought says nothing of the direct path.
+		proof := later(t.Direct, later(s.current.lastAnswer, s.since))
 		switch {
 		case !sent.After(proof):
 			s.waiting = time.Time{}

@@ -61,8 +61,7 @@ type node struct {
 type link struct {
 	path           path.Path
 	sent, received time.Time
-	every          time.Duration // of data sent by a flow; 0: none
-	echo           bool
+	direct         time.Time // received without a relay
 	flowing        int
 	lostSince      time.Time // the first packet of an unbroken row lost to a fault
 	delivered      int
@@ -160,9 +159,9 @@ func (n *node) link(id path.ID) *link {
 	return l
 }
 
-func (n *node) traffic(id path.ID) (sent, received time.Time) {
+func (n *node) traffic(id path.ID) path.Traffic {
 	l := n.link(id)
-	return l.sent, l.received
+	return path.Traffic{Sent: l.sent, Received: l.received, Direct: l.direct}
 }
 
 func (n *node) newTx() (tx stunmsg.TxID) {
@@ -248,7 +247,7 @@ func (n *node) do(a path.Action) {
 	case path.Wanted:
 		n.link(a.Peer).wanted = true
 		if s.find(a.Peer) != nil { // the tunnel configures it, a moment later
-			s.after(time.Millisecond, func() { n.handle(path.Activate{Peer: a.Peer}) })
+			s.after(time.Millisecond, func() { n.handle(path.Activate(a)) })
 		}
 	case path.Ended:
 		n.link(a.Peer).path = path.Path{}

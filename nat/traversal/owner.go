@@ -158,19 +158,19 @@ func (o *owner) setRelay(connected bool, relay string, addr netip.AddrPort) {
 	o.handle(path.SetRelay{Up: connected})
 }
 
-func (o *owner) traffic(id path.ID) (sent, received time.Time) {
+func (o *owner) traffic(id path.ID) (t path.Traffic) {
 	p := o.peers[id]
 	if p == nil {
-		return
+		return t
 	}
-	sent, received = o.t.cfg.Traffic(p.Node)
+	t = o.t.cfg.Traffic(p.Node)
 	for raw, k := range p.active {
 		if raw != p.Node.Raw() {
-			s, r := o.t.cfg.Traffic(k)
-			sent, received = later(sent, s), later(received, r)
+			a := o.t.cfg.Traffic(k)
+			t = path.Traffic{Sent: later(t.Sent, a.Sent), Received: later(t.Received, a.Received), Direct: later(t.Direct, a.Direct)}
 		}
 	}
-	return sent, received
+	return t
 }
 
 func later(a, b time.Time) time.Time {

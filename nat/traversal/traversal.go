@@ -60,8 +60,8 @@ type Config struct {
 	Send func(local netip.Addr, remote netip.AddrPort, b []byte) error
 	// SendSignal sends b to a device over the relay.
 	SendSignal func(device [key.Size]byte, b []byte) error
-	// Traffic tells when data last went to a peer through the tunnel, and when anything last came.
-	Traffic func(peer key.NodePublic) (lastSent, lastReceived time.Time)
+	// Traffic tells of the packets that went to a peer through the tunnel and came from it.
+	Traffic func(peer key.NodePublic) path.Traffic
 	// OnPath publishes a path to the tunnel.
 	OnPath func(peer key.NodePublic, p Path)
 	// Wanted, if set, is told that a peer calls which is not active.
@@ -112,7 +112,7 @@ func New(cfg Config) *Traversal {
 		cfg.Wanted = func(key.NodePublic) {}
 	}
 	if cfg.Traffic == nil {
-		cfg.Traffic = func(key.NodePublic) (sent, received time.Time) { return }
+		cfg.Traffic = func(key.NodePublic) (t path.Traffic) { return }
 	}
 	return &Traversal{
 		cfg: cfg, log: cfg.Log, paths: map[path.ID]Path{},

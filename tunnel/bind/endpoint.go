@@ -41,8 +41,8 @@ type endpoint struct {
 
 	// route is an immutable snapshot, so SetPath never races a Send.
 	route atomic.Pointer[route]
-	// lastSent and lastReceived are nanoseconds since Bind.start; 0 is never.
-	lastSent, lastReceived atomic.Int64
+	// lastSent, lastReceived and lastDirect are nanoseconds since Bind.start; 0 is never.
+	lastSent, lastReceived, lastDirect atomic.Int64
 
 	configured bool          // guarded by admission.mu
 	indices    []*indexEntry // guarded by indexTable.mu
@@ -184,6 +184,15 @@ func (b *Bind) Traffic(peer key.NodePublic) (lastSent, lastReceived time.Time) {
 		return time.Time{}, time.Time{}
 	}
 	return b.at(e.lastSent.Load()), b.at(e.lastReceived.Load())
+}
+
+// LastDirect tells when any WireGuard message last came from a peer to our own sockets, and not by a relay; zero for never.
+func (b *Bind) LastDirect(peer key.NodePublic) time.Time {
+	e := b.endpoints.find(peer)
+	if e == nil {
+		return time.Time{}
+	}
+	return b.at(e.lastDirect.Load())
 }
 
 func (b *Bind) at(ns int64) time.Time {

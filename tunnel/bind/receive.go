@@ -139,5 +139,6 @@ func (r *receiver) sort(m []byte, now int64) *endpoint {
 		return nil
 	}
 	e.lastReceived.Store(now)
+	e.lastDirect.Store(now)
 	return e
 }

@@ -136,7 +136,7 @@ func (s *session) makeNAT() error {
 		Self: s.cfg.state.Node, Log: s.log,
 		Send:       s.bind.WriteTo,
 		SendSignal: s.relays.sendSignal,
-		Traffic:    s.bind.Traffic,
+		Traffic:    s.traffic,
 		OnPath:     s.onPath,
 		Wanted:     func(peer key.NodePublic) { s.engine.Want(peer) },
 	})

@@ -5,6 +5,7 @@ import (
 
 	"warren/coord/client"
 	"warren/nat/netmon"
+	"warren/nat/path"
 	"warren/nat/traversal"
 	"warren/proto/key"
 	"warren/proto/record"
@@ -126,6 +127,11 @@ func (s *session) onPacket(local netip.Addr, remote netip.AddrPort, b []byte) {
 	if !s.gatherer.HandlePacket(local, remote, b) {
 		s.traversal.HandlePacket(local, remote, b)
 	}
+}
+
+func (s *session) traffic(peer key.NodePublic) path.Traffic {
+	sent, received := s.bind.Traffic(peer)
+	return path.Traffic{Sent: sent, Received: received, Direct: s.bind.LastDirect(peer)}
 }
 
 func (s *session) sendRelay(peer key.NodePublic, bufs [][]byte) error {
