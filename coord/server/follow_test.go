@@ -141,7 +141,7 @@ func (f *follower) handle(m *pb.WatchResponse) (err error) {
 		f.signing, err = record.OpenCertificate(c.srv.Authority(), c.srv.Network(), e.Hello.GetSigningCertificate())
 	case *pb.WatchResponse_SnapshotBegin:
 		f.peers, f.blocked, f.within = map[rawKey]*record.Device{}, map[rawKey]bool{}, true
-		f.epoch = e.SnapshotBegin.GetEpoch()
+		f.epoch, f.revision = e.SnapshotBegin.GetEpoch(), 0
 	case *pb.WatchResponse_SnapshotEnd:
 		f.within = false
 		f.snapshots++

@@ -335,6 +335,12 @@ func (c *coordinator) expire(name string, at *timestamppb.Timestamp) {
 	c.must(err)
 }
 
+func (c *coordinator) rename(from, to string) {
+	c.Helper()
+	_, err := c.admin.RenameDevice(c.Context(), connect.NewRequest(&pb.RenameDeviceRequest{Device: from, Name: to}))
+	c.must(err)
+}
+
 func (c *coordinator) list() map[string]*pb.Device {
 	c.Helper()
 	r, err := c.admin.ListDevices(c.Context(), connect.NewRequest(&pb.ListDevicesRequest{}))

@@ -232,13 +232,6 @@ func (h *hub) device(k key.DevicePublic) *store.Device {
 	return h.devices[k.Raw()]
 }
 
-// relay gives the separate relay k, or nil.
-func (h *hub) relay(k key.DevicePublic) *store.Relay {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.relays[k.Raw()]
-}
-
 // due lists the devices that are to expire or to be removed now, and when the next one is.
 func (h *hub) due(now time.Time, ephemeralAfter time.Duration) (keys []key.DevicePublic, next time.Time) {
 	h.mu.Lock()
