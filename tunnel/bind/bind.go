@@ -16,8 +16,7 @@
 //	index.go       receiver index -> endpoint
 //	initiation.go  admission of handshake initiations; noise.go opens them, limit.go limits their rate
 //	inject.go      packets that come not from a socket
-//	receive.go     from sockets to WireGuard; send.go the other way; segment.go how packets share a datagram train
-//	socket_*.go    what differs between systems
+//	receive.go     from sockets to WireGuard; send.go the other way
 package bind
 
 import (
@@ -27,6 +26,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -34,6 +34,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
+	"warren/internal/udpbatch"
 	"warren/proto/key"
 )
 
@@ -67,7 +68,7 @@ type Bind struct {
 	log   *slog.Logger
 	start time.Time // what monotonic times count from
 
-	v4, v6 atomic.Pointer[socket]
+	v4, v6 atomic.Pointer[udpbatch.Conn]
 	port   atomic.Uint32
 	mark   atomic.Uint32
 
@@ -81,7 +82,7 @@ type Bind struct {
 	closed chan struct{} // closed by Close; nil while not open
 
 	warnMark sync.Once
-	tune     func(*socket) // for tests: changes a socket before it is used
+	tune     func(*udpbatch.Conn) // for tests: changes a socket before it is used
 }
 
 var _ conn.Bind = (*Bind)(nil)
@@ -129,12 +130,12 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	b.closed = make(chan struct{})
 	fns := []conn.ReceiveFunc{b.receiveInjected(b.closed)}
 	for _, f := range []struct {
-		slot *atomic.Pointer[socket]
-		s    *socket
+		slot *atomic.Pointer[udpbatch.Conn]
+		s    *udpbatch.Conn
 	}{{&b.v4, v4}, {&b.v6, v6}} {
 		if f.s != nil {
 			f.slot.Store(f.s)
-			b.port.Store(uint32(f.s.port))
+			b.port.Store(uint32(f.s.Port()))
 			fns = append(fns, newReceiver(b, f.slot, f.s, b.closed).receive)
 		}
 	}
@@ -142,12 +143,12 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 }
 
 // listenBoth opens a socket of each family on one port. A host without one of the families is served by the other.
-func (b *Bind) listenBoth(port uint16) (v4, v6 *socket, err error) {
+func (b *Bind) listenBoth(port uint16) (v4, v6 *udpbatch.Conn, err error) {
 	for try := 0; ; try++ {
 		var err4, err6 error
 		both := port
 		if v4, err4 = b.listen("udp4", both); err4 == nil {
-			both = v4.port
+			both = v4.Port()
 		} else if !errors.Is(err4, syscall.EAFNOSUPPORT) {
 			return nil, nil, portError(both, err4)
 		}
@@ -160,7 +161,7 @@ func (b *Bind) listenBoth(port uint16) (v4, v6 *socket, err error) {
 			return v4, nil, nil
 		}
 		if v4 != nil {
-			v4.close()
+			v4.Close()
 		}
 		if port != 0 || v4 == nil || try == portTries {
 			return nil, nil, portError(both, errors.Join(err4, err6))
@@ -175,12 +176,14 @@ func portError(port uint16, err error) error {
 	return fmt.Errorf("UDP sockets on port %d: %w", port, err)
 }
 
-func (b *Bind) listen(network string, port uint16) (*socket, error) {
-	s, err := listenSocket(network, port, b.mark.Load(), !b.cfg.DisableGSO, !b.cfg.DisableGRO, b.log)
+func (b *Bind) listen(network string, port uint16) (*udpbatch.Conn, error) {
+	s, err := udpbatch.Listen(network, ":"+strconv.Itoa(int(port)), udpbatch.Options{
+		Mark: b.mark.Load(), GSO: !b.cfg.DisableGSO, GRO: !b.cfg.DisableGRO, Log: b.log,
+	})
 	if err != nil {
 		return nil, err
 	}
-	b.warnAboutMark(s.markErr)
+	b.warnAboutMark(s.MarkErr())
 	if b.tune != nil {
 		b.tune(s)
 	}
@@ -196,19 +199,19 @@ func (b *Bind) warnAboutMark(err error) {
 }
 
 // reopen replaces a socket that no longer works by a new one on the same port. It reports whether slot holds a new socket.
-func (b *Bind) reopen(slot *atomic.Pointer[socket], old *socket) bool {
+func (b *Bind) reopen(slot *atomic.Pointer[udpbatch.Conn], old *udpbatch.Conn) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed == nil {
 		return false
 	}
-	old.close()
-	s, err := b.listen(old.network, old.port)
+	old.Close()
+	s, err := b.listen(old.Network(), old.Port())
 	if err != nil {
-		b.log.Warn("socket not reopened", "network", old.network, "port", old.port, "err", err)
+		b.log.Warn("socket not reopened", "network", old.Network(), "port", old.Port(), "err", err)
 		return false
 	}
-	b.log.Warn("socket reopened after errors", "network", old.network, "port", old.port)
+	b.log.Warn("socket reopened after errors", "network", old.Network(), "port", old.Port())
 	slot.Store(s)
 	return true
 }
@@ -223,9 +226,9 @@ func (b *Bind) Close() error {
 	close(b.closed)
 	b.closed = nil
 	var errs []error
-	for _, slot := range []*atomic.Pointer[socket]{&b.v4, &b.v6} {
+	for _, slot := range []*atomic.Pointer[udpbatch.Conn]{&b.v4, &b.v6} {
 		if s := slot.Swap(nil); s != nil {
-			if err := s.close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			if err := s.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
 			}
 		}
@@ -238,22 +241,22 @@ func (b *Bind) SetMark(mark uint32) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.mark.Store(mark)
-	for _, s := range []*socket{b.v4.Load(), b.v6.Load()} {
+	for _, s := range []*udpbatch.Conn{b.v4.Load(), b.v6.Load()} {
 		if s != nil {
-			b.warnAboutMark(s.setMark(mark))
+			b.warnAboutMark(s.SetMark(mark))
 		}
 	}
 	return nil
 }
 
 // BatchSize is how many packets one send or receive may carry.
-func (b *Bind) BatchSize() int { return batchSize }
+func (b *Bind) BatchSize() int { return udpbatch.BatchSize }
 
 // LocalPort is the port of the sockets, also of the last time that they were open; 0 before the first.
 func (b *Bind) LocalPort() uint16 { return uint16(b.port.Load()) }
 
 // socketFor gives the socket of an address family; nil if there is none now.
-func (b *Bind) socketFor(is6 bool) *socket {
+func (b *Bind) socketFor(is6 bool) *udpbatch.Conn {
 	if is6 {
 		return b.v6.Load()
 	}

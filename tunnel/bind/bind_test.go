@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.zx2c4.com/wireguard/conn"
 
+	"warren/internal/udpbatch"
 	"warren/proto/key"
 )
 
@@ -37,7 +38,17 @@ type station struct {
 	stopped  sync.WaitGroup
 }
 
-func newStation(t testing.TB, change func(*Config), tune func(*socket)) *station {
+func packets(sizes ...int) [][]byte {
+	var out [][]byte
+	for _, n := range sizes {
+		out = append(out, make([]byte, n))
+	}
+	return out
+}
+
+func repeat(size, n int) []int { return slices.Repeat([]int{size}, n) }
+
+func newStation(t testing.TB, change func(*Config), tune func(*udpbatch.Conn)) *station {
 	t.Helper()
 	s := &station{key: key.NewNode(), received: make(chan packet, 4096), other: make(chan string, 64), relayed: make(chan string, 64)}
 	cfg := Config{
@@ -80,7 +91,7 @@ func (s *station) open(t testing.TB, port uint16) {
 }
 
 func (s *station) receive(t testing.TB, fn conn.ReceiveFunc) {
-	bufs, sizes, eps := packets(repeat(1<<14, batchSize)...), make([]int, batchSize), make([]conn.Endpoint, batchSize)
+	bufs, sizes, eps := packets(repeat(1<<14, udpbatch.BatchSize)...), make([]int, udpbatch.BatchSize), make([]conn.Endpoint, udpbatch.BatchSize)
 	for {
 		n, err := fn(bufs, sizes, eps)
 		if err != nil {

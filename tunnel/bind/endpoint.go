@@ -9,6 +9,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
+	"warren/internal/udpbatch"
 	"warren/proto/key"
 )
 
@@ -51,9 +52,23 @@ type endpoint struct {
 // route is a Path with what sending needs worked out.
 type route struct {
 	Path
-	wire wireAddr
-	// noGSO: trains of datagrams are too large for this path, single ones may be fragmented.
-	noGSO atomic.Bool
+	wire atomic.Pointer[wire]
+}
+
+// wire is the destination as one socket wants it; a socket that was reopened makes its own.
+type wire struct {
+	sock *udpbatch.Conn
+	to   *udpbatch.Route
+}
+
+// on gives the destination for a socket.
+func (r *route) on(s *udpbatch.Conn) *udpbatch.Route {
+	w := r.wire.Load()
+	if w == nil || w.sock != s {
+		w = &wire{s, s.NewRoute(r.Local, r.Remote)}
+		r.wire.Store(w)
+	}
+	return w.to
 }
 
 var _ conn.Endpoint = (*endpoint)(nil)
@@ -152,11 +167,7 @@ func (b *Bind) SetPath(peer key.NodePublic, p Path) {
 	if (p.Kind == None || !b.allowed(peer)) && b.endpoints.find(peer) == nil {
 		return
 	}
-	r := &route{Path: p}
-	if p.Kind == Direct {
-		r.wire = newWireAddr(p.Local, p.Remote)
-	}
-	b.endpoints.get(peer).route.Store(r)
+	b.endpoints.get(peer).route.Store(&route{Path: p})
 }
 
 // Forget says that the device no longer has the peer: its indices, held packets and path are dropped, and its next initiation is held

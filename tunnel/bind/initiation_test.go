@@ -10,6 +10,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 
+	"warren/internal/udpbatch"
 	"warren/proto/key"
 )
 
@@ -40,7 +41,7 @@ func (d *door) knock(t testing.TB, from key.NodePrivate, stamp uint64) {
 
 // delivered takes what WireGuard would receive.
 func (d *door) delivered() (out []conn.Endpoint) {
-	bufs, sizes, eps := packets(repeat(2000, batchSize)...), make([]int, batchSize), make([]conn.Endpoint, batchSize)
+	bufs, sizes, eps := packets(repeat(2000, udpbatch.BatchSize)...), make([]int, udpbatch.BatchSize), make([]conn.Endpoint, udpbatch.BatchSize)
 	for {
 		n := d.inject.pop(bufs, sizes, eps)
 		if n == 0 {
@@ -271,8 +272,8 @@ func FuzzDatagram(f *testing.F) {
 		}
 	}
 	f.Add(stockInitiation(f, peer, d.private.Public()))
-	slot := new(atomic.Pointer[socket])
-	r := newReceiver(d.Bind, slot, new(socket), nil)
+	slot := new(atomic.Pointer[udpbatch.Conn])
+	r := newReceiver(d.Bind, slot, new(udpbatch.Conn), nil)
 	f.Fuzz(func(t *testing.T, m []byte) {
 		r.next = 1
 		if got := r.sort(m, 1); got != nil && (got != e || shapeOf(m) == shapeInitiation || receiverIndex(shapeOf(m), m) != 7) {
@@ -303,7 +304,7 @@ func TestInjectDropsOldest(t *testing.T) {
 			t.Fatalf("packet %d: dropped %v", i, dropped)
 		}
 	}
-	bufs, sizes, eps := packets(repeat(100, batchSize)...), make([]int, batchSize), make([]conn.Endpoint, batchSize)
+	bufs, sizes, eps := packets(repeat(100, udpbatch.BatchSize)...), make([]int, udpbatch.BatchSize), make([]conn.Endpoint, udpbatch.BatchSize)
 	next := uint64(5)
 	for {
 		n := q.pop(bufs, sizes, eps)

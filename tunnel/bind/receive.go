@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
+
+	"warren/internal/udpbatch"
 )
 
 const (
@@ -19,9 +21,9 @@ const (
 // receiver turns what one socket receives into WireGuard's batches. WireGuard calls it from one goroutine.
 type receiver struct {
 	b      *Bind
-	slot   *atomic.Pointer[socket]
-	sock   *socket // what rx was made for
-	rx     *rxBatch
+	slot   *atomic.Pointer[udpbatch.Conn]
+	sock   *udpbatch.Conn // what rx was made for
+	rx     *udpbatch.Reader
 	closed <-chan struct{}
 	errs   int // in a row
 
@@ -31,8 +33,8 @@ type receiver struct {
 	segment     int
 }
 
-func newReceiver(b *Bind, slot *atomic.Pointer[socket], s *socket, closed <-chan struct{}) *receiver {
-	return &receiver{b: b, slot: slot, sock: s, rx: newRxBatch(s), closed: closed}
+func newReceiver(b *Bind, slot *atomic.Pointer[udpbatch.Conn], s *udpbatch.Conn, closed <-chan struct{}) *receiver {
+	return &receiver{b: b, slot: slot, sock: s, rx: udpbatch.NewReader(s), closed: closed}
 }
 
 // receive is the conn.ReceiveFunc. Its only error is net.ErrClosed: WireGuard would give a socket up after a few others.
@@ -53,9 +55,9 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 func (r *receiver) fill(bufs [][]byte) error {
 	for {
 		if s := r.slot.Load(); s != nil && s != r.sock {
-			r.sock, r.rx = s, newRxBatch(s)
+			r.sock, r.rx = s, udpbatch.NewReader(s)
 		}
-		n, err := r.rx.read(r.sock, bufs)
+		n, err := r.rx.Read(bufs)
 		if err == nil {
 			r.next, r.count, r.errs = 0, n, 0
 			return nil
@@ -76,7 +78,7 @@ func (r *receiver) failed(err error) error {
 	r.b.counters.receiveErrors.Add(1)
 	r.errs++
 	if r.errs == 1 {
-		r.b.log.Debug("receive failed", "network", r.sock.network, "err", err)
+		r.b.log.Debug("receive failed", "network", r.sock.Network(), "err", err)
 	}
 	if r.errs%reopenAfter == 0 || errors.Is(err, net.ErrClosed) {
 		if r.b.reopen(r.slot, r.sock) {
@@ -101,11 +103,11 @@ func (r *receiver) drain(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int
 			if r.next == r.count {
 				return n
 			}
-			r.rest, r.segment = r.rx.message(r.next)
+			r.rest, r.segment = r.rx.Message(r.next)
 			r.next++
 		}
 		var datagram []byte
-		datagram, r.rest = cut(r.rest, r.segment)
+		datagram, r.rest = udpbatch.Cut(r.rest, r.segment)
 		e := r.sort(datagram, now)
 		if e == nil {
 			continue
@@ -126,11 +128,11 @@ func (r *receiver) sort(m []byte, now int64) *endpoint {
 	switch s {
 	case shapeOther:
 		if r.b.cfg.OnPacket != nil && len(m) > 0 {
-			r.b.cfg.OnPacket(r.rx.local(r.next-1), r.rx.source(r.next-1), m)
+			r.b.cfg.OnPacket(r.rx.Local(r.next-1), r.rx.Source(r.next-1), m)
 		}
 		return nil
 	case shapeInitiation:
-		r.b.queueInitiation(addrSource(r.rx.source(r.next-1).Addr()), m)
+		r.b.queueInitiation(addrSource(r.rx.Source(r.next-1).Addr()), m)
 		return nil
 	}
 	e := r.b.index.lookup(receiverIndex(s, m), now)

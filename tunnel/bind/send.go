@@ -30,7 +30,7 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if s == nil {
 		return fmt.Errorf("sending to %s: %w", r.Remote, b.noSocket())
 	}
-	err := s.send(bufs, r)
+	err := s.Send(bufs, r.on(s))
 	if err != nil {
 		b.counters.sendErrors.Add(1)
 	}
@@ -72,5 +72,5 @@ func (b *Bind) WriteTo(local netip.Addr, remote netip.AddrPort, m []byte) error 
 	if s == nil {
 		return fmt.Errorf("sending to %s: %w", remote, b.noSocket())
 	}
-	return s.writeTo(local, remote, m)
+	return s.WriteTo(local, remote, m)
 }

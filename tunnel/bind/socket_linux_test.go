@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 
+	"warren/internal/udpbatch"
 	"warren/proto/key"
 )
 
@@ -40,7 +41,7 @@ func (k *kernel) sendmmsg(fd uintptr, m []unix.Mmsghdr) (int, syscall.Errno) {
 			break
 		}
 	}
-	n, errno := sendmmsg(fd, m)
+	n, errno := udpbatch.Sendmmsg(fd, m)
 	var call []int
 	for i := range n {
 		call = append(call, segments(&m[i]))
@@ -73,7 +74,7 @@ func TestSendWithoutGSOAfterRefusal(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := &kernel{refuse: refuseTrains(c.errno)}
-			a := newStation(t, nil, func(s *socket) { s.sendmmsg = k.sendmmsg })
+			a := newStation(t, nil, func(s *udpbatch.Conn) { s.Override(k.sendmmsg, nil) })
 			if !a.Stats().GSO4 {
 				t.Fatal("this kernel has no UDP_SEGMENT")
 			}
@@ -117,7 +118,7 @@ func TestSendErrors(t *testing.T) {
 			}
 			return 0
 		}}
-		a, b := newStation(t, nil, func(s *socket) { s.sendmmsg = k.sendmmsg }), newStation(t, nil, nil)
+		a, b := newStation(t, nil, func(s *udpbatch.Conn) { s.Override(k.sendmmsg, nil) }), newStation(t, nil, nil)
 		ep := a.knows(t, b, 1, "127.0.0.1")
 		if err := a.Send(transport(2, 500, 500, 1000), ep); !errors.Is(err, errno) {
 			t.Errorf("got %v, want %v", err, errno)
@@ -140,7 +141,7 @@ func TestSendInParts(t *testing.T) {
 		}
 		return 0
 	}}
-	a, b := newStation(t, nil, func(s *socket) { s.sendmmsg = k.sendmmsg }), newStation(t, nil, nil)
+	a, b := newStation(t, nil, func(s *udpbatch.Conn) { s.Override(k.sendmmsg, nil) }), newStation(t, nil, nil)
 	ep := a.knows(t, b, 1, "127.0.0.1")
 	b.knows(t, a, 2, "127.0.0.1")
 	sent := transport(2, 100, 200, 300, 400, 500, 600, 700)
@@ -159,7 +160,7 @@ func TestSendMoreThanABatch(t *testing.T) {
 	a, b := newStation(t, nil, nil), newStation(t, nil, nil)
 	ep := a.knows(t, b, 1, "127.0.0.1")
 	b.knows(t, a, 2, "127.0.0.1")
-	sent := transport(2, repeat(300, 3*batchSize+1)...)
+	sent := transport(2, repeat(300, 3*udpbatch.BatchSize+1)...)
 	if err := a.Send(sent, ep); err != nil {
 		t.Fatal(err)
 	}
@@ -173,9 +174,9 @@ func TestSendMoreThanABatch(t *testing.T) {
 // TestReceiveErrors: a socket that only fails is replaced, and nothing but closing ends the receive function.
 func TestReceiveErrors(t *testing.T) {
 	var made atomic.Int32
-	s := newStation(t, nil, func(s *socket) {
-		if !s.is6 && made.Add(1) == 1 {
-			s.recvmmsg = func(uintptr, []unix.Mmsghdr) (int, syscall.Errno) { return -1, unix.ENOTCONN }
+	s := newStation(t, nil, func(s *udpbatch.Conn) {
+		if s.Network() == "udp4" && made.Add(1) == 1 {
+			s.Override(nil, func(uintptr, []unix.Mmsghdr) (int, syscall.Errno) { return -1, unix.ENOTCONN })
 		}
 	})
 	port := s.LocalPort()
@@ -199,24 +200,29 @@ func TestReceiveErrors(t *testing.T) {
 
 // TestClosedWhileFailing: a receive function that waits after an error ends at once on Close, which newStation's cleanup waits for.
 func TestClosedWhileFailing(t *testing.T) {
-	newStation(t, nil, func(s *socket) {
-		s.recvmmsg = func(uintptr, []unix.Mmsghdr) (int, syscall.Errno) { return -1, unix.EBADF }
+	newStation(t, nil, func(s *udpbatch.Conn) {
+		s.Override(nil, func(uintptr, []unix.Mmsghdr) (int, syscall.Errno) { return -1, unix.EBADF })
 	})
 }
 
 func TestMarkAndBuffers(t *testing.T) {
 	s := newStation(t, func(c *Config) { c.Mark = 0x1234 }, nil)
+	sock := s.v4.Load()
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
 	option := func(name int) (value int) {
 		t.Helper()
 		var optErr error
-		if err := s.v4.Load().raw.Control(func(fd uintptr) { value, optErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, name) }); err != nil || optErr != nil {
+		if err := raw.Control(func(fd uintptr) { value, optErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, name) }); err != nil || optErr != nil {
 			t.Fatal(err, optErr)
 		}
 		return value
 	}
-	marked := s.v4.Load().markErr == nil
+	marked := sock.MarkErr() == nil
 	if got := option(unix.SO_MARK); marked && got != 0x1234 || !marked && got != 0 {
-		t.Errorf("mark %#x; refused: %v", got, s.v4.Load().markErr)
+		t.Errorf("mark %#x; refused: %v", got, sock.MarkErr())
 	}
 	if err := s.SetMark(0x4321); err != nil {
 		t.Errorf("SetMark: %v", err)
@@ -225,43 +231,6 @@ func TestMarkAndBuffers(t *testing.T) {
 		t.Errorf("mark %#x after SetMark", got)
 	}
 	t.Logf("receive buffer %d bytes", option(unix.SO_RCVBUF))
-}
-
-func TestAddresses(t *testing.T) {
-	for _, a := range []string{"192.0.2.1:1", "[2001:db8::1]:65535", "[fe80::1%7]:9"} {
-		want := netip.MustParseAddrPort(a)
-		w := newWireAddr(netip.Addr{}, want)
-		if got := readAddr(w.name[:w.nameLen]); got != want || w.ctlLen != 0 {
-			t.Errorf("%s went to %s", want, got)
-		}
-	}
-	for _, b := range [][]byte{nil, make([]byte, 8), make([]byte, 28), {unix.AF_INET6, 0, 1, 2, 16: 0}} {
-		if got := readAddr(b); got.IsValid() {
-			t.Errorf("% x read as %s", b, got)
-		}
-	}
-}
-
-// FuzzControl: the kernel is trusted, but reading control messages must not depend on it.
-func FuzzControl(f *testing.F) {
-	w := newWireAddr(netip.MustParseAddr("192.0.2.1"), netip.MustParseAddrPort("192.0.2.2:1"))
-	f.Add(append([]byte(nil), w.control[:w.ctlLen+putSegment(w.control[w.ctlLen:], 1452)]...))
-	w = newWireAddr(netip.MustParseAddr("2001:db8::1"), netip.MustParseAddrPort("[2001:db8::2]:1"))
-	f.Add(append([]byte(nil), w.control[:w.ctlLen]...))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r := newRxBatch(&socket{gro: true})
-		r.sock, r.bufs = &socket{gro: true}, r.own
-		r.headers[0].Len = 3000
-		r.headers[0].Hdr.SetControllen(copy(r.controls[0][:], b))
-		data, segment := r.message(0)
-		for n := 0; data != nil; n++ {
-			_, data = cut(data, segment)
-			if n > 3000 {
-				t.Fatal("no end")
-			}
-		}
-		r.local(0)
-	})
 }
 
 // TestNoAllocations: sending and receiving cost no allocation once warm.
@@ -281,7 +250,7 @@ func TestNoAllocations(t *testing.T) {
 	a.SetPath(public, Path{Kind: Direct, Local: netip.MustParseAddr("127.0.0.1"), Remote: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)})
 	b.index.learn(2, b.endpoints.get(a.key.Public()), 1)
 	sent := transport(2, slices.Concat(repeat(1452, 40), []int{100})...)
-	bufs, sizes, eps := packets(repeat(2000, batchSize)...), make([]int, batchSize), make([]conn.Endpoint, batchSize)
+	bufs, sizes, eps := packets(repeat(2000, udpbatch.BatchSize)...), make([]int, udpbatch.BatchSize), make([]conn.Endpoint, udpbatch.BatchSize)
 	round := func() {
 		if err := a.Send(sent, ep); err != nil {
 			t.Fatal(err)
@@ -343,7 +312,7 @@ func run(b *testing.B, tx conn.Bind, ep conn.Endpoint, receive conn.ReceiveFunc,
 	for i, m := range transport(2, repeat(size, len(store))...) {
 		sent[i] = store[i][:copy(store[i], m)] // room to grow in, as the device's buffers have
 	}
-	bufs, sizes, eps := packets(repeat(1<<16-1, batchSize)...), make([]int, batchSize), make([]conn.Endpoint, batchSize)
+	bufs, sizes, eps := packets(repeat(1<<16-1, udpbatch.BatchSize)...), make([]int, udpbatch.BatchSize), make([]conn.Endpoint, udpbatch.BatchSize)
 	b.SetBytes(int64(size * len(sent)))
 	b.ReportAllocs()
 	for b.Loop() {

@@ -31,10 +31,10 @@ func (b *Bind) Stats() Stats {
 		ReceiveErrors: c.receiveErrors.Load(), SendErrors: c.sendErrors.Load(),
 	}
 	if v4 := b.v4.Load(); v4 != nil {
-		s.GSO4, s.GRO4 = v4.offloads()
+		s.GSO4, s.GRO4 = v4.Offloads()
 	}
 	if v6 := b.v6.Load(); v6 != nil {
-		s.GSO6, s.GRO6 = v6.offloads()
+		s.GSO6, s.GRO6 = v6.Offloads()
 	}
 	return s
 }

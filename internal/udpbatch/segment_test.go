@@ -1,4 +1,4 @@
-package bind
+package udpbatch
 
 import (
 	"math/rand/v2"
@@ -109,7 +109,7 @@ func TestCut(t *testing.T) {
 		rest := make([]byte, c.size)
 		for first := true; first || rest != nil; first = false {
 			var d []byte
-			d, rest = cut(rest, c.segment)
+			d, rest = Cut(rest, c.segment)
 			got = append(got, len(d))
 		}
 		if diff := cmp.Diff(c.want, got); diff != "" {

@@ -1,4 +1,4 @@
-package bind
+package udpbatch
 
 // Bounds of UDP segmentation offload (UDP_SEGMENT) on Linux.
 const (
@@ -28,8 +28,8 @@ func train(bufs [][]byte) int {
 	return n
 }
 
-// cut takes the next datagram off what one receive brought. segment is the datagrams' size as the kernel told it, 0 if there is but one.
-func cut(data []byte, segment int) (datagram, rest []byte) {
+// Cut takes the next datagram off what one receive brought. segment is the datagrams' size as the kernel told it, 0 if there is but one.
+func Cut(data []byte, segment int) (datagram, rest []byte) {
 	if segment <= 0 || segment >= len(data) {
 		return data, nil
 	}

@@ -1,4 +1,4 @@
-package bind
+package udpbatch
 
 import (
 	"encoding/binary"
@@ -15,9 +15,9 @@ import (
 // controlSize is room for the control messages of one datagram: packet info of either family and a segment size.
 const controlSize = 128
 
-// sendmmsg and recvmmsg are the system calls as they are. Pointers inside the headers point to the heap, which does not move, and the
+// Sendmmsg and recvmmsg are the system calls as they are. Pointers inside the headers point to the heap, which does not move, and the
 // headers keep what they point to alive.
-func sendmmsg(fd uintptr, m []unix.Mmsghdr) (int, syscall.Errno) {
+func Sendmmsg(fd uintptr, m []unix.Mmsghdr) (int, syscall.Errno) {
 	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), 0, 0, 0)
 	return int(n), errno
 }
@@ -27,7 +27,7 @@ func recvmmsg(fd uintptr, m []unix.Mmsghdr) (int, syscall.Errno) {
 	return int(n), errno
 }
 
-// wireAddr is a destination and a source as the kernel wants them.
+// wireAddr is a destination and a source as the kernel wants them. With mapped the socket is an IPv6 one that carries IPv4 too.
 type wireAddr struct {
 	name    [unix.SizeofSockaddrInet6]byte
 	nameLen uint32
@@ -35,10 +35,10 @@ type wireAddr struct {
 	ctlLen  int
 }
 
-func newWireAddr(local netip.Addr, remote netip.AddrPort) wireAddr {
+func newWireAddr(local netip.Addr, remote netip.AddrPort, mapped bool) wireAddr {
 	var w wireAddr
 	a := remote.Addr()
-	if a.Is4() {
+	if a.Is4() && !mapped {
 		w.nameLen = unix.SizeofSockaddrInet4
 		binary.NativeEndian.PutUint16(w.name[0:], unix.AF_INET)
 		ip := a.As4()
@@ -51,7 +51,7 @@ func newWireAddr(local netip.Addr, remote netip.AddrPort) wireAddr {
 		binary.NativeEndian.PutUint32(w.name[24:], zoneIndex(a.Zone()))
 	}
 	binary.BigEndian.PutUint16(w.name[2:], remote.Port())
-	w.ctlLen = putPktinfo(w.control[:], local)
+	w.ctlLen = putPktinfo(w.control[:], local, mapped)
 	return w
 }
 
@@ -99,14 +99,14 @@ func putControl(b []byte, level, kind int32, size int) (data []byte, n int) {
 }
 
 // putPktinfo writes the control message that pins the source address and gives its size, 0 for no address.
-func putPktinfo(b []byte, local netip.Addr) int {
+func putPktinfo(b []byte, local netip.Addr, mapped bool) int {
 	switch {
-	case local.Is4():
+	case local.Is4() && !mapped:
 		data, n := putControl(b, unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
 		ip := local.As4()
 		copy(data[4:], ip[:]) // ipi_spec_dst; the interface, first, stays 0
 		return n
-	case local.Is6():
+	case local.IsValid():
 		data, n := putControl(b, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
 		ip := local.As16()
 		copy(data, ip[:]) // ipi6_addr
@@ -139,12 +139,12 @@ func control(b []byte, level, kind int32) []byte {
 
 // txBatch is what one sendmmsg needs.
 type txBatch struct {
-	headers  [batchSize]unix.Mmsghdr
-	vectors  [batchSize]unix.Iovec
-	controls [batchSize][controlSize]byte
-	first    [batchSize + 1]int // which packet each message begins with; the end behind the last
+	headers  [BatchSize]unix.Mmsghdr
+	vectors  [BatchSize]unix.Iovec
+	controls [BatchSize][controlSize]byte
+	first    [BatchSize + 1]int // which packet each message begins with; the end behind the last
 
-	sock       *socket
+	sock       *Conn
 	begin, end int // messages still to go
 	errno      syscall.Errno
 	call       func(fd uintptr) bool
@@ -157,8 +157,8 @@ var txPool = sync.Pool{New: func() any {
 	return t
 }}
 
-// send sends packets to one destination, in as few messages as the offload allows.
-func (s *socket) send(bufs [][]byte, r *route) error {
+// Send sends datagrams to one destination, in as few messages as the offload allows. It keeps nothing of bufs.
+func (s *Conn) Send(bufs [][]byte, r *Route) error {
 	t := txPool.Get().(*txBatch)
 	defer txPool.Put(t)
 	t.sock = s
@@ -180,7 +180,7 @@ func (s *socket) send(bufs [][]byte, r *route) error {
 }
 
 // giveUpGSO reports whether packets that could not leave as a train may do so one by one.
-func (s *socket) giveUpGSO(err error, r *route) bool {
+func (s *Conn) giveUpGSO(err error, r *Route) bool {
 	switch err {
 	case unix.EIO: // the device below computes no checksums, or the kernel will not say why
 		if s.gso.Swap(false) {
@@ -195,9 +195,9 @@ func (s *socket) giveUpGSO(err error, r *route) bool {
 }
 
 // pack describes packets to the kernel and gives how many it took.
-func (t *txBatch) pack(bufs [][]byte, r *route, gso bool) int {
+func (t *txBatch) pack(bufs [][]byte, r *Route, gso bool) int {
 	taken, messages := 0, 0
-	bufs = bufs[:min(len(bufs), batchSize)]
+	bufs = bufs[:min(len(bufs), BatchSize)]
 	for taken < len(bufs) {
 		n := 1
 		if gso {
@@ -274,8 +274,8 @@ const (
 	groBuffer   = 1 << 16
 )
 
-// rxBatch is what one recvmmsg needs.
-type rxBatch struct {
+// Reader receives, for one goroutine.
+type Reader struct {
 	headers  []unix.Mmsghdr
 	vectors  []unix.Iovec
 	names    [][unix.SizeofSockaddrInet6]byte
@@ -283,19 +283,21 @@ type rxBatch struct {
 	own      [][]byte // with GRO
 	bufs     [][]byte // what the last read filled
 
-	sock  *socket
+	sock  *Conn
 	limit int
 	n     int
 	errno syscall.Errno
 	call  func(fd uintptr) bool
 }
 
-func newRxBatch(s *socket) *rxBatch {
-	n := batchSize
+// NewReader makes a reader of s.
+func NewReader(s *Conn) *Reader {
+	n := BatchSize
 	if s.gro {
 		n = groMessages
 	}
-	r := &rxBatch{
+	r := &Reader{
+		sock:    s,
 		headers: make([]unix.Mmsghdr, n), vectors: make([]unix.Iovec, n),
 		names: make([][unix.SizeofSockaddrInet6]byte, n), controls: make([][controlSize]byte, n),
 	}
@@ -313,9 +315,12 @@ func newRxBatch(s *socket) *rxBatch {
 	return r
 }
 
-// read waits for datagrams and takes what is there, into bufs or into buffers of its own.
-func (r *rxBatch) read(s *socket, bufs [][]byte) (int, error) {
-	r.sock, r.bufs = s, bufs
+// Own gives the reader's own buffers, which Read fills instead of those that it is given; nil where it has none.
+func (r *Reader) Own() [][]byte { return r.own }
+
+// Read waits for datagrams and takes what is there, into bufs or, with GRO, into buffers of its own. It tells how many messages came.
+func (r *Reader) Read(bufs [][]byte) (int, error) {
+	r.bufs = bufs
 	if r.own != nil {
 		r.bufs = r.own
 	}
@@ -328,7 +333,7 @@ func (r *rxBatch) read(s *socket, bufs [][]byte) (int, error) {
 		h.SetControllen(controlSize)
 	}
 	for {
-		if err := s.raw.Read(r.call); err != nil {
+		if err := r.sock.raw.Read(r.call); err != nil {
 			return 0, err
 		}
 		switch r.errno {
@@ -341,13 +346,13 @@ func (r *rxBatch) read(s *socket, bufs [][]byte) (int, error) {
 	}
 }
 
-func (r *rxBatch) once(fd uintptr) bool {
+func (r *Reader) once(fd uintptr) bool {
 	r.n, r.errno = r.sock.recvmmsg(fd, r.headers[:r.limit])
 	return r.errno != unix.EAGAIN
 }
 
-// message gives the bytes of one message and the size of the datagrams in it, 0 for a single one.
-func (r *rxBatch) message(i int) (data []byte, segment int) {
+// Message gives the bytes of one message and the size of the datagrams in it, 0 for a single one.
+func (r *Reader) Message(i int) (data []byte, segment int) {
 	if r.sock.gro {
 		if d := control(r.control(i), unix.IPPROTO_UDP, unix.UDP_GRO); len(d) >= 4 {
 			segment = int(int32(binary.NativeEndian.Uint32(d)))
@@ -356,23 +361,23 @@ func (r *rxBatch) message(i int) (data []byte, segment int) {
 	return r.bufs[i][:min(int(r.headers[i].Len), len(r.bufs[i]))], segment
 }
 
-func (r *rxBatch) control(i int) []byte {
+func (r *Reader) control(i int) []byte {
 	return r.controls[i][:min(int(r.headers[i].Hdr.Controllen), controlSize)]
 }
 
-// source is where a message came from.
-func (r *rxBatch) source(i int) netip.AddrPort {
+// Source is where a message came from.
+func (r *Reader) Source(i int) netip.AddrPort {
 	return readAddr(r.names[i][:min(r.headers[i].Hdr.Namelen, unix.SizeofSockaddrInet6)])
 }
 
-// local is the address that a message was sent to.
-func (r *rxBatch) local(i int) netip.Addr {
+// Local is the address that a message was sent to.
+func (r *Reader) Local(i int) netip.Addr {
 	c := r.control(i)
 	if d := control(c, unix.IPPROTO_IP, unix.IP_PKTINFO); len(d) >= unix.SizeofInet4Pktinfo {
 		return netip.AddrFrom4([4]byte(d[4:8])) // ipi_spec_dst
 	}
 	if d := control(c, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO); len(d) >= unix.SizeofInet6Pktinfo {
-		return netip.AddrFrom16([16]byte(d[:16]))
+		return netip.AddrFrom16([16]byte(d[:16])).Unmap()
 	}
 	return netip.Addr{}
 }

@@ -1,0 +1,136 @@
+package udpbatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// BatchSize is how many datagrams go through one system call at most.
+const BatchSize = 128
+
+// socketBuffer is what the kernel is asked to hold for us in each direction: 50 ms at 1 Gbit/s.
+const socketBuffer = 7 << 20
+
+// Conn is one UDP socket.
+type Conn struct {
+	conn    *net.UDPConn
+	raw     syscall.RawConn
+	network string
+	port    uint16
+	is6     bool
+	mapped  bool // an IPv6 socket that carries IPv4 too
+	gro     bool
+	gso     atomic.Bool
+	markErr error
+	log     *slog.Logger
+
+	sendmmsg, recvmmsg Syscall
+}
+
+// Syscall is sendmmsg or recvmmsg: it tells how many messages were dealt with.
+type Syscall func(fd uintptr, m []unix.Mmsghdr) (int, syscall.Errno)
+
+// Listen opens a socket; network is udp for both address families, udp4 or udp6.
+func Listen(network, address string, o Options) (*Conn, error) {
+	s := &Conn{network: network, log: o.Log, sendmmsg: Sendmmsg, recvmmsg: recvmmsg}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	var optErr error
+	config := net.ListenConfig{Control: func(family, _ string, c syscall.RawConn) error {
+		s.is6, s.mapped = family == "udp6", family == "udp6" && network == "udp"
+		err := c.Control(func(fd uintptr) { optErr = s.setOptions(int(fd), o) })
+		return errors.Join(err, optErr)
+	}}
+	c, err := config.ListenPacket(context.Background(), network, address)
+	if err != nil {
+		return nil, err
+	}
+	s.conn = c.(*net.UDPConn)
+	s.port = uint16(s.conn.LocalAddr().(*net.UDPAddr).Port)
+	if s.raw, err = s.conn.SyscallConn(); err != nil {
+		return nil, errors.Join(err, s.conn.Close())
+	}
+	return s, nil
+}
+
+// SyscallConn is for options that are not set here.
+func (s *Conn) SyscallConn() (syscall.RawConn, error) { return s.conn.SyscallConn() }
+
+// Override puts other system calls in place of the kernel's, for tests with one that refuses; nil keeps what is there. It is called before
+// the socket is used.
+func (s *Conn) Override(send, receive Syscall) {
+	if send != nil {
+		s.sendmmsg = send
+	}
+	if receive != nil {
+		s.recvmmsg = receive
+	}
+}
+
+// setOptions fails only where the socket would be of no use.
+func (s *Conn) setOptions(fd int, o Options) error {
+	for force, plain := range map[int]int{unix.SO_RCVBUFFORCE: unix.SO_RCVBUF, unix.SO_SNDBUFFORCE: unix.SO_SNDBUF} {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBuffer) != nil { // needs CAP_NET_ADMIN
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, socketBuffer); err != nil {
+				s.log.Debug("socket buffer not enlarged", "network", s.network, "err", err)
+			}
+		}
+	}
+	if o.Mark != 0 {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(o.Mark)); err != nil {
+			s.markErr = fmt.Errorf("SO_MARK %#x: %w", o.Mark, err)
+		}
+	}
+	if o.GSO {
+		_, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT) // Linux 4.18
+		s.gso.Store(err == nil)
+	}
+	if o.GRO {
+		s.gro = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil // Linux 5.0
+	}
+	if s.is6 {
+		only := 1
+		if s.mapped {
+			only = 0
+		}
+		return errors.Join(
+			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only),
+			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1))
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+}
+
+// SetMark changes the firewall mark.
+func (s *Conn) SetMark(mark uint32) error {
+	var optErr error
+	err := s.raw.Control(func(fd uintptr) {
+		optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark))
+	})
+	if err = errors.Join(err, optErr); err != nil {
+		return fmt.Errorf("SO_MARK %#x: %w", mark, err)
+	}
+	return nil
+}
+
+// Offloads tells which are in use.
+func (s *Conn) Offloads() (gso, gro bool) { return s.gso.Load(), s.gro }
+
+// Close closes the socket; a Reader waiting on it gets net.ErrClosed.
+func (s *Conn) Close() error { return s.conn.Close() }
+
+// WriteTo sends one datagram, from local unless that is zero; it is not for bulk.
+func (s *Conn) WriteTo(local netip.Addr, remote netip.AddrPort, m []byte) error {
+	var oob [controlSize]byte
+	n := putPktinfo(oob[:], local.Unmap(), s.mapped)
+	_, _, err := s.conn.WriteMsgUDPAddrPort(m, oob[:n], remote)
+	return err
+}

@@ -1,0 +1,46 @@
+// Package udpbatch sends and receives UDP datagrams many at a time: sendmmsg and recvmmsg, and trains of datagrams that the kernel or the
+// card cuts and joins (GSO, GRO), with a fallback for each socket or path where an offload is refused.
+//
+// Listen opens a Conn. Conn.Send takes datagrams for one destination, a Route made by NewRoute; a Reader, made by NewReader for one
+// goroutine, brings what came, and Cut takes its trains apart. Systems other than Linux have one system call a datagram.
+package udpbatch
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+)
+
+// Options are what a socket is opened with.
+type Options struct {
+	// Mark is the firewall mark (SO_MARK); 0 sets none. Where the kernel refuses it, Conn.MarkErr says why and the socket works without.
+	Mark uint32
+	// GSO and GRO ask for the offloads, which are used where the kernel has them.
+	GSO, GRO bool
+	Log      *slog.Logger
+}
+
+// Route is one destination with what sending to it needs worked out. It belongs to the Conn that made it.
+type Route struct {
+	// Local pins the source address; zero leaves it to the kernel.
+	Local  netip.Addr
+	Remote netip.AddrPort
+	wire   wireAddr
+	// noGSO: trains of datagrams are too large for this path, single ones may be fragmented.
+	noGSO atomic.Bool
+}
+
+// NewRoute works a destination out, with addresses unmapped.
+func (s *Conn) NewRoute(local netip.Addr, remote netip.AddrPort) *Route {
+	local, remote = local.Unmap(), netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	return &Route{Local: local, Remote: remote, wire: newWireAddr(local, remote, s.mapped)}
+}
+
+// Port is the socket's own port.
+func (s *Conn) Port() uint16 { return s.port }
+
+// Network is udp, udp4 or udp6, as given to Listen.
+func (s *Conn) Network() string { return s.network }
+
+// MarkErr says why the firewall mark could not be set; nil if it was, or none was asked for.
+func (s *Conn) MarkErr() error { return s.markErr }
