@@ -28,7 +28,7 @@ var layers = map[string]struct {
 }
 
 // testbeds are the internal packages that import everything; nothing but tests, benchmarks and the demo imports them.
-var testbeds = []string{"internal/lab"}
+var testbeds = []string{"internal/lab", "internal/sim"}
 
 type pkg struct {
 	ImportPath                         string
@@ -69,6 +69,11 @@ func isTestbed(path string) bool {
 	return slices.ContainsFunc(testbeds, func(b string) bool { return path == b || strings.HasPrefix(path, b+"/") })
 }
 
+// isTestHelper reports whether a package is made for the tests of others, as its name says.
+func isTestHelper(path string) bool {
+	return strings.HasSuffix(path, "test")
+}
+
 func TestLayers(t *testing.T) {
 	all := packages(t)
 	if len(all) < 20 {
@@ -85,8 +90,9 @@ func TestLayers(t *testing.T) {
 				continue
 			}
 			switch {
-			case isTestbed(to):
-				t.Errorf("%s imports %s: the lab is for tests, benchmarks and the demo only", from, to)
+			case isTestHelper(from) && isTestbed(to): // only tests import it in turn
+			case isTestbed(to), isTestHelper(to) && !isTestHelper(from):
+				t.Errorf("%s imports %s: it is for tests, benchmarks and the demo only", from, to)
 			case top(from) == "internal" && top(to) != "internal":
 				t.Errorf("%s imports %s: helpers import none of ours, so that everything may import them", from, to)
 			case top(from) != "internal" && !slices.Contains(layers[top(from)].may, top(to)):
