@@ -23,20 +23,25 @@ import (
 // Host is a machine of the lab: a network and a mount namespace that a holder process keeps.
 type Host struct {
 	Name string
-	// NAT is what stands between the host and the internet.
+	// NAT is the kind that Lab.Host was asked for.
 	NAT NAT
-	// Addr is the host's own IPv4 address, Public the one that the internet sees: its own, or its NAT's.
-	Addr, Public netip.Addr
+	// Addr is the host's own IPv4 address, Public the one that the internet sees: its own, or its NAT's. Addr6 is its IPv6 address. All are
+	// those of the first uplink, and invalid where it lacks the family.
+	Addr, Public, Addr6 netip.Addr
+	// Uplinks are the host's ways out.
+	Uplinks []*Uplink
 
 	lab    *Lab
+	proxy  string // URL of the only way out, or ""
+	ports  int    // cables that were plugged in, if it is a box
 	holder *exec.Cmd
 	stdin  io.Closer
 	ns     *os.File // its network namespace
 	handle *netlink.Handle
 }
 
-// newHost starts the holder.
-func newHost(l *Lab, name string) (_ *Host, err error) {
+// startHost starts the holder.
+func startHost(l *Lab, name string) (_ *Host, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -76,7 +81,19 @@ func newHost(l *Lab, name string) (_ *Host, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return h, h.handle.LinkSetUp(lo)
+	return h, errors.Join(h.handle.LinkSetUp(lo), h.setIPv6())
+}
+
+// setIPv6 has addresses work at once and survive while a link is down, and lets no router tell the host others.
+func (h *Host) setIPv6() error {
+	for name, value := range map[string]string{"accept_dad": "0", "keep_addr_on_down": "1", "accept_ra": "0"} {
+		for _, which := range []string{"all", "default"} {
+			if err := h.sysctl("ipv6/conf/"+which+"/"+name, value); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // close lets the holder go, which ends all processes of the host and with them its namespaces.
@@ -92,7 +109,8 @@ func (h *Host) close() {
 }
 
 // Command makes a command that runs on the host. Like any exec.Cmd it is not started yet; the holder kills it when the lab's program ends.
-// (Not the kernel, by Pdeathsig: that goes by the thread that started it, and threads which Do has used end.)
+// (Not the kernel, by Pdeathsig: that goes by the thread that started it, and threads which Do has used end.) Its environment names the proxy
+// if that is the host's only way out.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	if err != nil {
@@ -100,6 +118,9 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	}
 	cmd := exec.CommandContext(ctx, self, append([]string{strconv.Itoa(h.holder.Process.Pid), name}, args...)...)
 	cmd.Env = append(os.Environ(), roleVariable+"="+roleEnter)
+	if h.proxy != "" {
+		cmd.Env = append(cmd.Env, "HTTPS_PROXY="+h.proxy, "HTTP_PROXY="+h.proxy)
+	}
 	return cmd
 }
 

@@ -88,6 +88,16 @@ func TestBoxes(t *testing.T) {
 		Easy:       {udp: true, sameMapping: true, portKept: true, filtersAddress: true, filtersPort: true},
 		Hard:       {udp: true, filtersAddress: true, filtersPort: true},
 		UDPBlocked: {},
+		EasyCGNAT:  {udp: true, sameMapping: true, portKept: true, filtersAddress: true, filtersPort: true},
+		HardCGNAT:  {udp: true, filtersAddress: true, filtersPort: true},
+		SameNAT:    {udp: true, sameMapping: true, portKept: true, filtersAddress: true, filtersPort: true},
+		PortMapped: {udp: true, filtersAddress: true, filtersPort: true},
+		// What is left of these is IPv4's share.
+		IPv6Firewalled: {udp: true, filtersAddress: true, filtersPort: true},
+		BrokenV4:       {},
+		TCP443Only:     {},
+		ProxyOnly:      {},
+		ShortTimeout:   {udp: true, sameMapping: true, portKept: true, filtersAddress: true, filtersPort: true},
 	} {
 		t.Run(kind.String(), func(t *testing.T) {
 			l := newLab(t)
@@ -107,7 +117,7 @@ func probe(t *testing.T, host, one, two *Host) (b behaviour) {
 	at := func(h *Host, p uint16) netip.AddrPort { return netip.AddrPortFrom(h.Public, p) }
 	send(t, c, at(one, 1000), "1")
 	wait := soon
-	if host.NAT == UDPBlocked {
+	if a := host.NAT.Access(); a.Block != BlockNothing || a.BrokenIPv4 {
 		wait = never
 	}
 	m1, _ := receive(t, s1, wait)
@@ -135,12 +145,13 @@ func probe(t *testing.T, host, one, two *Host) (b behaviour) {
 	return b
 }
 
-// TestPortTaken: a second host behind the same kind of box keeps its own port, since each has a box of its own; behind one box, an easy NAT gives
-// way when the port is taken. Here the box itself takes it.
+// TestUnsolicitedIsDroppedSilently sends to the public address of what has a box.
+//
+//	outside --- internet --- NAT of the kind --- inside
 func TestUnsolicitedIsDroppedSilently(t *testing.T) {
 	l := newLab(t)
 	outside := mustHost(t, l, "outside", None)
-	for _, kind := range []NAT{Easy, Hard, UDPBlocked} {
+	for _, kind := range []NAT{Easy, Hard, UDPBlocked, EasyCGNAT, SameNAT, PortMapped, IPv6Firewalled, BrokenV4, TCP443Only, ProxyOnly, ShortTimeout} {
 		inside := mustHost(t, l, kind.String(), kind)
 		ctx, cancel := context.WithTimeout(t.Context(), never)
 		_, err := outside.Dial(ctx, "tcp", netip.AddrPortFrom(inside.Public, 22).String())

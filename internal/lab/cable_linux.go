@@ -1,0 +1,200 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+)
+
+// segment is where hosts can be plugged in: one of the internet's ports, or the LAN of a box.
+type segment struct {
+	owner *Host
+	// v4 and v6 are its prefixes, invalid if it lacks the family; the owner has the first address of each.
+	v4, v6 netip.Prefix
+	// lan is the bridge that cables join; "" gives the owner's end of the only cable the addresses.
+	lan      string
+	isolated bool
+	used     int // hosts so far
+	mtu      int
+}
+
+const (
+	defaultMTU  = 1500
+	metricSteps = 100 // between the default routes of a host's uplinks
+)
+
+// Uplink is one of a host's ways out.
+type Uplink struct {
+	// Link is the interface, "eth0" for the first.
+	Link string
+	// Addr4 and Addr6 are the host's addresses there, invalid if it has none. Public4 is the IPv4 address that the internet sees.
+	Addr4, Addr6, Public4 netip.Addr
+	// Proxy is the URL of the HTTP proxy that is the only way out, or "".
+	Proxy string
+
+	gateway4, gateway6 netip.Addr
+	metric             int
+}
+
+// nth gives the prefix's address number i, the gateway being 1.
+func nth(p netip.Prefix, i int) netip.Prefix {
+	a := p.Masked().Addr()
+	for range i {
+		a = a.Next()
+	}
+	return netip.PrefixFrom(a, p.Bits())
+}
+
+// newLAN makes the bridge that a box's hosts share.
+func newLAN(box *Host, v4, v6 netip.Prefix, isolated bool) (*segment, error) {
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: lanName, MTU: defaultMTU, TxQLen: 1000}}
+	if err := box.handle.LinkAdd(bridge); err != nil {
+		return nil, fmt.Errorf("%s: bridge: %w", box.Name, err)
+	}
+	s := &segment{owner: box, v4: v4, v6: v6, lan: lanName, isolated: isolated}
+	return s, box.raise(lanName, nth(v4, 1), nth(v6, 1))
+}
+
+// plug connects a host's interface to the segment and gives it the segment's next addresses and default routes through the owner.
+func (s *segment) plug(h *Host, link string, metric int) (*Uplink, error) {
+	port := fmt.Sprintf("to%d", s.owner.ports)
+	s.owner.ports++
+	s.used++
+	at := func(p netip.Prefix, i int) netip.Prefix {
+		if !p.IsValid() {
+			return p
+		}
+		return nth(p, i)
+	}
+	own4, own6 := at(s.v4, 1+s.used), at(s.v6, 1+s.used)
+	if own4.IsValid() && !s.v4.Contains(nth(s.v4, 2+s.used).Addr()) { // the last one is for broadcasts
+		return nil, fmt.Errorf("%s has no room for %s: %s is full", s.owner.Name, h.Name, s.v4)
+	}
+	if err := cable(h, link, s.owner, port, s.mtu); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.lan == "" {
+		err = s.owner.raise(port, at(s.v4, 1), at(s.v6, 1))
+	} else {
+		err = s.join(port)
+	}
+	u := &Uplink{
+		Link: link, Addr4: own4.Addr(), Addr6: own6.Addr(), Public4: own4.Addr(),
+		gateway4: at(s.v4, 1).Addr(), gateway6: at(s.v6, 1).Addr(), metric: metric,
+	}
+	return u, errors.Join(err, h.raise(link, own4, own6), h.defaultRoutes(u))
+}
+
+func (s *segment) join(port string) error {
+	bridge, err := s.owner.handle.LinkByName(s.lan)
+	if err != nil {
+		return err
+	}
+	link, err := s.owner.handle.LinkByName(port)
+	if err != nil {
+		return err
+	}
+	if err := s.owner.handle.LinkSetMaster(link, bridge); err != nil {
+		return err
+	}
+	if s.isolated {
+		if err := s.owner.handle.LinkSetIsolated(link, true); err != nil {
+			return err
+		}
+	}
+	return s.owner.handle.LinkSetUp(link)
+}
+
+// cable joins two hosts by a pair of interfaces.
+func cable(a *Host, aName string, b *Host, bName string, mtu int) error {
+	veth := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: aName, MTU: mtu, TxQLen: 1000}, PeerName: bName,
+		PeerNamespace: netlink.NsFd(b.ns.Fd()), PeerMTU: uint32(mtu),
+	}
+	if mtu == 0 {
+		veth.MTU, veth.PeerMTU = defaultMTU, defaultMTU
+	}
+	if err := a.handle.LinkAdd(veth); err != nil {
+		return fmt.Errorf("cable between %s and %s: %w", a.Name, b.Name, err)
+	}
+	return nil
+}
+
+// raise sets an interface up with those of the addresses that are valid.
+func (h *Host) raise(name string, addrs ...netip.Prefix) error {
+	link, err := h.handle.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if !a.IsValid() {
+			continue
+		}
+		if err := h.handle.AddrAdd(link, &netlink.Addr{IPNet: ipNet(a)}); err != nil {
+			return fmt.Errorf("%s: address %s: %w", h.Name, a, err)
+		}
+	}
+	return h.handle.LinkSetUp(link)
+}
+
+// defaultRoutes lead to the uplink's gateways. The first uplink is preferred, as the metrics say.
+func (h *Host) defaultRoutes(u *Uplink) error {
+	link, err := h.handle.LinkByName(u.Link)
+	if err != nil {
+		return err
+	}
+	for _, gw := range []netip.Addr{u.gateway4, u.gateway6} {
+		if !gw.IsValid() {
+			continue
+		}
+		r := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gw.AsSlice(), Priority: u.metric}
+		if err := h.handle.RouteReplace(r); err != nil {
+			return fmt.Errorf("%s: default route by %s: %w", h.Name, gw, err)
+		}
+	}
+	return nil
+}
+
+// route has the host send what is for a prefix to a neighbour.
+func (h *Host) route(to netip.Prefix, via netip.Addr) error {
+	if err := h.handle.RouteReplace(&netlink.Route{Dst: ipNet(to), Gw: via.AsSlice()}); err != nil {
+		return fmt.Errorf("%s: route to %s: %w", h.Name, to, err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// Unplug takes the host off the network, by all its uplinks or those that are named; Plug puts it back.
+func (h *Host) Unplug(links ...string) error { return h.set(false, links) }
+
+// Plug undoes Unplug.
+func (h *Host) Plug(links ...string) error { return h.set(true, links) }
+
+func (h *Host) set(up bool, links []string) error {
+	for _, u := range h.Uplinks {
+		if len(links) > 0 && !slices.Contains(links, u.Link) {
+			continue
+		}
+		link, err := h.handle.LinkByName(u.Link)
+		if err != nil {
+			return err
+		}
+		if !up {
+			err = h.handle.LinkSetDown(link)
+		} else if err = h.handle.LinkSetUp(link); err == nil {
+			err = h.defaultRoutes(u) // taking a link down takes its routes away
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", h.Name, u.Link, err)
+		}
+	}
+	return nil
+}
