@@ -32,7 +32,7 @@ var ErrMalformed = errors.New("malformed packet")
 type Packet struct {
 	Src, Dst netip.Addr
 	Proto    uint8
-	// SrcPort and DstPort are those of TCP, UDP and SCTP; for an ICMP echo both are its identifier.
+	// SrcPort and DstPort are those of TCP, UDP and SCTP; for an ICMP echo both are its identifier. In a later fragment they are 0.
 	SrcPort, DstPort uint16
 	// Fragment says that it is one; Later that it is not the first, and so has no ports. FragmentID ties them together.
 	Fragment, Later bool
@@ -40,8 +40,22 @@ type Packet struct {
 	// icmpError says that it reports on another packet, whose beginning is payload.
 	icmpError bool
 	payload   []byte
-	tcpFlags  uint8
+	// single says that it belongs to no flow: ICMP that is neither an echo nor an error.
+	single   bool
+	echo     echo
+	tcpFlags uint8
 }
+
+// echo tells an ICMP echo's question from its answer.
+type echo uint8
+
+const (
+	noEcho echo = iota
+	echoRequest
+	echoReply
+)
+
+func (e echo) reverse() echo { return [...]echo{noEcho, echoReply, echoRequest}[e] }
 
 const (
 	tcpFIN = 1 << iota
@@ -97,7 +111,13 @@ func (p *Packet) header6(b []byte) ([]byte, error) {
 	if 40+size > len(b) {
 		return nil, ErrMalformed
 	}
-	next, rest := b[6], b[40:40+size]
+	return p.extensions(b[6], b[40:40+size])
+}
+
+// extensions walks along the headers between the fixed one and the transport's, and gives what follows them. In a later fragment it ends
+// behind the fragment header, and Proto is whatever that fragment's sender wrote there.
+func (p *Packet) extensions(next uint8, rest []byte) ([]byte, error) {
+	fragmented := false
 	for range maxExtensions {
 		switch next {
 		case extHopByHop, extRouting, extDestination:
@@ -110,10 +130,14 @@ func (p *Packet) header6(b []byte) ([]byte, error) {
 			}
 			next, rest = rest[0], rest[n:]
 		case extFragment:
-			if len(rest) < 8 || p.Fragment {
+			if len(rest) < 8 || fragmented {
 				return nil, ErrMalformed
 			}
-			p.Fragment, p.Later = true, binary.BigEndian.Uint16(rest[2:])&^7 != 0
+			fragmented = true
+			const more, offset = 1, 0xfff8
+			f := binary.BigEndian.Uint16(rest[2:])
+			// One that is first and last at once stands alone (RFC 6946).
+			p.Fragment, p.Later = f&(more|offset) != 0, f&offset != 0
 			p.FragmentID = binary.BigEndian.Uint32(rest[4:])
 			next, rest = rest[0], rest[8:]
 			if p.Later {
@@ -157,17 +181,25 @@ func (p *Packet) ports(b []byte) {
 
 // icmp tells echoes (RFC 792, RFC 4443 section 4) and errors from the rest.
 func (p *Packet) icmp(b []byte) {
-	kind := b[0]
-	switch {
-	case p.Proto == protoICMP && (kind == 0 || kind == 8), p.Proto == protoICMPv6 && (kind == 128 || kind == 129):
+	request, reply := uint8(8), uint8(0)
+	if p.Proto == protoICMPv6 {
+		request, reply = 128, 129
+	}
+	switch kind := b[0]; {
+	case kind == request, kind == reply:
+		if p.echo = echoRequest; kind == reply {
+			p.echo = echoReply
+		}
 		p.SrcPort = binary.BigEndian.Uint16(b[4:])
 		p.DstPort = p.SrcPort
 	case p.Proto == protoICMP && (kind == 3 || kind == 11 || kind == 12), p.Proto == protoICMPv6 && kind < 128:
 		p.icmpError, p.payload = true, b[8:]
+	default:
+		p.single = true
 	}
 }
 
-// quoted reads the beginning of a packet as an ICMP error quotes it: it may be cut anywhere behind the ports.
+// quoted reads the beginning of a packet as an ICMP error quotes it: it may be cut anywhere behind the ports. A later fragment has none.
 func quoted(b []byte) (p Packet, err error) {
 	if p.Src, p.Dst, err = Addresses(b); err != nil {
 		return p, err
@@ -180,10 +212,13 @@ func quoted(b []byte) (p Packet, err error) {
 		}
 		p.Proto, rest = b[9], b[size:]
 		p.Later = binary.BigEndian.Uint16(b[6:])&0x1fff != 0
-	} else {
-		p.Proto, rest = b[6], b[40:]
+	} else if rest, err = p.extensions(b[6], b[40:]); err != nil {
+		return p, err
 	}
-	if p.Later || len(rest) < 8 {
+	if p.Later {
+		return p, nil
+	}
+	if len(rest) < 8 {
 		return p, ErrMalformed
 	}
 	switch p.Proto {

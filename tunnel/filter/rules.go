@@ -3,22 +3,20 @@ package filter
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/gaissmai/bart"
 
 	pb "warren/proto/warrenv1"
 )
 
-// Rules are compiled grants; they do not change.
+// Rules are compiled grants; they do not change. What a packet costs grows with the logarithm of the grants that its addresses are in, not
+// with all grants.
 type Rules struct {
-	grants []grant
-}
-
-type grant struct {
-	sources, destinations *bart.Lite
-	// any says that every protocol and port is allowed.
-	any   bool
-	flows []flow
+	// flows are what each grant allows; nil for one that allows everything.
+	flows   [][]flow
+	members *bart.Table[*membership]
+	nowhere *membership
 }
 
 type flow struct {
@@ -26,73 +24,171 @@ type flow struct {
 	first, last uint16
 }
 
+// membership is which grants an address is in, by rising index: as a source, as a destination, and the same of those that allow everything.
+type membership struct {
+	source, destination       []uint32
+	anySource, anyDestination []uint32
+}
+
+func newRules() *Rules {
+	return &Rules{members: new(bart.Table[*membership]), nowhere: new(membership)}
+}
+
 // Compile turns grants into rules. Without a grant everything is denied.
 func Compile(grants []*pb.Grant) (*Rules, error) {
-	r := new(Rules)
+	r, sets := newRules(), map[netip.Prefix]*membership{}
 	for _, g := range grants {
-		c := grant{sources: new(bart.Lite), destinations: new(bart.Lite)}
-		for _, f := range g.GetFlows() {
-			if f.GetProtocol() == 0 {
-				c.any = true
-				continue
+		flows, anything, err := compileFlows(g)
+		if err != nil {
+			return nil, err
+		}
+		if len(flows) == 0 && !anything {
+			continue
+		}
+		index := uint32(len(r.flows))
+		for i, list := range [][]*pb.Prefix{g.GetSources(), g.GetDestinations()} {
+			for _, m := range list {
+				p, err := prefix(m)
+				if err != nil {
+					return nil, fmt.Errorf("grant %q: %w", g.GetId(), err)
+				}
+				s := sets[p]
+				if s == nil {
+					s = new(membership)
+					sets[p] = s
+				}
+				s.add(index, i == 1, anything)
 			}
-			if f.GetProtocol() > 255 || f.GetLastPort() > 65535 || f.GetFirstPort() > f.GetLastPort() {
-				return nil, fmt.Errorf("grant %q: flow %d %d-%d is malformed", g.GetId(), f.GetProtocol(), f.GetFirstPort(), f.GetLastPort())
-			}
-			c.flows = append(c.flows, flow{uint8(f.GetProtocol()), uint16(f.GetFirstPort()), uint16(f.GetLastPort())})
 		}
-		if err := insert(c.sources, g.GetSources()); err != nil {
-			return nil, fmt.Errorf("grant %q: %w", g.GetId(), err)
-		}
-		if err := insert(c.destinations, g.GetDestinations()); err != nil {
-			return nil, fmt.Errorf("grant %q: %w", g.GetId(), err)
-		}
-		if c.any || len(c.flows) > 0 {
-			r.grants = append(r.grants, c)
-		}
+		r.flows = append(r.flows, flows)
 	}
+	r.insert(sets)
 	return r, nil
 }
 
-func insert(t *bart.Lite, prefixes []*pb.Prefix) error {
-	for _, m := range prefixes {
-		a, ok := netip.AddrFromSlice(m.GetAddress())
-		if !ok || m.GetBits() > uint32(a.BitLen()) {
-			return fmt.Errorf("prefix %x/%d is malformed", m.GetAddress(), m.GetBits())
+// compileFlows gives the flows of a grant, or none if it allows everything.
+func compileFlows(g *pb.Grant) (flows []flow, anything bool, err error) {
+	for _, f := range g.GetFlows() {
+		if f.GetProtocol() == 0 {
+			anything = true
+			continue
 		}
-		t.Insert(netip.PrefixFrom(a, int(m.GetBits())).Masked())
+		if f.GetProtocol() > 255 || f.GetLastPort() > 65535 || f.GetFirstPort() > f.GetLastPort() {
+			return nil, false, fmt.Errorf("grant %q: flow %d %d-%d is malformed", g.GetId(), f.GetProtocol(), f.GetFirstPort(), f.GetLastPort())
+		}
+		flows = append(flows, flow{uint8(f.GetProtocol()), uint16(f.GetFirstPort()), uint16(f.GetLastPort())})
 	}
-	return nil
+	if anything {
+		flows = nil
+	}
+	return flows, anything, nil
 }
 
-// open reports whether src may send anything to dst, so that no state is needed.
-func (r *Rules) open(src, dst netip.Addr) bool {
-	for i := range r.grants {
-		g := &r.grants[i]
-		if g.any && g.sources.Contains(src) && g.destinations.Contains(dst) {
+func prefix(m *pb.Prefix) (netip.Prefix, error) {
+	a, ok := netip.AddrFromSlice(m.GetAddress())
+	if !ok || m.GetBits() > uint32(a.BitLen()) {
+		return netip.Prefix{}, fmt.Errorf("prefix %x/%d is malformed", m.GetAddress(), m.GetBits())
+	}
+	return netip.PrefixFrom(a, int(m.GetBits())).Masked(), nil
+}
+
+// add puts a grant into the sets. Grants come by rising index.
+func (m *membership) add(grant uint32, destination, anything bool) {
+	list := &m.source
+	switch {
+	case destination && anything:
+		list = &m.anyDestination
+	case destination:
+		list = &m.destination
+	case anything:
+		list = &m.anySource
+	}
+	if n := len(*list); n == 0 || (*list)[n-1] != grant {
+		*list = append(*list, grant)
+	}
+}
+
+// insert fills the table so that an address's longest prefix has the grants of all its prefixes.
+func (r *Rules) insert(sets map[netip.Prefix]*membership) {
+	prefixes := make([]netip.Prefix, 0, len(sets))
+	for p := range sets {
+		prefixes = append(prefixes, p)
+	}
+	slices.SortFunc(prefixes, netip.Prefix.Compare) // wider ones first
+	var around []netip.Prefix
+	for _, p := range prefixes {
+		for len(around) > 0 && !around[len(around)-1].Contains(p.Addr()) {
+			around = around[:len(around)-1]
+		}
+		if len(around) > 0 {
+			sets[p].join(sets[around[len(around)-1]])
+		}
+		around = append(around, p)
+		r.members.Insert(p, sets[p])
+	}
+}
+
+func (m *membership) join(wider *membership) {
+	m.source, m.destination = union(m.source, wider.source), union(m.destination, wider.destination)
+	m.anySource, m.anyDestination = union(m.anySource, wider.anySource), union(m.anyDestination, wider.anyDestination)
+}
+
+func union(a, b []uint32) []uint32 {
+	switch {
+	case len(b) == 0:
+		return a
+	case len(a) == 0:
+		return b
+	}
+	out := slices.Concat(a, b)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// of gives the grants that an address is in.
+func (r *Rules) of(a netip.Addr) *membership {
+	if m, ok := r.members.Lookup(a); ok {
+		return m
+	}
+	return r.nowhere
+}
+
+// anything reports whether from may send anything to to.
+func anything(from, to *membership) bool {
+	short, long := from.anySource, to.anyDestination
+	if len(short) > len(long) {
+		short, long = long, short
+	}
+	for _, g := range short {
+		if _, ok := slices.BinarySearch(long, g); ok {
 			return true
 		}
 	}
 	return false
 }
 
+// open reports whether two addresses may send each other anything, so that no state is needed.
+func open(a, b *membership) bool { return anything(a, b) && anything(b, a) }
+
 // allow reports whether a new flow may begin.
-func (r *Rules) allow(src, dst netip.Addr, proto uint8, port uint16) bool {
-	for i := range r.grants {
-		g := &r.grants[i]
-		if !g.matches(proto, port) || !g.sources.Contains(src) || !g.destinations.Contains(dst) {
-			continue
-		}
+func (r *Rules) allow(from, to *membership, proto uint8, port uint16) bool {
+	if anything(from, to) {
 		return true
+	}
+	short, long := from.source, to.destination
+	if len(short) > len(long) {
+		short, long = long, short
+	}
+	for _, g := range short {
+		if _, ok := slices.BinarySearch(long, g); ok && matches(r.flows[g], proto, port) {
+			return true
+		}
 	}
 	return false
 }
 
-func (g *grant) matches(proto uint8, port uint16) bool {
-	if g.any {
-		return true
-	}
-	for _, f := range g.flows {
+func matches(flows []flow, proto uint8, port uint16) bool {
+	for _, f := range flows {
 		if f.proto != proto {
 			continue
 		}

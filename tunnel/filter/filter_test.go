@@ -1,0 +1,215 @@
+package filter
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// step is a packet at a time, or new rules, and the verdict that is due.
+type step struct {
+	at    time.Duration
+	s     shape
+	want  Verdict
+	rules *Rules
+}
+
+func fragmentOf(s shape, id uint32, offset uint16, more bool) shape {
+	s.fragment, s.id, s.offset, s.more, s.payload = true, id, offset, more, "12345678"
+	return s
+}
+
+func TestFlows(t *testing.T) {
+	web := mustCompile(a4+","+a6+" -> "+b4+","+b6+" 6:80-80,17:53-53,1,58", "100.64.0.0/24 -> 100.64.0.9 47")
+	none, anyOneWay := mustCompile(), mustCompile(a4+" -> "+b4+",10.0.0.0/8 any")
+	ask, answer := udp(a4, b4, 1000, 53), udp(b4, a4, 53, 1000)
+	syn, synAck, ack := tcp(a4, b4, 1000, 80, tcpSYN), tcp(b4, a4, 80, 1000, tcpSYN), tcp(a4, b4, 1000, 80, 0)
+	fin, finBack, rst := tcp(a4, b4, 1000, 80, tcpFIN), tcp(b4, a4, 80, 1000, tcpFIN), tcp(b4, a4, 80, 1000, tcpRST)
+	back := tcp(b4, a4, 80, 1000, 0)
+	big := udp(a6, b6, 5, 53)
+	for name, steps := range map[string][]step{
+		"default deny": {{s: ask, want: Denied, rules: none}, {s: syn, want: Denied}, {s: icmp(a4, b4, 8, 1), want: Denied}},
+		"answer": {
+			{s: answer, want: Denied, rules: web}, {s: ask}, {s: answer}, {s: udp(b4, a4, 53, 1001), want: Denied}, {s: udp(b4, a4, 54, 1000), want: Denied},
+			{s: udp(c4, a4, 53, 1000), want: Denied}, {s: tcp(b4, a4, 53, 1000, 0), want: Denied},
+		},
+		"other ports and protocols": {
+			{s: udp(a4, b4, 1000, 54), want: Denied, rules: web}, {s: tcp(a4, b4, 1000, 53, tcpSYN), want: Denied},
+			{s: shape{src: a4, dst: b4, proto: 47}, want: Denied}, {s: shape{src: a4, dst: b4, proto: protoSCTP, dport: 80}, want: Denied},
+		},
+		"no ports": {
+			{s: shape{src: a4, dst: "100.64.0.9", proto: 47}, rules: web}, {s: shape{src: "100.64.0.9", dst: a4, proto: 47}},
+			{s: shape{src: "100.64.0.9", dst: b4, proto: 47}, want: Denied},
+		},
+		"UDP is forgotten": {
+			{s: ask, rules: web}, {at: idleUDP - 1, s: answer}, {at: 2*idleUDP - 2, s: answer}, {at: 3*idleUDP - 2, s: answer, want: Denied},
+		},
+		"TCP stays for hours":                       {{s: syn, rules: web}, {s: synAck}, {s: ack}, {at: idleTCP - 1, s: back}, {at: 2*idleTCP - 1, s: back, want: Denied}},
+		"TCP that nobody answers is forgotten soon": {{s: syn, rules: web}, {s: ack}, {at: idleTCPBrief, s: back, want: Denied}},
+		"TCP that both have ended is forgotten soon, whatever comes after": {
+			{s: syn, rules: web}, {s: synAck}, {s: ack}, {s: fin}, {s: finBack}, {s: ack}, {at: idleTCPBrief, s: back, want: Denied},
+		},
+		"TCP that one side has ended goes on": {{s: syn, rules: web}, {s: synAck}, {s: fin}, {at: idleTCP - 1, s: back}},
+		"TCP reset is forgotten soon":         {{s: syn, rules: web}, {s: synAck}, {s: rst}, {s: ack}, {at: idleTCPBrief, s: back, want: Denied}},
+		"TCP ports used again": {
+			{s: syn, rules: web}, {s: synAck}, {s: fin}, {s: finBack}, {at: 1, s: syn}, {at: 1, s: synAck}, {at: idleTCP, s: back},
+		},
+		"echo": {
+			{s: icmp(a4, b4, 8, 7), rules: web}, {s: icmp(b4, a4, 0, 7)}, {s: icmp(b4, a4, 0, 8), want: Denied}, {s: icmp(b4, a4, 8, 7), want: Denied},
+			{at: idleOther, s: icmp(b4, a4, 0, 7), want: Denied},
+		},
+		"echo, v6": {{s: icmp(a6, b6, 128, 7), rules: web}, {s: icmp(b6, a6, 129, 7)}, {s: icmp(b6, a6, 128, 7), want: Denied}},
+		"an answer lets no question in": {
+			{s: icmp(a4, b4, 0, 7), rules: web}, {s: icmp(b4, a4, 8, 7), want: Denied}, {s: icmp(b4, a4, 0, 7), want: Denied},
+		},
+		"other ICMP keeps no state": {{s: icmp(a4, b4, 13, 0), rules: web}, {s: icmp(b4, a4, 5, 0), want: Denied}, {s: icmp(b4, a4, 14, 0), want: Denied}},
+		"any, one way": {
+			{s: tcp(b4, a4, 9, 9, 0), want: Denied, rules: anyOneWay}, {s: tcp(a4, b4, 9, 9, tcpSYN)}, {s: tcp(b4, a4, 9, 9, 0)},
+			{s: shape{src: a4, dst: b4, proto: 250}}, {s: shape{src: b4, dst: a4, proto: 250}}, {s: shape{src: b4, dst: a4, proto: 251}, want: Denied},
+		},
+		"rules replaced": {
+			{s: ask, rules: web}, {s: answer}, {s: answer, want: Denied, rules: none}, {s: ask, want: Denied}, {s: answer, want: Denied, rules: web}, {s: ask}, {s: answer},
+		},
+		"rules replaced by some that still allow the flow": {
+			{s: ask, rules: web}, {s: answer, rules: mustCompile(a4 + " -> " + b4 + " 17:50-60")}, {s: udp(a4, b4, 1000, 60)}, {s: syn, want: Denied},
+		},
+		"rules that were away between two packets": {{s: ask, rules: web}, {s: answer, rules: web}},
+		"errors": {
+			{s: report(b4, a4, ask.bytes()), want: Unrelated, rules: web}, {s: ask}, {s: report(b4, a4, ask.bytes()[:28])}, {s: report(b4, a4, ask.bytes()[:27]), want: Malformed},
+			{s: report(a4, b4, answer.bytes())}, {s: report(b4, a4, udp(a4, b4, 1001, 53).bytes()), want: Unrelated}, {s: report(c4, a4, ask.bytes()), want: Unrelated},
+			{s: report(b4, c4, ask.bytes()), want: Unrelated}, {at: idleUDP, s: report(b4, a4, ask.bytes()), want: Unrelated},
+		},
+		"errors about echoes": {{s: icmp(a4, b4, 8, 7), rules: web}, {s: report(b4, a4, icmp(a4, b4, 8, 7).bytes())}, {s: report(b4, a4, icmp(a4, b4, 8, 8).bytes()), want: Unrelated}},
+		"errors, v6, extensions": {
+			{s: big, rules: web}, {s: report(b6, a6, shape{src: a6, dst: b6, proto: protoUDP, sport: 5, dport: 53, fragment: true, more: true, extensions: []uint8{extDestination}}.bytes())},
+			{s: report(b6, a6, fragmentOf(big, 1, 9, true).bytes()), want: Unrelated},
+		},
+		"errors keep no flow alive": {{s: ask, rules: web}, {at: idleUDP - 1, s: report(b4, a4, ask.bytes())}, {at: idleUDP, s: answer, want: Denied}},
+		"errors from a router": {
+			{s: udp(a4, b4, 1, 2), rules: anyOneWay}, {s: report("10.0.0.1", a4, udp(a4, b4, 1, 2).bytes())}, {s: report("11.0.0.1", a4, udp(a4, b4, 1, 2).bytes()), want: Unrelated},
+			{s: report("10.0.0.1", a4, udp(a4, b4, 1, 3).bytes()), want: Unrelated},
+		},
+		"errors in fragments": {{s: ask, rules: web}, {s: fragmentOf(report(b4, a4, ask.bytes()), 1, 0, true), want: Unrelated}},
+		"fragments": {
+			{s: fragmentOf(ask, 1, 3, true), want: Unrelated, rules: web}, {s: fragmentOf(ask, 1, 0, true)}, {s: fragmentOf(ask, 1, 3, true)}, {s: fragmentOf(ask, 1, 6, false)},
+			{s: fragmentOf(ask, 2, 6, false), want: Unrelated}, {s: fragmentOf(syn, 1, 6, false), want: Unrelated}, {s: answer},
+			{at: idleFragment, s: fragmentOf(ask, 1, 6, false), want: Unrelated},
+		},
+		"fragments of what is denied": {
+			{s: fragmentOf(udp(a4, b4, 1, 54), 1, 0, true), want: Denied, rules: web}, {s: fragmentOf(udp(a4, b4, 1, 54), 1, 3, false), want: Denied},
+		},
+		"fragments, v6, with extensions behind": {
+			{s: fragmentOf(shape{src: a6, dst: b6, proto: protoUDP, dport: 53, inner: []uint8{extDestination}}, 1<<16+1, 0, true), rules: web},
+			{s: fragmentOf(shape{src: a6, dst: b6, proto: protoUDP, inner: []uint8{extDestination}}, 1<<16+1, 3, false)},
+			{s: fragmentOf(shape{src: a6, dst: b6, proto: protoUDP, inner: []uint8{extDestination}}, 1, 3, false), want: Unrelated},
+		},
+		"fragments when rules are replaced": {
+			{s: fragmentOf(ask, 1, 0, true), rules: web}, {s: fragmentOf(ask, 1, 3, true), rules: web}, {s: fragmentOf(ask, 1, 6, true), want: Denied, rules: none},
+		},
+		"an atomic fragment leaves others alone": {
+			{s: fragmentOf(big, 1, 0, true), rules: web}, {s: fragmentOf(udp(a6, b6, 5, 54), 1, 0, false), want: Denied}, {s: fragmentOf(big, 1, 3, false)},
+		},
+	} {
+		f := New()
+		for i, st := range steps {
+			if st.rules != nil {
+				f.SetRules(st.rules)
+			}
+			if got := f.In(st.s.bytes(), st.at); got != st.want {
+				t.Errorf("%s, step %d: %v, want %v", name, i+1, got, st.want)
+			}
+		}
+	}
+}
+
+// TestOpen: where both ways are open nothing is looked into, and nothing remembered.
+func TestOpen(t *testing.T) {
+	f := New()
+	f.SetRules(mustCompile("0.0.0.0/0,::/0 -> 0.0.0.0/0,::/0 any"))
+	odd := with(udp(a4, b4, 1, 2).bytes(), 3, 255) // says it is longer than it is
+	for _, b := range [][]byte{udp(a4, b4, 1, 2).bytes(), fragmentOf(udp(a6, b6, 1, 2), 1, 5, true).bytes(), report(b4, a4, []byte("?")).bytes(), odd} {
+		if v := f.Out(b, 0); v != Pass {
+			t.Errorf("%v: % x", v, b)
+		}
+	}
+	if v := f.Out([]byte("not IP"), 0); v != Malformed {
+		t.Error(v)
+	}
+	for i := range f.shards {
+		if len(f.shards[i].flows)+len(f.shards[i].fragments) > 0 {
+			t.Error("state was kept")
+		}
+	}
+	want := Counters{Out: [verdicts]uint64{Pass: 4, Malformed: 1}}
+	if diff := cmp.Diff(want, f.Counters()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func (f *Filter) sizes() (flows, fragments int) {
+	for i := range f.shards {
+		flows, fragments = flows+len(f.shards[i].flows), fragments+len(f.shards[i].fragments)
+	}
+	return flows, fragments
+}
+
+// TestBounds: a peer that opens flow after flow fills its table and no more, and pushes out short-lived flows before connections.
+func TestBounds(t *testing.T) {
+	f := New()
+	f.SetRules(mustCompile(a4 + " -> " + b4 + " 6,17:0-65535,6:0-65535"))
+	connections := 0
+	for port := range uint16(100) {
+		f.Out(tcp(a4, b4, port, 80, tcpSYN).bytes(), 0)
+		f.In(tcp(b4, a4, 80, port, tcpSYN).bytes(), 0)
+	}
+	for n := range 3 * maxFlows {
+		if v := f.Out(udp(a4, b4, uint16(n), uint16(n>>4)).bytes(), time.Duration(n)); v != Pass {
+			t.Fatalf("flow %d: %v", n, v)
+		}
+	}
+	if flows, _ := f.sizes(); flows != maxFlows {
+		t.Errorf("%d flows between two addresses, bound %d", flows, maxFlows)
+	}
+	for port := range uint16(100) {
+		if f.In(tcp(b4, a4, 80, port, 0).bytes(), 0) == Pass {
+			connections++
+		}
+	}
+	if connections < 95 {
+		t.Errorf("%d of 100 connections outlived a flood of datagrams", connections)
+	}
+	// Once the datagrams' flows have expired they go first, one for each new flow.
+	f.Out(udp(a4, b4, 1, 1).bytes(), time.Hour)
+	if flows, _ := f.sizes(); flows != maxFlows {
+		t.Errorf("%d flows, bound %d", flows, maxFlows)
+	}
+	for id := range uint32(3 * maxFragments) {
+		f.Out(fragmentOf(udp(a4, b4, 9, 9), id, 0, true).bytes(), 0)
+	}
+	if _, fragments := f.sizes(); fragments != maxFragments {
+		t.Errorf("%d packets with fragments, bound %d", fragments, maxFragments)
+	}
+}
+
+func TestVerdictNames(t *testing.T) {
+	var got []string
+	for v := range verdicts {
+		got = append(got, fmt.Sprint(v))
+	}
+	if diff := cmp.Diff([]string{"pass", "denied", "malformed", "unrelated"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestAgain: a second look does not count.
+func TestAgain(t *testing.T) {
+	f := New()
+	if v := f.Again(udp(a4, b4, 1, 2).bytes(), 0); v != Denied {
+		t.Error(v)
+	}
+	if diff := cmp.Diff(Counters{}, f.Counters()); diff != "" {
+		t.Error(diff)
+	}
+}
