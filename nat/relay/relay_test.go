@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,6 +18,8 @@ import (
 	"github.com/coder/websocket"
 
 	"warren/internal/broadcast"
+	"warren/internal/connectproxy"
+	"warren/internal/connectproxy/connectproxytest"
 	"warren/proto/key"
 	"warren/proto/record"
 	"warren/proto/relayframe"
@@ -192,6 +195,33 @@ func TestForward(t *testing.T) {
 	a.await("word that nobody is there", func() bool { return a.gone == 1 })
 	if err := a.client.SendData(b.raw(), make([]byte, relayframe.MaxPayload+1)); err == nil {
 		t.Error("an oversized packet was taken")
+	}
+}
+
+// TestThroughAProxy: a host that may talk to nothing but an HTTP proxy reaches the relay, and TLS is the relay's own.
+func TestThroughAProxy(t *testing.T) {
+	w := newWorld(t, nil)
+	p := new(connectproxytest.Proxy)
+	s := httptest.NewServer(p)
+	defer s.Close()
+	d, err := connectproxy.New(s.URL, new(net.Dialer).DialContext)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := w.connect(nil)
+	var a *dev
+	a = w.connect(func(c *ClientConfig) {
+		c.Dial = d.DialContext
+		c.OnState = func(up bool, _ netip.AddrPort, err error) { a.update(func() { a.up, a.lastErr = up, err }) }
+	})
+	a.awaitUp()
+	b.awaitUp()
+	if err := a.client.SendData(b.raw(), []byte("through")); err != nil {
+		t.Fatal(err)
+	}
+	b.await("data", func() bool { return slices.Equal(b.got, []string{"data through"}) })
+	if n := p.Connected(); n != 1 {
+		t.Errorf("%d tunnels through the proxy", n)
 	}
 }
 

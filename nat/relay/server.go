@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -170,21 +171,28 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ws.Close(websocket.StatusPolicyViolation, "subprotocol "+relayframe.Subprotocol+" is needed")
 		return
 	}
-	c, err := s.handshake(r, ws)
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	c, err := s.handshake(ctx, cancel, r.TLS, ws)
+	if c != nil {
+		defer s.active.Done()
+		defer s.leave(c)
+	}
 	if err != nil {
 		s.cfg.Log.Info("relay connection refused", "remote", r.RemoteAddr, "err", err)
 		return
 	}
 	done()
-	s.serve(r.Context(), ws, c, r.RemoteAddr)
+	s.serve(ctx, ws, c, r.RemoteAddr)
 }
 
-// handshake admits a device or tells it why not.
-func (s *Server) handshake(r *http.Request, ws *websocket.Conn) (*serverConn, error) {
-	ctx, cancel := context.WithTimeout(r.Context(), handshakeTimeout)
+// handshake admits a device or tells it why not. A device that was admitted has joined, and leaves again whatever the error: it can be
+// reached before it hears that it is welcome, so that nothing which it has others send then is lost.
+func (s *Server) handshake(ctx context.Context, end context.CancelCauseFunc, t *tls.ConnectionState, ws *websocket.Conn) (*serverConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	ws.SetReadLimit(maxHandshake)
-	binding, err := exporter(r.TLS)
+	binding, err := exporter(t)
 	if err != nil {
 		return nil, err
 	}
@@ -199,11 +207,16 @@ func (s *Server) handshake(r *http.Request, ws *websocket.Conn) (*serverConn, er
 		return nil, err
 	}
 	device, err := s.admit(&hello, challenge, binding)
+	reason := "credentials"
+	var c *serverConn
+	if err == nil {
+		c = &serverConn{device: device, raw: device.Raw(), queue: newQueue(s.cfg.QueueBytes), cancel: end}
+		reason, err = "full", s.join(c)
+	}
 	if err != nil {
-		s.metrics.refusals.WithLabelValues("credentials").Inc()
+		s.metrics.refusals.WithLabelValues(reason).Inc()
 		return nil, errors.Join(err, writeMessage(ctx, ws, &pb.RelayWelcome{Refused: err.Error()}))
 	}
-	c := &serverConn{device: device, raw: device.Raw(), queue: newQueue(s.cfg.QueueBytes)}
 	return c, writeMessage(ctx, ws, &pb.RelayWelcome{MaxPayload: relayframe.MaxPayload})
 }
 
@@ -240,14 +253,6 @@ func (s *Server) admit(h *pb.RelayHello, challenge, binding []byte) (key.DeviceP
 
 // serve forwards until the connection ends.
 func (s *Server) serve(ctx context.Context, ws *websocket.Conn, c *serverConn, remote string) {
-	ctx, c.cancel = context.WithCancelCause(ctx)
-	defer c.cancel(nil)
-	if err := s.join(c); err != nil {
-		ws.Close(websocket.StatusTryAgainLater, err.Error())
-		return
-	}
-	defer s.active.Done()
-	defer s.leave(c)
 	s.cfg.Log.Debug("device connected to the relay", "key", c.device.Short(), "remote", remote)
 	c.heard.Store(s.cfg.Now().UnixNano())
 	var group sync.WaitGroup

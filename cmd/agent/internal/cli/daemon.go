@@ -55,6 +55,7 @@ func (a *app) daemon() *cobra.Command {
 	f.BoolVar(&verbose, "verbose", false, "log more")
 	f.Uint16Var(&cfg.Port, "port", 0, "UDP `port`; 0 keeps the one of the last run")
 	f.StringVar(&cfg.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
+	f.StringVar(&cfg.Proxy, "proxy", "", "reach coordinator and relays through this HTTP proxy `URL`, or off (default: HTTPS_PROXY of the environment)")
 	f.BoolVar(&cfg.DisableGSO, "disable-gso", false, "send UDP without segmentation offload")
 	f.BoolVar(&cfg.DisableGRO, "disable-gro", false, "receive UDP without receive offload")
 	f.IntVar(&readyFD, "ready-fd", 0, "")

@@ -126,7 +126,7 @@ func (d *daemon) enrol(ctx context.Context, next *state.State, text string) ([]s
 	hostname, _ := os.Hostname() // an empty one is fine: the coordinator makes up a name
 	e, err := client.Enrol(ctx, client.EnrolConfig{
 		Token: t, Device: next.Device, Node: next.Node.Public(), Name: next.Name,
-		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(), Dial: markedDialer(d.log).DialContext,
+		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(), Dial: client.DialFunc(d.dial),
 	})
 	if err != nil {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
@@ -268,7 +268,7 @@ func (d *daemon) tellLeaving(ctx context.Context) error {
 		}
 		return d.session.client.Leave(ctx)
 	}
-	c, err := client.New(clientConfig(sessionConfig{Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile()}))
+	c, err := client.New(clientConfig(sessionConfig{Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), dial: d.dial}))
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ import (
 
 	"warren/cmd/agent/internal/local"
 	"warren/cmd/agent/internal/state"
+	"warren/internal/connectproxy"
 	"warren/internal/unixsock"
 	"warren/proto/warrenv1/warrenv1connect"
 )
@@ -39,6 +40,8 @@ type Config struct {
 	Port uint16
 	// Metrics is the address for Prometheus, or empty.
 	Metrics string
+	// Proxy is the URL of the HTTP proxy for coordinator and relays; "off" for none, empty for what the environment says.
+	Proxy string
 	// DisableGSO and DisableGRO turn off UDP offloads where a kernel gets them wrong.
 	DisableGSO, DisableGRO bool
 	Log                    *slog.Logger
@@ -52,6 +55,7 @@ type daemon struct {
 	dir      *state.Dir
 	registry *prometheus.Registry
 	ctx      context.Context // of Run: sessions outlive the calls that start them
+	dial     connectproxy.DialFunc
 
 	mu       sync.Mutex
 	state    *state.State
@@ -63,6 +67,10 @@ type daemon struct {
 // Run serves until ctx ends. It calls ready once the socket answers. A directory or socket that another daemon has, or a state that
 // cannot be read, is an error before anything is changed.
 func Run(ctx context.Context, cfg Config, ready func()) error {
+	dialer, err := connectproxy.New(cfg.Proxy, markedDialer(cfg.Log).DialContext)
+	if err != nil {
+		return err
+	}
 	dir, err := state.Open(cfg.StateDir)
 	if err != nil {
 		return err
@@ -77,7 +85,7 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		return fmt.Errorf("%w; run as root, or choose another with --socket", err)
 	}
 	defer os.Remove(cfg.Socket)
-	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry()}
+	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry(), dial: dialer.DialContext}
 	d.applyOperator()
 	group, ctx := errgroup.WithContext(ctx)
 	d.ctx = ctx
@@ -165,7 +173,7 @@ func (d *daemon) ensureSession() error {
 	if !d.state.Up || d.state.Membership == nil || d.session != nil || d.ctx.Err() != nil {
 		return nil
 	}
-	s, err := startSession(d.ctx, sessionConfig{Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry})
+	s, err := startSession(d.ctx, sessionConfig{Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, dial: d.dial})
 	d.lastErr = err
 	if err != nil {
 		return err

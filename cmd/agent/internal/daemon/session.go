@@ -18,6 +18,7 @@ import (
 	"warren/coord/client"
 	"warren/internal/broadcast"
 	"warren/internal/buildversion"
+	"warren/internal/connectproxy"
 	"warren/nat/gather"
 	"warren/nat/netmon"
 	"warren/nat/relay"
@@ -38,6 +39,7 @@ type sessionConfig struct {
 	state    state.State
 	mapFile  string
 	registry *prometheus.Registry
+	dial     connectproxy.DialFunc
 }
 
 // session is one stretch of the tunnel being up. Everything in it is made by startSession, runs as one errgroup, and is gone after stop.
@@ -152,7 +154,7 @@ func (s *session) newRelayClient(r *pb.Relay, on relayEvents) (*relay.Client, er
 	m := s.cfg.state.Membership
 	return relay.NewClient(relay.ClientConfig{
 		Relay: r, Network: m.Network, Authority: m.Authority, Device: s.cfg.state.Device, Log: s.log,
-		Ticket: s.ticket, Dial: markedDialer(s.log).DialContext,
+		Ticket: s.ticket, Dial: s.cfg.dial,
 		OnData: on.data, OnSignal: on.signal, OnGone: on.gone, OnState: on.state,
 	})
 }
@@ -166,7 +168,7 @@ func clientConfig(cfg sessionConfig) client.Config {
 		Network: m.Network, Authority: m.Authority, Device: cfg.state.Device,
 		Node:     func() key.NodePublic { return node },
 		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(),
-		Endpoints: m.Endpoints, MapFile: cfg.mapFile, Dial: markedDialer(cfg.Log).DialContext, Log: cfg.Log,
+		Endpoints: m.Endpoints, MapFile: cfg.mapFile, Dial: client.DialFunc(cfg.dial), Log: cfg.Log,
 	}
 }
 

@@ -32,6 +32,7 @@ func (a *app) relay() *cobra.Command {
 	f.StringVar(&o.Listen, "listen", o.Listen, "TCP `address` for relayed packets")
 	f.StringArrayVar(&o.URLs, "url", nil, "`URL` at which devices find the relay; may be repeated (default: the host's own addresses)")
 	f.StringVar(&o.STUN, "stun", o.STUN, "UDP `address` of the STUN server, or off")
+	f.StringVar(&o.Proxy, "proxy", "", "reach the coordinator through this HTTP proxy `URL`, or off (default: HTTPS_PROXY of the environment)")
 	f.StringVar(&o.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if text == "" {

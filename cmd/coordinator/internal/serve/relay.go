@@ -27,6 +27,7 @@ import (
 	"warren/coord/client"
 	"warren/internal/atomicfile"
 	"warren/internal/buildversion"
+	"warren/internal/connectproxy"
 	"warren/internal/filelock"
 	"warren/nat/gather"
 	"warren/nat/relay"
@@ -45,10 +46,12 @@ var ErrNoToken = errors.New("this relay has joined no network yet")
 // RelayOptions are what a separate relay runs with.
 type RelayOptions struct {
 	State, Name, Listen, STUN, Metrics string
-	URLs                               []string
-	Token                              *token.Token
-	Log                                *slog.Logger
-	Out                                io.Writer
+	// Proxy is the URL of the HTTP proxy for the coordinator; "off" for none, empty for what the environment says.
+	Proxy string
+	URLs  []string
+	Token *token.Token
+	Log   *slog.Logger
+	Out   io.Writer
 }
 
 // relayState is relay.json: all that a separate relay must not lose.
@@ -92,7 +95,11 @@ func RunRelay(ctx context.Context, o RelayOptions) error {
 	if err != nil {
 		return err
 	}
-	r := &separate{RelayOptions: o, state: st, socks: socks}
+	dialer, err := connectproxy.New(o.Proxy, new(net.Dialer).DialContext)
+	if err != nil {
+		return err
+	}
+	r := &separate{RelayOptions: o, state: st, socks: socks, dial: dialer.DialContext}
 	if r.key, err = key.DevicePrivateFromBytes(st.Key); err != nil {
 		return fmt.Errorf("relay state: %w", err)
 	}
@@ -171,6 +178,7 @@ type separate struct {
 	socks *sockets
 	key   key.DevicePrivate
 	tls   *ecdsa.PrivateKey
+	dial  client.DialFunc
 }
 
 // enrol joins by the token and stores the membership.
@@ -182,6 +190,7 @@ func (r *separate) enrol(ctx context.Context, desc *pb.Relay) error {
 	sum := sha256.Sum256(spki)
 	e, err := client.Enrol(ctx, client.EnrolConfig{
 		Token: r.Token, Device: r.key, Relay: desc, RelaySPKI: sum[:], Hostname: desc.GetName(), OS: runtime.GOOS, Version: buildversion.Get(),
+		Dial: r.dial,
 	})
 	if err != nil {
 		return err
@@ -212,7 +221,7 @@ func (r *separate) serve(ctx context.Context) error {
 	relays := relay.NewServer(relay.ServerConfig{Key: r.key, Network: network, Authority: authority, Log: r.Log, Registerer: registry})
 	follow, err := client.New(client.Config{
 		Network: network, Authority: authority, Device: r.key, Role: pb.Role_ROLE_RELAY, Endpoints: r.state.Endpoints, Log: r.Log,
-		OS: runtime.GOOS, Version: buildversion.Get(),
+		OS: runtime.GOOS, Version: buildversion.Get(), Dial: r.dial,
 		OnBlocked: func(d key.DevicePublic, blocked bool) {
 			if blocked {
 				relays.Block(d)
