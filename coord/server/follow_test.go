@@ -27,6 +27,7 @@ type follower struct {
 	peers           map[rawKey]*record.Device
 	blocked         map[rawKey]bool
 	online          map[rawKey]bool
+	usable          map[rawKey]bool // devices that the last statement summed up
 	statement       *record.Statement
 	tickets         int
 	statements      int
@@ -69,7 +70,7 @@ func (d *device) follow(session string, epoch, revision uint64) *follower {
 func (f *follower) resume() *follower {
 	f.d.c.Helper()
 	next := f.d.watch(f.epoch, f.revision)
-	next.peers, next.blocked, next.statement = f.peers, f.blocked, f.statement
+	next.peers, next.blocked, next.statement, next.usable = f.peers, f.blocked, f.statement, f.usable
 	return next
 }
 
@@ -149,7 +150,11 @@ func (f *follower) handle(m *pb.WatchResponse) (err error) {
 	case *pb.WatchResponse_Change:
 		return f.change(e.Change)
 	case *pb.WatchResponse_Presence:
-		f.online[rawKey(e.Presence.GetDeviceKey())] = e.Presence.GetOnline()
+		k := rawKey(e.Presence.GetDeviceKey())
+		if e.Presence.GetOnline() && !f.usable[k] {
+			return fmt.Errorf("%x is online, and no statement has vouched for its record", k[:4])
+		}
+		f.online[k] = e.Presence.GetOnline()
 	case *pb.WatchResponse_Ticket:
 		f.tickets++
 		_, err = record.OpenTicket(f.signing, c.srv.Network(), c.now(), e.Ticket)
@@ -212,6 +217,10 @@ func (f *follower) newStatement(m *pb.Change) error {
 		return fmt.Errorf("statement of %d/%d at %d/%d", st.GetEpoch(), st.GetRevision(), f.epoch, f.revision)
 	}
 	f.statement, f.revision = st, st.GetRevision()
+	f.usable = map[rawKey]bool{}
+	for k := range f.peers {
+		f.usable[k] = true
+	}
 	f.statements++
 	return nil
 }
@@ -230,7 +239,8 @@ func (f *follower) names() []string {
 // sees waits until the follower knows exactly these devices, by a statement.
 func (f *follower) sees(names ...string) {
 	f.d.c.Helper()
-	n := f.statements
 	want := strings.Join(names, " ")
-	f.until("seeing "+want, func() bool { return (f.statements > n || f.statement != nil) && strings.Join(f.names(), " ") == want })
+	f.until("seeing "+want, func() bool {
+		return f.statement != nil && f.statement.GetRevision() == f.revision && strings.Join(f.names(), " ") == want
+	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
-	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -36,6 +35,7 @@ type coordinator struct {
 	admin  warrenv1connect.AdminServiceClient
 	stop   func()
 	remote string // what a reverse proxy says of callers, if set
+	piped  bool   // no sockets, so that time in a testing/synctest bubble runs
 
 	mu      sync.Mutex
 	blocked map[rawKey]bool
@@ -43,7 +43,18 @@ type coordinator struct {
 
 func start(t *testing.T, change func(*Config)) *coordinator {
 	t.Helper()
-	c := &coordinator{T: t, blocked: map[rawKey]bool{}}
+	return (&coordinator{T: t}).begin(change)
+}
+
+// startPiped is start for virtual time.
+func startPiped(t *testing.T, change func(*Config)) *coordinator {
+	t.Helper()
+	return (&coordinator{T: t, piped: true}).begin(change)
+}
+
+func (c *coordinator) begin(change func(*Config)) *coordinator {
+	t := c.T
+	c.blocked = map[rawKey]bool{}
 	c.cfg = Config{
 		StateDir: t.TempDir(), Log: slog.New(slog.NewTextHandler(t.Output(), nil)), KeepAlive: time.Minute, Now: c.now,
 		Endpoints: []*pb.Endpoint{{Url: "https://coordinator.example", TlsMode: pb.TLSMode_TLS_MODE_SELF}},
@@ -81,21 +92,19 @@ func (c *coordinator) start() {
 
 func (c *coordinator) serve() {
 	ctx, cancel := context.WithCancel(context.Background())
-	public, private := httptest.NewUnstartedServer(c.srv.Handler()), httptest.NewServer(c.srv.AdminHandler())
-	public.EnableHTTP2 = true
-	public.StartTLS()
+	public, private := c.listen(c.srv.Handler()), c.listen(c.srv.AdminHandler())
 	var run sync.WaitGroup
 	run.Go(func() {
 		if err := c.srv.Run(ctx); err != nil {
 			c.Error(err)
 		}
 	})
-	c.calls = warrenv1connect.NewCoordinatorServiceClient(public.Client(), public.URL, connect.WithInterceptors(proxied{c}))
-	c.admin = warrenv1connect.NewAdminServiceClient(private.Client(), private.URL)
+	c.calls = warrenv1connect.NewCoordinatorServiceClient(public.client, public.url, connect.WithInterceptors(proxied{c}))
+	c.admin = warrenv1connect.NewAdminServiceClient(private.client, private.url)
 	c.stop = sync.OnceFunc(func() {
 		c.srv.Stop()
-		public.Close()
-		private.Close()
+		public.close()
+		private.close()
 		cancel()
 		run.Wait()
 		if err := c.srv.Close(); err != nil {

@@ -76,9 +76,8 @@ func (h *hub) join(w *watch, now time.Time) *connect.Error {
 				continue
 			}
 			w.tell(peer.device, true)
-			if old == nil {
-				peer.tell(w.device, true)
-			}
+			// Also when an older Watch was open: the peer may have lost sight of the device meanwhile, and have forgotten its presence.
+			peer.tell(w.device, true)
 		}
 	}
 	h.saw(w, now)

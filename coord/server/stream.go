@@ -28,6 +28,8 @@ type stream struct {
 	// owed says that the watcher's statement is out of date; nextStatement fires when it may be sent.
 	owed          bool
 	nextStatement *time.Timer
+	// presence waits for the statement that lets the watcher use the records of those devices.
+	presence map[rawKey]bool
 }
 
 func (s *stream) run(ctx context.Context) error {
@@ -65,16 +67,18 @@ func (s *stream) run(ctx context.Context) error {
 	}
 }
 
-// step sends what there is to send.
+// step sends what there is to send. Presence is taken first and sent last, so that whoever is online has been summed up by a statement.
 func (s *stream) step(ctx context.Context) error {
-	presence, closed := s.w.take()
-	if closed != nil {
+	if closed := s.w.take(s.presence); closed != nil {
 		return closed
 	}
 	if err := s.catchUp(ctx); err != nil {
 		return err
 	}
-	return s.sendPresence(presence)
+	if s.owed {
+		return nil
+	}
+	return s.sendPresence()
 }
 
 func (s *stream) gapOver() <-chan time.Time {
@@ -270,12 +274,13 @@ func (s *stream) sendTicket() error {
 	return s.send(&pb.WatchResponse{Event: &pb.WatchResponse_Ticket{Ticket: t}})
 }
 
-func (s *stream) sendPresence(presence map[rawKey]bool) error {
-	for k, online := range presence {
+func (s *stream) sendPresence() error {
+	for k, online := range s.presence {
 		err := s.send(&pb.WatchResponse{Event: &pb.WatchResponse_Presence{Presence: &pb.Presence{DeviceKey: k[:], Online: online}}})
 		if err != nil {
 			return err
 		}
 	}
+	clear(s.presence)
 	return nil
 }

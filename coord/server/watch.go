@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -59,14 +60,13 @@ func (w *watch) close(why *connect.Error) {
 	w.poke()
 }
 
-// take gives what was queued.
-func (w *watch) take() (presence map[rawKey]bool, closed *connect.Error) {
+// take moves what was queued into presence.
+func (w *watch) take(presence map[rawKey]bool) (closed *connect.Error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.presence) > 0 {
-		presence, w.presence = w.presence, map[rawKey]bool{}
-	}
-	return presence, w.closed
+	maps.Copy(presence, w.presence)
+	clear(w.presence)
+	return w.closed
 }
 
 // Watch implements CoordinatorService.
@@ -85,6 +85,7 @@ func (a *agents) Watch(ctx context.Context, req *connect.Request[pb.WatchRequest
 	defer a.metrics.watches.Dec()
 	st := &stream{
 		Server: a.Server, w: w, out: out, deadline: deadlineOf(ctx), epoch: req.Msg.GetEpoch(), revision: req.Msg.GetRevision(),
+		presence: map[rawKey]bool{},
 	}
 	defer st.deadline(time.Time{}) // the connection may serve other calls
 	return st.run(ctx)

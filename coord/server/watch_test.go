@@ -285,6 +285,33 @@ func TestPresence(t *testing.T) {
 	online(fa, b, true)
 }
 
+// A device that expired can be back before its old Watch has ended. Its peers, who forgot it, are told that it is online.
+func TestPresenceOverlap(t *testing.T) {
+	c := start(t, nil)
+	tok := c.token(domain.TokenWish{Reusable: true})
+	a, b := c.member(tok, "a"), c.member(tok, "b")
+	join := func(d *device) *watch {
+		w := newWatch(session{device: d.key.Public(), role: d.role, me: instance{id: d.instance}})
+		if refused := c.srv.hub.join(w, c.now()); refused != nil {
+			t.Fatal(refused)
+		}
+		return w
+	}
+	wa, old := join(a), join(b)
+	c.expire("b", nil)
+	_, err := b.enrol(tok)
+	c.must(err)
+	told := map[rawKey]bool{}
+	wa.take(told)
+	clear(told) // the peer's map had no b in between
+	join(b)
+	c.srv.hub.leave(old, c.now())
+	wa.take(told)
+	if online := told[b.key.Public().Raw()]; !online {
+		t.Errorf("the peer was told %v", told)
+	}
+}
+
 // A newer start of a device takes its Watch over; its peers see no gap.
 func TestTakeover(t *testing.T) {
 	c := start(t, nil)

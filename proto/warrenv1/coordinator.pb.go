@@ -1700,7 +1700,8 @@ func (*Unseen) Descriptor() ([]byte, []int) {
 	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{21}
 }
 
-// Presence is soft: whether a peer has a Watch open now. It is sent for online peers after a snapshot or resumption.
+// Presence is soft: whether a peer has a Watch open now. It is sent for online peers after a snapshot or resumption, and never says that
+// a device is online before a map statement has summed up its record.
 type Presence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	DeviceKey     []byte                 `protobuf:"bytes,1,opt,name=device_key,json=deviceKey,proto3" json:"device_key,omitempty"`
