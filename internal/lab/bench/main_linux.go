@@ -22,12 +22,13 @@ func main() {
 	bin := flag.String("bin", "bin", "directory of the built programs, wireguard-go among them")
 	runs := flag.Int("runs", 5, "runs of each figure")
 	stream := flag.Duration("stream", 2*time.Second, "length of a TCP stream")
+	only := flag.String("only", "", "one part alone: start, direct or relayed")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	path, err := filepath.Abs(*bin)
 	if err == nil {
-		b := &bench{ctx: ctx, bin: path, runs: *runs, stream: *stream}
+		b := &bench{ctx: ctx, bin: path, runs: *runs, stream: *stream, only: *only}
 		err = b.run()
 	}
 	if err != nil {
@@ -41,14 +42,26 @@ type bench struct {
 	bin    string
 	runs   int
 	stream time.Duration
+	only   string
 }
 
 func (b *bench) run() error {
 	fmt.Printf("medians of %d runs (smallest to largest), all on one machine\n", b.runs)
-	for _, part := range []func() error{b.startUp, b.direct, b.relayed} {
-		if err := part(); err != nil {
+	found := false
+	for _, part := range []struct {
+		name string
+		run  func() error
+	}{{"start", b.startUp}, {"direct", b.direct}, {"relayed", b.relayed}} {
+		if b.only != "" && b.only != part.name {
+			continue
+		}
+		found = true
+		if err := part.run(); err != nil {
 			return err
 		}
+	}
+	if !found {
+		return fmt.Errorf("there is no part %q: start, direct, relayed", b.only)
 	}
 	return nil
 }
