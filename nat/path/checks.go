@@ -13,6 +13,7 @@ type probe struct {
 	tx      stunmsg.TxID
 	at      Pair
 	sent    time.Time
+	size    int // of the packet that it is as long as; 0: short
 }
 
 // tries: with a direct path in hand less is worth finding.
@@ -64,6 +65,7 @@ func (s *session) runRound() time.Time {
 			s.retryIn = min(2*s.retryIn, retryMax)
 			s.call(false) // so that the other side begins at the same time
 		}
+		s.growLong()
 		s.startRound(triesFull)
 	}
 	return s.nextRound
@@ -110,20 +112,33 @@ func (s *session) nextProbe() (first *pair) {
 	return first
 }
 
+// send sends a check. On the path in use it counts until it is answered.
 func (s *session) send(p *pair) {
-	now := s.c.now
-	s.forgetProbes(now)
-	pr := &probe{session: s, tx: s.c.cfg.NewTx(), at: p.Pair, sent: now}
-	s.probes = append(s.probes, pr)
-	s.c.probes[pr.tx] = pr
-	p.lastSent = now
+	now, size := s.c.now, 0
 	if p == s.current {
+		size = s.wantsLong(p)
 		if len(p.missed) == missedMax {
 			p.missed = append(p.missed[:0], p.missed[1:]...)
 		}
 		p.missed = append(p.missed, now)
 	}
-	s.c.emit(SendCheck{s.id, p.Pair, pr.tx})
+	p.lastSent = now
+	s.sendCheck(p, size)
+}
+
+// sendCheck sends a check that is as long as a packet of size bytes is inside the tunnel, or short.
+func (s *session) sendCheck(p *pair, size int) {
+	now := s.c.now
+	s.forgetProbes(now)
+	pr := &probe{session: s, tx: s.c.cfg.NewTx(), at: p.Pair, sent: now, size: size}
+	s.probes = append(s.probes, pr)
+	s.c.probes[pr.tx] = pr
+	out := SendCheck{Peer: s.id, Pair: p.Pair, Tx: pr.tx}
+	if size > 0 {
+		p.noteLong(now, size)
+		out.Size = size + overhead
+	}
+	s.c.emit(out)
 }
 
 // forgetProbes drops those that nobody will answer any more, and the oldest of too many.
@@ -189,6 +204,9 @@ func (s *session) answered(pr *probe, at Pair) {
 	p.lastAnswer, p.worked = now, true
 	p.missed = p.missed[:0]
 	p.nextTry = time.Time{}
+	if pr.size > 0 {
+		s.answeredLong(p, pr.size, pr.sent)
+	}
 	if p == s.current {
 		s.doubt = false
 		s.announce("")

@@ -34,6 +34,9 @@ func (s *session) promote(p *pair, reason string) {
 	}
 	s.plan()
 	s.announce(reason)
+	if p.long.mtu < s.c.mtu && p.long.limit == 0 {
+		s.sendCheck(p, s.c.mtu)
+	}
 }
 
 // demote gives the direct path up and looks for one at once.
@@ -78,6 +81,7 @@ func (s *session) supervise() time.Time {
 		s.demote("no check was answered for " + trustFor.String())
 		return time.Time{}
 	}
+	long := s.superviseLong(p)
 	interval := s.checkInterval(urgent, expired)
 	due := p.lastSent.Add(interval)
 	if !due.After(now) {
@@ -85,7 +89,7 @@ func (s *session) supervise() time.Time {
 		s.spreadConsent()
 		due = now.Add(s.checkInterval(urgent, expired))
 	}
-	due = earlier(due, p.lastAnswer.Add(trustFor))
+	due = earlier(earlier(due, long), p.lastAnswer.Add(trustFor))
 	if !s.waiting.IsZero() && !urgent {
 		due = earlier(due, s.waiting.Add(distressAfter))
 	}
@@ -104,6 +108,8 @@ func (s *session) checkInterval(urgent bool, expired int) time.Duration {
 		return quickEvery
 	case urgent:
 		return slowEvery
+	case expired > 0 && expired <= shortAfterLong, s.current.long.missed > 0, s.current.long.unsure && expired == 0:
+		return quickEvery // is it the path, or only its long packets?
 	case expired > 0:
 		return suspectEvery
 	}

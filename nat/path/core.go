@@ -27,6 +27,7 @@ type Core struct {
 	timers   timers
 	probes   map[stunmsg.TxID]*probe
 	budget   bucket
+	mtu      int // of the interface
 }
 
 // New makes a Core. now is the time that Handle's go on from.
@@ -42,7 +43,7 @@ func New(now time.Time, cfg Config) *Core {
 	}
 	return &Core{
 		cfg: cfg, start: now, now: now, sessions: map[ID]*session{}, quiet: map[ID]time.Time{}, probes: map[stunmsg.TxID]*probe{},
-		budget: newBucket(totalRate, totalBurst, now),
+		budget: newBucket(totalRate, totalBurst, now), mtu: DefaultMTU,
 	}
 }
 

@@ -19,21 +19,22 @@ const (
 
 // Supervision of the direct path in use.
 const (
-	consentEvery  = 2500 * time.Millisecond // RFC 7675 section 5.1 asks for randomisation: up to consentSpread more
-	consentSpread = time.Second
-	suspectEvery  = 500 * time.Millisecond  // after an unanswered check
-	trustFor      = 6500 * time.Millisecond // without an answer
-	distressAfter = 300 * time.Millisecond  // data sent, nothing back
-	quickEvery    = 60 * time.Millisecond   // checks in distress
-	quickLost     = 4                       // so many of them unanswered demote
-	doubtLost     = 3                       // ... if the peer calls, which it would not if all were well, or the network changed
-	quickMax      = 10                      // more in a row, while there is no relay, come at slowEvery
-	slowEvery     = 250 * time.Millisecond
-	timeoutMin    = 150 * time.Millisecond // after which a check counts as unanswered
-	timeoutMax    = 600 * time.Millisecond
-	timeoutSpare  = 50 * time.Millisecond
-	missedMax     = 16
-	freshFor      = 300 * time.Millisecond // an answer that young makes a triggered check superfluous
+	consentEvery   = 2000 * time.Millisecond // RFC 7675 section 5.1 asks for randomisation: up to consentSpread more
+	consentSpread  = 500 * time.Millisecond  // together they bound how long a black hole for long packets stays unseen
+	suspectEvery   = 500 * time.Millisecond  // after an unanswered check
+	shortAfterLong = 2                       // ... but the first of these follow at once
+	trustFor       = 6500 * time.Millisecond // without an answer
+	distressAfter  = 300 * time.Millisecond  // data sent, nothing back
+	quickEvery     = 60 * time.Millisecond   // checks in distress
+	quickLost      = 4                       // so many of them unanswered demote
+	doubtLost      = 3                       // ... if the peer calls, which it would not if all were well, or the network changed
+	quickMax       = 10                      // more in a row, while there is no relay, come at slowEvery
+	slowEvery      = 250 * time.Millisecond
+	timeoutMin     = 150 * time.Millisecond // after which a check counts as unanswered
+	timeoutMax     = 600 * time.Millisecond
+	timeoutSpare   = 50 * time.Millisecond
+	missedMax      = 16
+	freshFor       = 300 * time.Millisecond // an answer that young makes a triggered check superfluous
 )
 
 // Probing of pairs. An easy NAT lets a packet in only after one has gone out to where it comes from: the first check of the side

@@ -28,6 +28,7 @@ type pair struct {
 	lastAnswer time.Time
 	after      time.Time   // answers to checks before do not count
 	missed     []time.Time // checks since the last answer, while current
+	long       long
 }
 
 // reset forgets everything but that the pair exists.

@@ -61,7 +61,9 @@ type Path struct {
 	// Pair is set on a direct path.
 	Pair
 	// RTT is the last measured round trip; 0 while unknown.
-	RTT   time.Duration
+	RTT time.Duration
+	// MTU is the largest packet inside the tunnel that a direct path carries, in bytes; 0 on a relay.
+	MTU   int
 	Since time.Time
 }
 
@@ -96,6 +98,8 @@ type (
 	SetLocal struct{ Candidates []candidate.Candidate }
 	// SetRelay tells whether a relay is connected.
 	SetRelay struct{ Up bool }
+	// InterfaceMTU tells the MTU of the tunnel's interface, which is DefaultMTU before. Less than 1280 is ignored.
+	InterfaceMTU struct{ MTU int }
 	// NetworkChanged says that nothing known of the local network need be true any more.
 	NetworkChanged struct{}
 	// PeerGone says that the relay has no connection to the peer.
@@ -129,6 +133,8 @@ type (
 		Peer ID
 		Pair
 		Tx stunmsg.TxID
+		// Size is how long the message is to be, in bytes; 0: no longer than need be. It must not be fragmented.
+		Size int
 	}
 	// SendSignal is to send this device's candidates over the relay.
 	SendSignal struct {
@@ -147,6 +153,12 @@ type (
 		Peer ID
 		RTT  time.Duration
 	}
+	// SetMTU tells that the path that is published carries packets of another size.
+	SetMTU struct {
+		Peer   ID
+		MTU    int
+		Reason string
+	}
 	// Wanted says that a peer which is not configured calls.
 	Wanted struct{ Peer ID }
 	// Ended says that nothing more is known of a peer.
@@ -157,5 +169,6 @@ func (SendCheck) action()  {}
 func (SendSignal) action() {}
 func (SetPath) action()    {}
 func (SetRTT) action()     {}
+func (SetMTU) action()     {}
 func (Wanted) action()     {}
 func (Ended) action()      {}

@@ -199,7 +199,7 @@ func (s *session) announceAgain(reason string) {
 func (s *session) path() Path {
 	switch {
 	case s.current != nil:
-		return Path{Kind: Direct, Pair: s.current.Pair, RTT: s.current.rtt}
+		return Path{Kind: Direct, Pair: s.current.Pair, RTT: s.current.rtt, MTU: s.mtu()}
 	case s.relayed():
 		return Path{Kind: Relay, RTT: s.relayRTT}
 	}

@@ -230,8 +230,8 @@ func (n *node) do(a path.Action) {
 	switch a := a.(type) {
 	case path.SendCheck:
 		n.countCheck()
-		s.logf("%s -> %s check from %s", n.host.Name, a.Remote, a.Local)
-		n.fly(a.Local, a.Remote, func(to *node, at path.Pair) { to.request(n, at, a.Tx) }, nil)
+		s.logf("%s -> %s check of %d from %s", n.host.Name, a.Remote, a.Size, a.Local)
+		n.fly(a.Local, a.Remote, a.Size, func(to *node, at path.Pair) { to.request(n, at, a.Tx) }, nil)
 	case path.SendSignal:
 		n.link(a.Peer).signals++
 		s.logf("%s => signal, call %v", n.host.Name, a.Call)
@@ -242,6 +242,9 @@ func (n *node) do(a path.Action) {
 		l.changes++
 		l.history = append(l.history, a.Path.Kind.String())
 		s.logf("%s PATH %s %s (%s)", n.host.Name, a.Path.Kind, a.Path.Remote, a.Reason)
+	case path.SetMTU:
+		n.link(a.Peer).path.MTU = a.MTU
+		s.logf("%s MTU %d (%s)", n.host.Name, a.MTU, a.Reason)
 	case path.SetRTT:
 		n.link(a.Peer).path.RTT = a.RTT
 	case path.Wanted:
@@ -265,9 +268,9 @@ func (n *node) countCheck() {
 }
 
 // fly sends a datagram. lost, if set, hears of its fate when it does not arrive.
-func (n *node) fly(local netip.Addr, remote netip.AddrPort, arrive func(*node, path.Pair), lost func(pathtest.Fate)) {
+func (n *node) fly(local netip.Addr, remote netip.AddrPort, size int, arrive func(*node, path.Pair), lost func(pathtest.Fate)) {
 	s := n.sim
-	f := s.net.Send(s.now, n.host, local, remote)
+	f := s.net.Send(s.now, n.host, local, remote, size)
 	s.after(f.At.Sub(s.now), func() {
 		h, fate := s.net.Arrive(f)
 		if fate != pathtest.Arrived {
@@ -286,7 +289,7 @@ func (n *node) fly(local netip.Addr, remote netip.AddrPort, arrive func(*node, p
 
 // request answers and then tells the core, as the shell does.
 func (n *node) request(from *node, at path.Pair, tx stunmsg.TxID) {
-	n.fly(at.Local, at.Remote, func(to *node, back path.Pair) {
+	n.fly(at.Local, at.Remote, 0, func(to *node, back path.Pair) {
 		if id, ok := to.core.Pending(tx); ok && id == n.id {
 			to.handle(path.Answer{Peer: id, Pair: back, Tx: tx})
 		}

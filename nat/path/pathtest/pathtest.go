@@ -65,6 +65,8 @@ type Net struct {
 	Rand  *rand.Rand
 	Loss  float64
 	Delay time.Duration
+	// Largest is how long a datagram may be, in bytes of its payload; longer ones vanish. 0: as long as it likes.
+	Largest int
 	// Cut reports faults: nothing goes from one host to the other directly.
 	Cut func(from, to *Host) bool
 	// Lost counts what Loss took.
@@ -90,8 +92,8 @@ type Flight struct {
 	inside   bool // never left the box
 }
 
-// Send has a datagram leave a host. A local address that the host does not have sends nothing.
-func (n *Net) Send(now time.Time, from *Host, local netip.Addr, remote netip.AddrPort) Flight {
+// Send has a datagram of size bytes leave a host. A local address that the host does not have sends nothing.
+func (n *Net) Send(now time.Time, from *Host, local netip.Addr, remote netip.AddrPort, size int) Flight {
 	f := Flight{From: from, Src: from.At, Dst: remote, At: now.Add(n.Delay)}
 	switch {
 	case from.Down || (local.IsValid() && local != from.At.Addr()):
@@ -105,6 +107,10 @@ func (n *Net) Send(now time.Time, from *Host, local netip.Addr, remote netip.Add
 		return f
 	}
 	f.Src = from.Box.out(now, from.At, remote)
+	if n.Largest > 0 && size > n.Largest {
+		f.fate = ByFault
+		return f
+	}
 	if n.Loss > 0 && n.Rand.Float64() < n.Loss {
 		n.Lost++
 		f.fate = ByChance
