@@ -97,6 +97,11 @@ func (s *Conn) setOptions(fd int, o Options) error {
 	if o.GRO {
 		s.gro = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil // Linux 5.0
 	}
+	if o.Whole {
+		if err := s.setWhole(fd); err != nil {
+			s.log.Debug("datagrams may be fragmented", "network", s.network, "err", err)
+		}
+	}
 	if s.is6 {
 		only := 1
 		if s.mapped {
@@ -107,6 +112,19 @@ func (s *Conn) setOptions(fd int, o Options) error {
 			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1))
 	}
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+}
+
+// setWhole has datagrams leave with DF set, whatever the kernel believes of the path's MTU.
+func (s *Conn) setWhole(fd int) error {
+	if !s.is6 || s.mapped {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE); err != nil {
+			return err
+		}
+	}
+	if !s.is6 {
+		return nil
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
 }
 
 // SetMark changes the firewall mark.

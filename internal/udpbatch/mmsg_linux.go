@@ -157,12 +157,13 @@ var txPool = sync.Pool{New: func() any {
 	return t
 }}
 
-// Send sends datagrams to one destination, in as few messages as the offload allows. It keeps nothing of bufs.
+// Send sends datagrams to one destination, in as few messages as the offload allows. It keeps nothing of bufs, except in a TooLongError.
 func (s *Conn) Send(bufs [][]byte, r *Route) error {
 	t := txPool.Get().(*txBatch)
 	defer txPool.Put(t)
 	t.sock = s
 	defer t.clear()
+	var long [][]byte
 	for len(bufs) > 0 {
 		gso := s.gso.Load() && !r.noGSO.Load()
 		taken := t.pack(bufs, r, gso)
@@ -172,9 +173,17 @@ func (s *Conn) Send(bufs [][]byte, r *Route) error {
 			continue
 		}
 		bufs = bufs[t.first[t.begin]:]
-		if t.first[t.begin+1]-t.first[t.begin] == 1 || !s.giveUpGSO(err, r) {
+		single := t.first[t.begin+1]-t.first[t.begin] == 1
+		switch {
+		case single && err == unix.EMSGSIZE:
+			long = append(long, bufs[0])
+			bufs = bufs[1:]
+		case single || !s.giveUpGSO(err, r):
 			return err
 		}
+	}
+	if long != nil {
+		return &TooLongError{long}
 	}
 	return nil
 }

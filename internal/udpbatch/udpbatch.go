@@ -6,6 +6,7 @@
 package udpbatch
 
 import (
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync/atomic"
@@ -17,7 +18,18 @@ type Options struct {
 	Mark uint32
 	// GSO and GRO ask for the offloads, which are used where the kernel has them.
 	GSO, GRO bool
-	Log      *slog.Logger
+	// Whole asks that no datagram be fragmented, here or on its way: what is too long for a path is lost, or comes back as TooLongError. Who
+	// asks for it must find out by itself what gets through (RFC 8899).
+	Whole bool
+	Log   *slog.Logger
+}
+
+// TooLongError holds the datagrams of a Send that are longer than the MTU of the interface that they were to leave by. The others were sent.
+type TooLongError struct{ Datagrams [][]byte }
+
+// Error implements error.
+func (e *TooLongError) Error() string {
+	return fmt.Sprintf("%d datagrams are too long for the interface, the first with %d bytes", len(e.Datagrams), len(e.Datagrams[0]))
 }
 
 // Route is one destination with what sending to it needs worked out. It belongs to the Conn that made it.

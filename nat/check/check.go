@@ -83,6 +83,11 @@ func (k *Keys) Request(tx stunmsg.TxID) []byte {
 	return stunmsg.NewRequest(tx, k.out.username, k.out.key)
 }
 
+// PaddedRequest is Request for a message as long as size bytes, to show what length of datagram gets through.
+func (k *Keys) PaddedRequest(tx stunmsg.TxID, size int) []byte {
+	return stunmsg.NewPaddedRequest(tx, k.out.username, k.out.key, size)
+}
+
 // Success writes the answer to a check of the peer that came from mapped.
 func (k *Keys) Success(tx stunmsg.TxID, mapped netip.AddrPort) []byte {
 	return stunmsg.NewSuccess(tx, mapped, k.out.key)

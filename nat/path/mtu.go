@@ -24,10 +24,10 @@ const (
 	longLost  = 2   // so many unanswered, with short ones answered since, make a black hole
 )
 
-// sizes gives the packet sizes that are tried, largest first.
+// sizes gives the packet sizes that are tried, largest first. Those below the interface's MTU are multiples of 16, since WireGuard pads to them.
 func sizes(full int) []int {
 	out := []int{full}
-	for _, n := range [...]int{8900, 4000, 1420, 1400, 1380, 1360, 1340, 1320, 1300, safeMTU, 1200, 1000, smallest} {
+	for _, n := range [...]int{8896, 4000, 1408, 1392, 1376, 1360, 1344, 1328, 1312, 1296, safeMTU, 1200, 1008, smallest} {
 		if n < full {
 			out = append(out, n)
 		}

@@ -53,10 +53,13 @@ var (
 	ErrIntegrity = errors.New("STUN MESSAGE-INTEGRITY is missing or wrong")
 )
 
+// MaxSize is the longest message that Parse takes, in bytes. Only padding makes one longer than 1280.
+const MaxSize = 9216
+
 const (
 	headerSize  = 20
 	cookie      = 0x2112A442 // RFC 8489 section 5
-	maxSize     = 1280       // a Binding message is far shorter
+	maxUnpadded = 1280       // a Binding message is far shorter
 	maxUsername = 64
 	// RFC 8489 section 14: the attributes that count here. Those below 0x8000 must be understood.
 	attrMappedAddress    = 0x0001
@@ -64,6 +67,7 @@ const (
 	attrMessageIntegrity = 0x0008
 	attrErrorCode        = 0x0009
 	attrXORMappedAddress = 0x0020
+	attrPadding          = 0x0026 // RFC 5780 section 7.6
 	attrFingerprint      = 0x8028
 	comprehensionOnly    = 0x8000
 )
@@ -71,7 +75,7 @@ const (
 // Looks reports whether b may be a STUN message, by its first bytes and its length. WireGuard's messages are to be told apart before: a
 // WireGuard index may equal the cookie.
 func Looks(b []byte) bool {
-	return len(b) >= headerSize && len(b) <= maxSize && b[0]&0xC0 == 0 && len(b)%4 == 0 &&
+	return len(b) >= headerSize && len(b) <= MaxSize && b[0]&0xC0 == 0 && len(b)%4 == 0 &&
 		binary.BigEndian.Uint32(b[4:]) == cookie && int(binary.BigEndian.Uint16(b[2:])) == len(b)-headerSize
 }
 
@@ -100,7 +104,7 @@ func Parse(b []byte) (*Message, error) {
 }
 
 // present says which attributes a message has.
-type present struct{ username, mapped, integrity, fingerprint bool }
+type present struct{ username, mapped, padding, integrity, fingerprint bool }
 
 // checkAttributes walks the attributes by their lengths.
 func (m *Message) checkAttributes() (has present, err error) {
@@ -118,6 +122,9 @@ func (m *Message) checkAttributes() (has present, err error) {
 			return has, err
 		}
 		b = b[padded:]
+	}
+	if len(m.raw) > maxUnpadded && !has.padding {
+		return has, fmt.Errorf("%w: %d bytes without padding", ErrFormat, len(m.raw))
 	}
 	return has, nil
 }
@@ -155,6 +162,9 @@ func (p *present) add(kind uint16, value []byte) error {
 		return bad(len(value) != 4)
 	case attrErrorCode:
 		return bad(len(value) < 4)
+	case attrPadding:
+		p.padding = true
+		return nil
 	}
 	return bad(kind < comprehensionOnly)
 }
@@ -213,10 +223,22 @@ func (m *Message) Verify(key []byte) error {
 }
 
 // NewRequest writes a Binding request. With a key it has USERNAME, MESSAGE-INTEGRITY and FINGERPRINT; without, only FINGERPRINT.
-func NewRequest(tx TxID, username, key []byte) []byte {
+func NewRequest(tx TxID, username, key []byte) []byte { return NewPaddedRequest(tx, username, key, 0) }
+
+// NewPaddedRequest is NewRequest for a message of size bytes, as near to it as whole words come from below; where that is too few, it is as
+// short as can be.
+func NewPaddedRequest(tx TxID, username, key []byte, size int) []byte {
 	setters := []stun.Setter{stun.BindingRequest, stun.NewTransactionIDSetter(tx)}
+	length := headerSize + 8 // with FINGERPRINT
 	if key != nil {
-		setters = append(setters, stun.RawAttribute{Type: stun.AttrUsername, Value: username}, stun.MessageIntegrity(key))
+		setters = append(setters, stun.RawAttribute{Type: stun.AttrUsername, Value: username})
+		length += 4 + (len(username)+3)&^3 + 24
+	}
+	if padding := min(size, MaxSize)&^3 - length - 4; padding > 0 {
+		setters = append(setters, stun.RawAttribute{Type: attrPadding, Value: make([]byte, padding)})
+	}
+	if key != nil {
+		setters = append(setters, stun.MessageIntegrity(key))
 	}
 	return build(append(setters, stun.Fingerprint))
 }

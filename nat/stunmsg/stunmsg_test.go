@@ -114,7 +114,9 @@ func TestHostileAttributes(t *testing.T) {
 			binary.BigEndian.PutUint16(b[headerSize+2:], 40)
 			return b
 		}(), false},
-		"oversized": {attr(header(0x0001), 0x8022, make([]byte, maxSize)), false},
+		"long without padding": {attr(header(0x0001), 0x8022, make([]byte, maxUnpadded)), false},
+		"long with padding":    {attr(header(0x0001), attrPadding, make([]byte, MaxSize-headerSize-4)), true},
+		"oversized":            {attr(header(0x0001), attrPadding, make([]byte, MaxSize-headerSize)), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m, err := Parse(tc.b)
@@ -139,6 +141,22 @@ func TestAttributeBehindIntegrity(t *testing.T) {
 	}
 	if m.Username != nil || m.Verify(key4) == nil {
 		t.Errorf("an attribute behind the integrity counted: %+v", m)
+	}
+}
+
+func TestPaddedRequest(t *testing.T) {
+	user := []byte("0123456789abcdef")
+	for _, tc := range []struct{ ask, want int }{
+		{0, 72}, {76, 72}, {80, 80}, {1452, 1452}, {1455, 1452}, {MaxSize + 1000, MaxSize},
+	} {
+		b := NewPaddedRequest(testTx, user, key4, tc.ask)
+		m, err := Parse(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b) != tc.want || m.Verify(key4) != nil || string(m.Username) != string(user) {
+			t.Errorf("a request of %d bytes has %d, want %d; user %q", tc.ask, len(b), tc.want, m.Username)
+		}
 	}
 }
 

@@ -62,6 +62,8 @@ func (o *owner) do(a path.Action) {
 		if p := o.peers[a.Peer]; p != nil {
 			o.t.setRTT(p.Node.Raw(), a.RTT)
 		}
+	case path.SetMTU:
+		o.publishMTU(a)
 	case path.Wanted:
 		if p := o.peers[a.Peer]; p != nil {
 			o.t.cfg.Wanted(p.Node)
@@ -80,7 +82,7 @@ func (o *owner) sendCheck(a path.SendCheck) {
 		return // the session ends with the peer; this is the rest of it
 	}
 	o.t.counters.checks.Add(1)
-	if err := o.t.cfg.Send(a.Local, a.Remote, keys[0].Request(a.Tx)); err != nil {
+	if err := o.t.cfg.Send(a.Local, a.Remote, keys[0].PaddedRequest(a.Tx, a.Size)); err != nil {
 		o.t.counters.sendErrors.Add(1)
 		o.t.log.Debug("check not sent", "local", a.Local, "remote", a.Remote, "err", err)
 	}
@@ -107,7 +109,7 @@ func (o *owner) publish(a path.SetPath) {
 	if p == nil {
 		return
 	}
-	out := Path{Kind: a.Path.Kind, RTT: a.Path.RTT, Since: a.Path.Since}
+	out := Path{Kind: a.Path.Kind, RTT: a.Path.RTT, MTU: a.Path.MTU, Since: a.Path.Since}
 	switch out.Kind {
 	case Direct:
 		out.Remote = a.Path.Remote
@@ -122,6 +124,20 @@ func (o *owner) publish(a path.SetPath) {
 	o.tellTunnel(p, out)
 	o.t.log.Info("path", "peer", p.Node.Short(), "kind", out.Kind, "local", out.Local, "remote", out.Remote, "relay", out.Relay,
 		"rtt", out.RTT, "reason", a.Reason)
+}
+
+// publishMTU publishes the path that is in use, with another MTU.
+func (o *owner) publishMTU(a path.SetMTU) {
+	p := o.peers[a.Peer]
+	if p == nil {
+		return
+	}
+	out, ok := o.t.setMTU(p.Node.Raw(), a.MTU)
+	if !ok {
+		return
+	}
+	o.tellTunnel(p, out)
+	o.t.log.Info("path", "peer", p.Node.Short(), "kind", out.Kind, "local", out.Local, "remote", out.Remote, "mtu", a.MTU, "reason", a.Reason)
 }
 
 // tellTunnel publishes under the current key, and under another that the tunnel still or already uses.

@@ -51,6 +51,18 @@ func (t *Traversal) setRTT(node [key.Size]byte, rtt time.Duration) {
 	}
 }
 
+// setMTU gives the path as it is with another MTU.
+func (t *Traversal) setMTU(node [key.Size]byte, mtu int) (Path, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, ok := t.paths[node]
+	if ok {
+		p.MTU = mtu
+		t.paths[node] = p
+	}
+	return p, ok
+}
+
 func (t *Traversal) movePath(from, to [key.Size]byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

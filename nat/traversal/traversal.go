@@ -1,7 +1,7 @@
 // Package traversal keeps every peer that is in use reachable: it runs the core of warren/nat/path, sends and answers checks, and seals
 // and opens signals.
 //
-// Make one with New, start Run, and tell it what happens: SetPeers, SetOverlay, SetCandidates, SetRelay, PeerGone, Active, Idle,
+// Make one with New, start Run, and tell it what happens: SetPeers, SetOverlay, SetCandidates, SetRelay, SetMTU, PeerGone, Active, Idle,
 // NetworkChanged, HandlePacket, HandleSignal. All of these may be called at any time, before Run too, from any goroutine, and do not block.
 // Config.OnPath gets each peer's path; Paths is a snapshot for people.
 package traversal
@@ -18,6 +18,7 @@ import (
 
 	"warren/nat/candidate"
 	"warren/nat/path"
+	"warren/nat/stunmsg"
 	"warren/proto/key"
 )
 
@@ -37,7 +38,9 @@ type Path struct {
 	// Local and Remote are set on a direct path. Local is zero where the kernel chooses.
 	Local, Remote netip.AddrPort
 	// RTT is the last measured round trip of the path; 0 while unknown.
-	RTT   time.Duration
+	RTT time.Duration
+	// MTU is the largest packet inside the tunnel that a direct path carries, in bytes; 0 on others.
+	MTU   int
 	Since time.Time
 	// Relay and RelayAddr tell the relay on a relayed path.
 	Relay     string
@@ -72,7 +75,7 @@ type Config struct {
 const (
 	packetQueue = 512
 	signalQueue = 256
-	maxPacket   = 1280
+	maxPacket   = stunmsg.MaxSize
 )
 
 type packet struct {
@@ -175,6 +178,9 @@ func (t *Traversal) Active(peer key.NodePublic) { t.tell(func(o *owner) { o.acti
 
 // Idle tells that the tunnel has removed a peer.
 func (t *Traversal) Idle(peer key.NodePublic) { t.tell(func(o *owner) { o.idle(peer) }) }
+
+// SetMTU tells the MTU of the tunnel's interface.
+func (t *Traversal) SetMTU(mtu int) { t.tell(func(o *owner) { o.handle(path.InterfaceMTU{MTU: mtu}) }) }
 
 // NetworkChanged tells that addresses, links or routes of the host changed, or that it woke from sleep.
 func (t *Traversal) NetworkChanged() { t.tell(func(o *owner) { o.handle(path.NetworkChanged{}) }) }

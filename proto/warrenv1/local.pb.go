@@ -920,12 +920,14 @@ func (x *PeerStatus) GetRoutes() []string {
 type PathStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "direct", "relay" or "none".
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Local         string                 `protobuf:"bytes,2,opt,name=local,proto3" json:"local,omitempty"`
-	Remote        string                 `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"`
-	Relay         string                 `protobuf:"bytes,4,opt,name=relay,proto3" json:"relay,omitempty"`
-	RttMs         float64                `protobuf:"fixed64,5,opt,name=rtt_ms,json=rttMs,proto3" json:"rtt_ms,omitempty"`
-	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	Kind   string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Local  string                 `protobuf:"bytes,2,opt,name=local,proto3" json:"local,omitempty"`
+	Remote string                 `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"`
+	Relay  string                 `protobuf:"bytes,4,opt,name=relay,proto3" json:"relay,omitempty"`
+	RttMs  float64                `protobuf:"fixed64,5,opt,name=rtt_ms,json=rttMs,proto3" json:"rtt_ms,omitempty"`
+	Since  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	// Largest packet that a direct path carries, in bytes; 0 on others.
+	Mtu           uint32 `protobuf:"varint,7,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1000,6 +1002,13 @@ func (x *PathStatus) GetSince() *timestamppb.Timestamp {
 		return x.Since
 	}
 	return nil
+}
+
+func (x *PathStatus) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
 }
 
 type PingRequest struct {
@@ -1228,7 +1237,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x0elast_handshake\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\rlastHandshake\x12\x19\n" +
 	"\brx_bytes\x18\a \x01(\x04R\arxBytes\x12\x19\n" +
 	"\btx_bytes\x18\b \x01(\x04R\atxBytes\x12\x16\n" +
-	"\x06routes\x18\t \x03(\tR\x06routes\"\xad\x01\n" +
+	"\x06routes\x18\t \x03(\tR\x06routes\"\xbf\x01\n" +
 	"\n" +
 	"PathStatus\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
@@ -1236,7 +1245,8 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x06remote\x18\x03 \x01(\tR\x06remote\x12\x14\n" +
 	"\x05relay\x18\x04 \x01(\tR\x05relay\x12\x15\n" +
 	"\x06rtt_ms\x18\x05 \x01(\x01R\x05rttMs\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xb8\x01\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x10\n" +
+	"\x03mtu\x18\a \x01(\rR\x03mtu\"\xb8\x01\n" +
 	"\vPingRequest\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x125\n" +

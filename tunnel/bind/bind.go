@@ -178,7 +178,7 @@ func portError(port uint16, err error) error {
 
 func (b *Bind) listen(network string, port uint16) (*udpbatch.Conn, error) {
 	s, err := udpbatch.Listen(network, ":"+strconv.Itoa(int(port)), udpbatch.Options{
-		Mark: b.mark.Load(), GSO: !b.cfg.DisableGSO, GRO: !b.cfg.DisableGRO, Log: b.log,
+		Mark: b.mark.Load(), GSO: !b.cfg.DisableGSO, GRO: !b.cfg.DisableGRO, Whole: true, Log: b.log,
 	})
 	if err != nil {
 		return nil, err

@@ -30,6 +30,8 @@ type Path struct {
 	Local netip.Addr
 	// Remote is the peer's address on a direct path.
 	Remote netip.AddrPort
+	// MTU is the largest packet inside the tunnel that a direct path carries, in bytes; longer ones go by the relay. 0: there is no limit.
+	MTU int
 	// RelayAddr is the relay's address, for show only.
 	RelayAddr netip.AddrPort
 }

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 
 	"golang.zx2c4.com/wireguard/conn"
+
+	"warren/internal/udpbatch"
 )
 
 // errNoWay says that a peer has no direct path and there is no relay to carry its packets.
@@ -30,11 +32,56 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if s == nil {
 		return fmt.Errorf("sending to %s: %w", r.Remote, b.noSocket())
 	}
+	bufs, long := r.split(bufs)
 	err := s.Send(bufs, r.on(s))
+	if err == nil && long == nil {
+		return nil
+	}
+	if tooLong := (*udpbatch.TooLongError)(nil); errors.As(err, &tooLong) {
+		long, err = append(long, tooLong.Datagrams...), nil
+	}
+	if len(long) > 0 {
+		err = errors.Join(err, b.sendLong(e, long))
+	}
 	if err != nil {
 		b.counters.sendErrors.Add(1)
 	}
 	return err
+}
+
+// split takes out of bufs what is too long for the path. Mostly that is nothing.
+func (r *route) split(bufs [][]byte) (short, long [][]byte) {
+	if r.MTU == 0 || !r.anyTooLong(bufs) {
+		return bufs, nil
+	}
+	for _, m := range bufs {
+		if r.tooLong(m) {
+			long = append(long, m)
+		} else {
+			short = append(short, m)
+		}
+	}
+	return short, long
+}
+
+func (r *route) anyTooLong(bufs [][]byte) bool {
+	for _, m := range bufs {
+		if r.tooLong(m) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *route) tooLong(m []byte) bool { return len(m) > r.MTU+transportMin }
+
+// sendLong has a relay carry what the direct path cannot.
+func (b *Bind) sendLong(e *endpoint, bufs [][]byte) error {
+	if b.cfg.SendRelay == nil {
+		return errNoWay
+	}
+	b.counters.long.Add(uint64(len(bufs)))
+	return b.cfg.SendRelay(e.key, bufs)
 }
 
 // noSocket tells whether the Bind is closed or the host has no such address family.

@@ -13,13 +13,14 @@ type Stats struct {
 	RelayOther    uint64 // packets from relays that are not WireGuard
 	ReceiveErrors uint64 // failed reads of a socket
 	SendErrors    uint64 // failed sends of a batch
+	Long          uint64 // packets too long for their direct path, which a relay carried
 	// GSO and GRO tell for the IPv4 and the IPv6 socket whether the offload is in use.
 	GSO4, GSO6, GRO4, GRO6 bool
 }
 
 type counters struct {
 	unknownIndex, badInitiation, unknownPeer, limited, replayed atomic.Uint64
-	injectDropped, relayOther, receiveErrors, sendErrors        atomic.Uint64
+	injectDropped, relayOther, receiveErrors, sendErrors, long  atomic.Uint64
 }
 
 // Stats gives the counts so far.
@@ -28,7 +29,7 @@ func (b *Bind) Stats() Stats {
 	s := Stats{
 		UnknownIndex: c.unknownIndex.Load(), BadInitiation: c.badInitiation.Load(), UnknownPeer: c.unknownPeer.Load(),
 		Limited: c.limited.Load(), Replayed: c.replayed.Load(), InjectDropped: c.injectDropped.Load(), RelayOther: c.relayOther.Load(),
-		ReceiveErrors: c.receiveErrors.Load(), SendErrors: c.sendErrors.Load(),
+		ReceiveErrors: c.receiveErrors.Load(), SendErrors: c.sendErrors.Load(), Long: c.long.Load(),
 	}
 	if v4 := b.v4.Load(); v4 != nil {
 		s.GSO4, s.GRO4 = v4.Offloads()

@@ -199,6 +199,9 @@ func (e *Engine) SetMap(m Map) {
 	}
 }
 
+// SetPeerMTU says what the largest packet is that a peer's path carries, in bytes; 0: no less than the interface's MTU.
+func (e *Engine) SetPeerMTU(peer key.NodePublic, mtu int) { e.tun.SetMTU(peer, mtu) }
+
 // rules compiles grants. Grants that make no sense allow nothing: the coordinator that signed them is newer than we are, or broken.
 func (e *Engine) rules(grants []*pb.Grant) *filter.Rules {
 	rules, err := filter.Compile(grants)

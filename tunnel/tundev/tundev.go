@@ -52,6 +52,7 @@ type table struct {
 type peer struct {
 	key   key.NodePublic
 	ready atomic.Bool
+	mtu   atomic.Int32 // the largest packet for it; 0: the interface's
 	// held and wantedAt belong to Device.mu.
 	held     [][]byte
 	wantedAt time.Time
@@ -74,18 +75,21 @@ type Device struct {
 	pending  atomic.Bool
 
 	inner    reader
+	tooBig   answers
 	counters counters
 }
 
 type counters struct {
-	noPeer, held, heldDropped, notOurs atomic.Uint64
+	noPeer, held, heldDropped, notOurs, tooBig, clamped atomic.Uint64
 }
 
 // Counters are what became of packets, besides the filter's verdicts.
 type Counters struct {
 	// NoPeer had an address that no peer carries; Held waited for a peer; HeldDropped waited in vain; NotOurs came for an address that is not ours.
 	NoPeer, Held, HeldDropped, NotOurs uint64
-	Filter                             filter.Counters
+	// TooBig were longer than the path carries, and answered by ICMP; Clamped were TCP SYNs whose MSS was lowered.
+	TooBig, Clamped uint64
+	Filter          filter.Counters
 }
 
 // Wrap takes over inner: closing the Device closes it.
@@ -245,6 +249,9 @@ func (d *Device) passes(t *table, b []byte, now time.Duration) bool {
 	if d.filter.Out(b, now) != filter.Pass {
 		return false
 	}
+	if mtu := int(p.mtu.Load()); mtu > 0 && !d.fits(b, mtu) {
+		return false
+	}
 	return p.ready.Load() || d.hold(p, b)
 }
 
@@ -303,7 +310,7 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 }
 
 func (d *Device) arrives(t *table, b []byte, now time.Duration) bool {
-	_, dst, err := filter.Addresses(b)
+	src, dst, err := filter.Addresses(b)
 	if err != nil {
 		return false
 	}
@@ -311,14 +318,22 @@ func (d *Device) arrives(t *table, b []byte, now time.Duration) bool {
 		d.counters.notOurs.Add(1)
 		return false
 	}
-	return d.filter.In(b, now) == filter.Pass
+	if d.filter.In(b, now) != filter.Pass {
+		return false
+	}
+	if p, ok := t.routes.Lookup(src); ok {
+		if mtu := int(p.mtu.Load()); mtu > 0 && clampMSS(b, mtu) {
+			d.counters.clamped.Add(1)
+		}
+	}
+	return true
 }
 
 // Counters gives the counts so far.
 func (d *Device) Counters() Counters {
 	return Counters{
 		NoPeer: d.counters.noPeer.Load(), Held: d.counters.held.Load(), HeldDropped: d.counters.heldDropped.Load(),
-		NotOurs: d.counters.notOurs.Load(), Filter: d.filter.Counters(),
+		NotOurs: d.counters.notOurs.Load(), TooBig: d.counters.tooBig.Load(), Clamped: d.counters.clamped.Load(), Filter: d.filter.Counters(),
 	}
 }
 

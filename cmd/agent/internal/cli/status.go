@@ -59,6 +59,7 @@ type (
 		Remote string     `json:"remote"`
 		Relay  string     `json:"relay"`
 		RTT    float64    `json:"rtt_ms"`
+		MTU    uint32     `json:"mtu,omitempty"`
 		Since  *time.Time `json:"since"`
 	}
 )
@@ -93,7 +94,7 @@ func statusView(s *pb.StatusResponse) statusJSON {
 }
 
 func pathView(p *pb.PathStatus) pathJSON {
-	return pathJSON{p.GetKind(), p.GetLocal(), p.GetRemote(), p.GetRelay(), p.GetRttMs(), moment(p.GetSince())}
+	return pathJSON{p.GetKind(), p.GetLocal(), p.GetRemote(), p.GetRelay(), p.GetRttMs(), p.GetMtu(), moment(p.GetSince())}
 }
 
 func stateName(s pb.StatusResponse_State) string {

@@ -120,6 +120,7 @@ func pathStatus(p traversal.Path) *pb.PathStatus {
 	case traversal.Relay:
 		out.Kind, out.Relay, out.Remote = "relay", p.Relay, addrText(p.RelayAddr)
 	}
+	out.Mtu = uint32(p.MTU)
 	out.RttMs = float64(p.RTT) / float64(time.Millisecond)
 	if !p.Since.IsZero() {
 		out.Since = timestamppb.New(p.Since)

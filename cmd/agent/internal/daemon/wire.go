@@ -78,6 +78,7 @@ func (s *session) applyAddresses(self *record.Device, st *record.Statement) {
 	if err != nil {
 		s.log.Error("addresses and routes not applied", "err", err)
 	}
+	s.traversal.SetMTU(mtu)
 }
 
 func stunServers(st *record.Statement) []string {
@@ -168,7 +169,7 @@ func (s *session) relaysChanged() {
 
 // onPath publishes a peer's path to the Bind.
 func (s *session) onPath(peer key.NodePublic, p traversal.Path) {
-	out := bind.Path{Local: p.Local.Addr(), Remote: p.Remote, RelayAddr: p.RelayAddr}
+	out := bind.Path{Local: p.Local.Addr(), Remote: p.Remote, MTU: p.MTU, RelayAddr: p.RelayAddr}
 	switch p.Kind {
 	case traversal.Direct:
 		out.Kind = bind.Direct
@@ -176,6 +177,7 @@ func (s *session) onPath(peer key.NodePublic, p traversal.Path) {
 		out.Kind = bind.Relay
 	}
 	s.bind.SetPath(peer, out)
+	s.engine.SetPeerMTU(peer, p.MTU)
 }
 
 // onNetworkEvent makes everything that rests on the old network start anew.
