@@ -283,7 +283,7 @@ func (a *admin) RemoveRelay(ctx context.Context, req *connect.Request[pb.RemoveR
 		return store.ErrNotFound
 	})
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("no separate relay is called %.80q; \"relay list\" shows them", req.Msg.GetName()))
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("no separate relay is called %.80q; \"relays list\" shows them", req.Msg.GetName()))
 	}
 	if err != nil {
 		return nil, a.internal("relay remove", err)

@@ -34,8 +34,11 @@ func Open(cfg Config) (*Router, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := checkName(cfg.Name); err != nil {
+	if err := CheckName(cfg.Name); err != nil {
 		return nil, err
+	}
+	if _, err := net.InterfaceByName(cfg.Name); err == nil { // it may be somebody else's
+		return nil, fmt.Errorf("%w: %s; choose another with --tun", ErrNameInUse, cfg.Name)
 	}
 	t, err := tun.CreateTUN(cfg.Name, cfg.MTU)
 	if err != nil {
@@ -55,13 +58,10 @@ func Open(cfg Config) (*Router, error) {
 	return r, nil
 }
 
-// checkName keeps an existing interface, which may be somebody else's, from being taken over, and nonsense from the kernel.
-func checkName(name string) error {
+// CheckName refuses what the kernel takes for no name, or for a pattern of names.
+func CheckName(name string) error {
 	if name == "" || len(name) >= unix.IFNAMSIZ || slices.ContainsFunc([]byte(name), func(c byte) bool { return c <= ' ' || c == '/' || c == ':' || c == '%' }) {
 		return fmt.Errorf("interface name %q: a name has 1 to %d characters, no spaces, slashes, colons or percent signs", name, unix.IFNAMSIZ-1)
-	}
-	if _, err := net.InterfaceByName(name); err == nil {
-		return fmt.Errorf("%w: %s; choose another with --tun", ErrNameInUse, name)
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"warren/cmd/agent/internal/local"
 	"warren/internal/buildversion"
+	"warren/proto/token"
 	"warren/proto/warrenv1/warrenv1connect"
 )
 
@@ -60,22 +61,28 @@ func Main(args []string, in io.Reader, out, errw io.Writer) int {
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
-	return a.report(ctx, root.ExecuteContext(ctx))
+	cmd, err := root.ExecuteContextC(ctx)
+	return a.report(ctx, cmd.CommandPath(), err)
 }
 
-func (a *app) report(ctx context.Context, err error) int {
+// report prints why the command did not succeed, and gives the exit status. A value that no state of things makes right is wrong usage, whoever
+// found out: this program or the daemon.
+func (a *app) report(ctx context.Context, command string, err error) int {
 	var usage usageError
 	switch {
 	case err == nil:
 		return exitDone
 	case errors.As(err, &usage):
-		fmt.Fprintf(a.err, "warren: %v\nTry \"warren --help\".\n", err)
+		fmt.Fprintf(a.err, "warren: %v\nTry \"%s --help\".\n", err, command)
 		return exitUsage
 	case ctx.Err() != nil:
 		fmt.Fprintln(a.err, "warren: interrupted")
 		return exitFailed
 	}
 	fmt.Fprintf(a.err, "warren: %v\n", plain(a.socket, err))
+	if errors.Is(err, token.ErrMalformed) || connect.CodeOf(err) == connect.CodeInvalidArgument {
+		return exitUsage
+	}
 	return exitFailed
 }
 

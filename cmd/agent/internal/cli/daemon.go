@@ -17,6 +17,7 @@ import (
 
 	"warren/cmd/agent/internal/daemon"
 	"warren/cmd/agent/internal/state"
+	"warren/tunnel/router"
 )
 
 // serviceUnit is the systemd unit that the packages install.
@@ -37,6 +38,9 @@ func (a *app) daemon() *cobra.Command {
 			level := slog.LevelInfo
 			if verbose {
 				level = slog.LevelDebug
+			}
+			if err := router.CheckName(a.tun); err != nil {
+				return usagef("--tun: %w", err)
 			}
 			cfg.StateDir, cfg.Socket, cfg.Interface = a.state, a.socket, a.tun
 			cfg.Log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))

@@ -71,37 +71,57 @@ func (a *api) bringUp(ctx context.Context, caller unixsock.Caller, m *pb.UpReque
 	if err != nil {
 		return nil, nil, err
 	}
-	renamed := next.Name != d.state.Name
-	enrolled := false
-	if m.GetToken() != "" {
+	enrolling := m.GetToken() != ""
+	if enrolling {
 		if err := out.Send(&pb.UpResponse{Progress: "enrolling"}); err != nil {
 			return nil, nil, err
 		}
 		if warnings, err = d.enrol(ctx, next, m.GetToken()); err != nil {
 			return nil, nil, err
 		}
-		enrolled = true
 	}
 	if next.Membership == nil {
 		return nil, nil, errNotEnrolled
+	}
+	if !enrolling {
+		next.Name = d.state.Name // until the coordinator has agreed
 	}
 	next.Up = true
 	if err := d.save(next); err != nil {
 		return nil, nil, internal(err)
 	}
 	d.applyOperator()
-	if enrolled && d.session != nil {
-		d.session.client.Reset() // a renewed device logs in again at once
+	if d.session != nil && (enrolling || d.session.rejected()) {
+		d.session.askAgain() // what the coordinator said before may hold no longer
 	}
 	if err := d.ensureSession(); err != nil {
 		return nil, nil, connect.NewError(connect.CodeFailedPrecondition, err)
 	}
-	if renamed && !enrolled {
-		if err := d.session.client.SetName(ctx, next.Name); err != nil {
-			warnings = append(warnings, fmt.Sprintf("the coordinator did not take the name %q: %v", next.Name, err))
+	if s := m.GetSettings(); s != nil && s.Name != nil && !enrolling {
+		if err := d.rename(ctx, s.GetName()); err != nil {
+			return nil, nil, err
 		}
 	}
 	return d.session, warnings, nil
+}
+
+// rename asks the coordinator for another name unless the device has it, and keeps it if it is granted. The caller holds mu.
+func (d *daemon) rename(ctx context.Context, name string) error {
+	if d.session != nil && d.session.name() == name {
+		return nil
+	}
+	if d.session == nil {
+		return connect.NewError(connect.CodeFailedPrecondition, errors.New("the name can be changed only while the tunnel is up; run \"warren up\" first"))
+	}
+	if err := d.session.client.SetName(ctx, name); err != nil {
+		return connect.NewError(connect.CodeFailedPrecondition, err)
+	}
+	next := *d.state
+	next.Name = name
+	if err := d.save(&next); err != nil {
+		return internal(err)
+	}
+	return nil
 }
 
 // enrol makes or renews the membership in next. Nothing is stored before the coordinator agreed, except the device's keys, so that
@@ -169,7 +189,7 @@ func (d *daemon) withSettings(caller unixsock.Caller, s *pb.Settings) (*state.St
 			return nil, connect.NewError(connect.CodePermissionDenied, errors.New("only root may change the operator; run with sudo"))
 		}
 		if _, err := local.LookUpOperator(s.GetOperator()); err != nil {
-			return nil, connect.NewError(connect.CodeInvalidArgument, err)
+			return nil, connect.NewError(connect.CodeFailedPrecondition, err)
 		}
 		next.Operator = s.GetOperator()
 	}
@@ -195,12 +215,9 @@ func (d *daemon) set(ctx context.Context, caller unixsock.Caller, s *pb.Settings
 	if err != nil {
 		return err
 	}
-	if next.Name != d.state.Name && next.Membership != nil {
-		if d.session == nil {
-			return connect.NewError(connect.CodeFailedPrecondition, errors.New("the name can be changed only while the tunnel is up; run \"warren up\" first"))
-		}
-		if err := d.session.client.SetName(ctx, next.Name); err != nil {
-			return connect.NewError(connect.CodeFailedPrecondition, err)
+	if s != nil && s.Name != nil && next.Membership != nil {
+		if err := d.rename(ctx, next.Name); err != nil {
+			return err
 		}
 	}
 	if err := d.save(next); err != nil {

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -148,7 +149,8 @@ func (d *daemon) keepUp(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		d.mu.Lock()
-		if err := d.ensureSession(); err != nil {
+		before := d.lastErr
+		if err := d.ensureSession(); err != nil && (before == nil || before.Error() != err.Error()) {
 			d.log.Error("tunnel could not be brought up", "err", err)
 		}
 		d.mu.Unlock()
@@ -173,7 +175,13 @@ func (d *daemon) ensureSession() error {
 	if !d.state.Up || d.state.Membership == nil || d.session != nil || d.ctx.Err() != nil {
 		return nil
 	}
-	s, err := startSession(d.ctx, sessionConfig{Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, dial: d.dial})
+	c := sessionConfig{Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, dial: d.dial}
+	s, err := startSession(d.ctx, c)
+	if errors.Is(err, syscall.EADDRINUSE) && d.cfg.Port == 0 && c.state.Port != 0 {
+		d.log.Warn("another program has taken the UDP port of the last run; taking another", "port", c.state.Port)
+		c.state.Port = 0
+		s, err = startSession(d.ctx, c)
+	}
 	d.lastErr = err
 	if err != nil {
 		return err

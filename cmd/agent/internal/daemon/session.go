@@ -224,6 +224,20 @@ func (s *session) ended() bool {
 	}
 }
 
+// name is the device's name by the newest map.
+func (s *session) name() string {
+	if m := s.known.Load().m; m != nil && m.Self != nil {
+		return m.Self.Name
+	}
+	return s.self.Name
+}
+
+// askAgain makes the client log in again at once, and forgets what the coordinator answered last.
+func (s *session) askAgain() {
+	s.control.Store(new(client.State))
+	s.client.Reset()
+}
+
 // stop ends the session and gives what had ended it before, if anything.
 func (s *session) stop() error {
 	s.cancel()

@@ -86,7 +86,11 @@ func TestExplain(t *testing.T) {
 	if Explain(path, other) != other || Explain(path, nil) != nil {
 		t.Error("an error that has another cause was changed")
 	}
-	if got := Explain(path, os.ErrPermission); !strings.Contains(got.Error(), "--operator") {
+	_, missing := os.ReadFile(filepath.Join(t.TempDir(), "token"))
+	if Explain(path, missing) != missing {
+		t.Error("a file that is missing elsewhere was taken for the socket")
+	}
+	if got := Explain(path, errors.Join(errSocket, os.ErrPermission)); !strings.Contains(got.Error(), "--operator") {
 		t.Errorf("not permitted: %v", got)
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"warren/cmd/coordinator/internal/serve"
 	"warren/internal/buildversion"
+	"warren/proto/token"
 	"warren/proto/warrenv1/warrenv1connect"
 )
 
@@ -56,19 +57,25 @@ func Main(args []string, out, errw io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errw)
-	return a.report(root.ExecuteContext(ctx))
+	cmd, err := root.ExecuteContextC(ctx)
+	return a.report(cmd.CommandPath(), err)
 }
 
-func (a *app) report(err error) int {
+// report prints why the command did not succeed, and gives the exit status. A value that no state of things makes right is wrong usage, whoever
+// found out: this program or the running coordinator.
+func (a *app) report(command string, err error) int {
 	var usage usageError
 	switch {
 	case err == nil:
 		return exitDone
 	case errors.As(err, &usage):
-		fmt.Fprintf(a.err, "warren-coordinator: %v\nTry \"warren-coordinator --help\".\n", err)
+		fmt.Fprintf(a.err, "warren-coordinator: %v\nTry \"%s --help\".\n", err, command)
 		return exitUsage
 	}
 	fmt.Fprintf(a.err, "warren-coordinator: %v\n", a.plain(err))
+	if errors.Is(err, token.ErrMalformed) || connect.CodeOf(err) == connect.CodeInvalidArgument {
+		return exitUsage
+	}
 	return exitFailed
 }
 

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -109,9 +110,11 @@ func Run(ctx context.Context, o Options) error {
 		})
 		blocked.attach(relays)
 	}
-	if socks.admin, err = unixsock.Listen(filepath.Join(o.Config.State, SocketName)); err != nil {
+	socket := filepath.Join(o.Config.State, SocketName)
+	if socks.admin, err = unixsock.Listen(socket); err != nil {
 		return errors.Join(err, srv.Close())
 	}
+	defer os.Remove(socket)
 	if err := o.greet(ctx, srv, endpoints, private); err != nil {
 		return errors.Join(err, srv.Close())
 	}
