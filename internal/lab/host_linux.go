@@ -112,16 +112,23 @@ func (h *Host) close() {
 // (Not the kernel, by Pdeathsig: that goes by the thread that started it, and threads which Do has used end.) Its environment names the proxy
 // if that is the host's only way out.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	self, err := os.Executable()
-	if err != nil {
-		self = "/proc/self/exe"
-	}
-	cmd := exec.CommandContext(ctx, self, append([]string{strconv.Itoa(h.holder.Process.Pid), name}, args...)...)
-	cmd.Env = append(os.Environ(), roleVariable+"="+roleEnter)
+	argv, key, value := h.Line(name, args...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), key+"="+value)
 	if h.proxy != "" {
 		cmd.Env = append(cmd.Env, "HTTPS_PROXY="+h.proxy, "HTTP_PROXY="+h.proxy)
 	}
 	return cmd
+}
+
+// Line is for those who start programs by themselves: it gives the command line that runs a program on the host, and the variable that must be
+// in its environment.
+func (h *Host) Line(name string, args ...string) (argv []string, key, value string) {
+	self, err := os.Executable()
+	if err != nil {
+		self = "/proc/self/exe"
+	}
+	return append([]string{self, strconv.Itoa(h.holder.Process.Pid), name}, args...), roleVariable, roleEnter
 }
 
 // EnterLine is what a person types to get a shell on the host.

@@ -148,10 +148,14 @@ func killNeighbours() error {
 	return nil
 }
 
-// enter joins the namespaces of the holder args[0] and becomes the program args[1:].
+// enter joins the namespaces of the holder args[0] and becomes the program args[1:], in the same directory.
 func enter(args []string) error {
 	if len(args) < 2 {
 		return errors.New("enter: want HOLDER PROGRAM [ARGUMENT ...]")
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
 	}
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // a thread that shares its root with others may not change it
@@ -169,6 +173,9 @@ func enter(args []string) error {
 			return fmt.Errorf("entering %s: %w", f.Name(), err)
 		}
 		f.Close()
+	}
+	if err := unix.Chdir(dir); err != nil { // joining a mount namespace leads to its root
+		return fmt.Errorf("directory %s: %w", dir, err)
 	}
 	program := args[1]
 	if !strings.Contains(program, "/") {

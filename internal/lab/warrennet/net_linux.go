@@ -93,16 +93,23 @@ func (l *log) wait(ctx context.Context, text string, ended <-chan struct{}) erro
 
 // Start starts a program on a host.
 func Start(h *lab.Host, program string, args ...string) (*Daemon, error) {
-	d := &Daemon{cmd: h.Command(context.Background(), program, args...), log: &log{changed: make(chan struct{})}, done: make(chan struct{})}
-	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
-	if err := d.cmd.Start(); err != nil {
+	return StartCommand(h.Command(context.Background(), program, args...))
+}
+
+// StartCommand starts a command and keeps what it says.
+func StartCommand(cmd *exec.Cmd) (*Daemon, error) {
+	d := &Daemon{cmd: cmd, log: &log{changed: make(chan struct{})}, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = d.log, d.log
+	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	go func() {
-		d.err = d.cmd.Wait()
-		close(d.done)
-	}()
+	go d.wait()
 	return d, nil
+}
+
+func (d *Daemon) wait() {
+	d.err = d.cmd.Wait()
+	close(d.done)
 }
 
 // Signal sends a signal and waits until the program has ended.
