@@ -36,9 +36,6 @@ func (c *Core) natpmpResponse(now time.Time, r natpmp.Response, announced bool) 
 		}
 		return
 	}
-	if lost && !k.busy() {
-		c.tableLost(now)
-	}
 	switch {
 	case r.Result == natpmp.UnsupportedVersion: // it was asked in PCP
 		if p := &c.clients[PCP]; p.state == asking {
@@ -117,9 +114,7 @@ func (c *Core) pcpResponse(now time.Time, r pcp.Response, announced bool) {
 		!r.HasMap && k.state != asking: // a refusal that anybody could have made up ends nothing that works
 		return
 	}
-	if c.epochs[PCP].restarted(now, r.Epoch) && !k.busy() {
-		c.tableLost(now)
-	}
+	c.epochs[PCP].restarted(now, r.Epoch) // if it did, this answer is from the new table
 	c.pcpMapped(now, k, r)
 }
 
