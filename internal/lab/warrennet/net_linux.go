@@ -343,6 +343,7 @@ type Peer struct {
 	Path          struct {
 		Kind, Local, Remote, Relay string
 		RTT                        float64 `json:"rtt_ms"`
+		MTU                        int
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -13,6 +14,10 @@ import (
 
 // firewallMark is on every socket of the agent, so that a default route through the tunnel never carries the tunnel itself.
 const firewallMark = 0x77617272
+
+// segment is TCP's maximum segment size to coordinator and relays, in both directions: what IPv6's least MTU leaves. A way that loses longer
+// packets without a word would let a connection stand and carry nothing.
+const segment = 1280 - 40 - 20
 
 // dialer marks the connections it makes.
 type dialer struct {
@@ -23,9 +28,13 @@ type dialer struct {
 
 func markedDialer(log *slog.Logger) *dialer {
 	d := &dialer{log: log}
-	d.net.Control = func(_, _ string, c syscall.RawConn) error {
+	d.net.Control = func(network, _ string, c syscall.RawConn) error {
 		var markErr error
 		if err := c.Control(func(fd uintptr) {
+			if strings.HasPrefix(network, "tcp") {
+				// Where it is refused, the kernel's own choice has to do.
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, segment)
+			}
 			markErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, firewallMark)
 		}); err != nil {
 			return err
