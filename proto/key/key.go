@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 )
 
 // Size is the length of every key in bytes, public or private (an Ed25519 private key is kept as its seed).
@@ -51,7 +52,7 @@ func fromText(what, prefix, text string) (material, error) {
 		return material{}, fmt.Errorf("%s %.60q: does not begin with %q", what, text, prefix)
 	}
 	b, err := base64.StdEncoding.Strict().DecodeString(text[len(prefix):])
-	if err != nil {
+	if err != nil || strings.ContainsAny(text, "\r\n") { // which the decoder would skip
 		return material{}, fmt.Errorf("%s %.60q: not base64", what, text)
 	}
 	m, err := fromBytes(b)
@@ -72,15 +73,32 @@ func random() material {
 	return m
 }
 
+// secret keeps a private key in a closure: package fmt cannot call Format on an unexported field of a caller's struct, and prints what it
+// finds there byte by byte. It follows pointers, but cannot look into a function.
+type secret struct{ reveal func() material }
+
+func hide(m material) secret { return secret{func() material { return m }} }
+
+func (s secret) isZero() bool { return s.reveal == nil || s.reveal().isZero() }
+
+// bytes is a copy; of an unset key, zeros.
+func (s secret) bytes() []byte {
+	var m material
+	if s.reveal != nil {
+		m = s.reveal()
+	}
+	return m.b[:]
+}
+
 // signer and verifier are what the Ed25519 roles share.
-type signer struct{ material }
+type signer struct{ secret }
 
 func (s signer) sign(message []byte) []byte {
-	return ed25519.Sign(ed25519.NewKeyFromSeed(s.b[:]), message)
+	return ed25519.Sign(ed25519.NewKeyFromSeed(s.bytes()), message)
 }
 
 func (s signer) public() material {
-	return material{b: [Size]byte(ed25519.NewKeyFromSeed(s.b[:]).Public().(ed25519.PublicKey))}
+	return material{b: [Size]byte(ed25519.NewKeyFromSeed(s.bytes()).Public().(ed25519.PublicKey))}
 }
 
 type verifier struct{ material }
@@ -95,7 +113,7 @@ func hidden(f fmt.State, role string) { fmt.Fprintf(f, "[%s private key]", role)
 func hiddenValue(role string) slog.Value { return slog.StringValue("[" + role + " private key]") }
 
 // NodePrivate is a WireGuard static private key (X25519).
-type NodePrivate struct{ m material }
+type NodePrivate struct{ s secret }
 
 // NodePublic is a WireGuard static public key (X25519). Its text is plain base64, as wg prints it.
 type NodePublic struct{ m material }
@@ -105,13 +123,13 @@ func NewNode() NodePrivate {
 	m := random()
 	m.b[0] &= 248
 	m.b[31] = m.b[31]&127 | 64
-	return NodePrivate{m}
+	return NodePrivate{hide(m)}
 }
 
 // NodePrivateFromBytes takes 32 bytes as Bytes gave them.
 func NodePrivateFromBytes(b []byte) (NodePrivate, error) {
 	m, err := fromBytes(b)
-	return NodePrivate{m}, err
+	return NodePrivate{hide(m)}, err
 }
 
 // NodePublicFromBytes takes 32 bytes from the wire.
@@ -128,7 +146,7 @@ func ParseNodePublic(text string) (NodePublic, error) {
 
 // Public is the public half.
 func (k NodePrivate) Public() NodePublic {
-	p, err := ecdh.X25519().NewPrivateKey(k.m.b[:])
+	p, err := ecdh.X25519().NewPrivateKey(k.s.bytes())
 	if err != nil {
 		return NodePublic{} // cannot happen: the length is right
 	}
@@ -137,7 +155,7 @@ func (k NodePrivate) Public() NodePublic {
 
 // Shared is the X25519 shared secret; an error means that the peer's key is a point of low order.
 func (k NodePrivate) Shared(peer NodePublic) ([Size]byte, error) {
-	private, err := ecdh.X25519().NewPrivateKey(k.m.b[:])
+	private, err := ecdh.X25519().NewPrivateKey(k.s.bytes())
 	if err != nil {
 		return [Size]byte{}, err
 	}
@@ -153,10 +171,10 @@ func (k NodePrivate) Shared(peer NodePublic) ([Size]byte, error) {
 }
 
 // Bytes is for storage and for the WireGuard device only.
-func (k NodePrivate) Bytes() []byte { return append([]byte(nil), k.m.b[:]...) }
+func (k NodePrivate) Bytes() []byte { return k.s.bytes() }
 
 // IsZero tells an unset key.
-func (k NodePrivate) IsZero() bool { return k.m.isZero() }
+func (k NodePrivate) IsZero() bool { return k.s.isZero() }
 
 // Format prints that there is a key, not which.
 func (k NodePrivate) Format(f fmt.State, _ rune) { hidden(f, "node") }

@@ -12,12 +12,12 @@ type DevicePrivate struct{ s signer }
 type DevicePublic struct{ v verifier }
 
 // NewDevice draws a device key.
-func NewDevice() DevicePrivate { return DevicePrivate{signer{random()}} }
+func NewDevice() DevicePrivate { return DevicePrivate{signer{hide(random())}} }
 
 // DevicePrivateFromBytes takes 32 bytes as Bytes gave them.
 func DevicePrivateFromBytes(b []byte) (DevicePrivate, error) {
 	m, err := fromBytes(b)
-	return DevicePrivate{signer{m}}, err
+	return DevicePrivate{signer{hide(m)}}, err
 }
 
 // DevicePublicFromBytes takes 32 bytes from the wire.
@@ -39,7 +39,7 @@ func (k DevicePrivate) Public() DevicePublic { return DevicePublic{verifier{k.s.
 func (k DevicePrivate) Sign(message []byte) []byte { return k.s.sign(message) }
 
 // Bytes is for storage only.
-func (k DevicePrivate) Bytes() []byte { return append([]byte(nil), k.s.b[:]...) }
+func (k DevicePrivate) Bytes() []byte { return k.s.bytes() }
 
 // IsZero tells an unset key.
 func (k DevicePrivate) IsZero() bool { return k.s.isZero() }
@@ -77,13 +77,13 @@ type AuthorityPrivate struct{ s signer }
 // AuthorityPublic is the public half of AuthorityPrivate. Its text begins with "authority:".
 type AuthorityPublic struct{ v verifier }
 
-// NewAuthority draws a authority key.
-func NewAuthority() AuthorityPrivate { return AuthorityPrivate{signer{random()}} }
+// NewAuthority draws an authority key.
+func NewAuthority() AuthorityPrivate { return AuthorityPrivate{signer{hide(random())}} }
 
 // AuthorityPrivateFromBytes takes 32 bytes as Bytes gave them.
 func AuthorityPrivateFromBytes(b []byte) (AuthorityPrivate, error) {
 	m, err := fromBytes(b)
-	return AuthorityPrivate{signer{m}}, err
+	return AuthorityPrivate{signer{hide(m)}}, err
 }
 
 // AuthorityPublicFromBytes takes 32 bytes from the wire.
@@ -105,7 +105,7 @@ func (k AuthorityPrivate) Public() AuthorityPublic { return AuthorityPublic{veri
 func (k AuthorityPrivate) Sign(message []byte) []byte { return k.s.sign(message) }
 
 // Bytes is for storage only.
-func (k AuthorityPrivate) Bytes() []byte { return append([]byte(nil), k.s.b[:]...) }
+func (k AuthorityPrivate) Bytes() []byte { return k.s.bytes() }
 
 // IsZero tells an unset key.
 func (k AuthorityPrivate) IsZero() bool { return k.s.isZero() }
@@ -146,12 +146,12 @@ type SigningPrivate struct{ s signer }
 type SigningPublic struct{ v verifier }
 
 // NewSigning draws a signing key.
-func NewSigning() SigningPrivate { return SigningPrivate{signer{random()}} }
+func NewSigning() SigningPrivate { return SigningPrivate{signer{hide(random())}} }
 
 // SigningPrivateFromBytes takes 32 bytes as Bytes gave them.
 func SigningPrivateFromBytes(b []byte) (SigningPrivate, error) {
 	m, err := fromBytes(b)
-	return SigningPrivate{signer{m}}, err
+	return SigningPrivate{signer{hide(m)}}, err
 }
 
 // SigningPublicFromBytes takes 32 bytes from the wire.
@@ -173,7 +173,7 @@ func (k SigningPrivate) Public() SigningPublic { return SigningPublic{verifier{k
 func (k SigningPrivate) Sign(message []byte) []byte { return k.s.sign(message) }
 
 // Bytes is for storage only.
-func (k SigningPrivate) Bytes() []byte { return append([]byte(nil), k.s.b[:]...) }
+func (k SigningPrivate) Bytes() []byte { return k.s.bytes() }
 
 // IsZero tells an unset key.
 func (k SigningPrivate) IsZero() bool { return k.s.isZero() }
@@ -212,12 +212,12 @@ type TokenPrivate struct{ s signer }
 type TokenPublic struct{ v verifier }
 
 // NewToken draws a token key.
-func NewToken() TokenPrivate { return TokenPrivate{signer{random()}} }
+func NewToken() TokenPrivate { return TokenPrivate{signer{hide(random())}} }
 
 // TokenPrivateFromBytes takes 32 bytes as Bytes gave them.
 func TokenPrivateFromBytes(b []byte) (TokenPrivate, error) {
 	m, err := fromBytes(b)
-	return TokenPrivate{signer{m}}, err
+	return TokenPrivate{signer{hide(m)}}, err
 }
 
 // TokenPublicFromBytes takes 32 bytes from the wire.
@@ -239,7 +239,7 @@ func (k TokenPrivate) Public() TokenPublic { return TokenPublic{verifier{k.s.pub
 func (k TokenPrivate) Sign(message []byte) []byte { return k.s.sign(message) }
 
 // Bytes is for storage only.
-func (k TokenPrivate) Bytes() []byte { return append([]byte(nil), k.s.b[:]...) }
+func (k TokenPrivate) Bytes() []byte { return k.s.bytes() }
 
 // IsZero tells an unset key.
 func (k TokenPrivate) IsZero() bool { return k.s.isZero() }

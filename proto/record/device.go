@@ -148,6 +148,11 @@ func deviceFromProto(m *pb.DeviceRecord) (*Device, error) {
 	if len(d.Tags) > MaxTags || len(d.Owner) > 256 {
 		return nil, errors.New("too many tags or too long an owner")
 	}
+	for _, tag := range d.Tags {
+		if err := CheckLabel(tag); err != nil {
+			return nil, fmt.Errorf("tag: %w", err)
+		}
+	}
 	if d.NodeKey, err = key.NodePublicFromBytes(m.GetNodeKey()); err != nil {
 		return nil, fmt.Errorf("node key: %w", err)
 	}
@@ -161,6 +166,9 @@ func deviceFromProto(m *pb.DeviceRecord) (*Device, error) {
 	}
 	if d.Routes, err = PrefixesFromProto(m.GetRoutes(), MaxRoutes); err != nil {
 		return nil, err
+	}
+	if e := m.GetExpiresAt(); e != nil && !e.IsValid() {
+		return nil, errors.New("time of expiry is malformed") // and must not pass for never
 	}
 	d.CreatedAt, d.ExpiresAt = timeFromProto(m.GetCreatedAt()), timeFromProto(m.GetExpiresAt())
 	return d, nil

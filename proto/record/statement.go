@@ -22,6 +22,8 @@ const (
 	MaxPrefixes = 4096
 	MaxRelays   = 256
 	MaxURLs     = 16
+
+	maxNetworkPrefixes = 16
 )
 
 // Certify signs a signing key with the authority key.
@@ -87,42 +89,40 @@ func OpenStatement(by key.SigningPublic, n NetworkID, d key.DevicePublic, s *pb.
 	if !bytes.Equal(m.GetNetworkId(), n[:]) || !forDevice.Equal(d) {
 		return nil, errors.New("map statement is for another network or device")
 	}
-	prefixes, err := PrefixesFromProto(m.GetNetworkPrefixes(), 16)
+	prefixes, err := checkStatement(m)
 	if err != nil {
-		return nil, fmt.Errorf("map statement: %w", err)
-	}
-	if err := checkStatement(m); err != nil {
 		return nil, fmt.Errorf("map statement: %w", err)
 	}
 	return &Statement{m, forDevice, prefixes}, nil
 }
 
-func checkStatement(m *pb.MapStatement) error {
+// checkStatement checks the form of m and gives the network's prefixes.
+func checkStatement(m *pb.MapStatement) ([]netip.Prefix, error) {
 	if len(m.GetGrants()) > MaxGrants || len(m.GetRelays()) > MaxRelays || len(m.GetEndpoints()) > MaxURLs {
-		return errors.New("too many grants, relays or endpoints")
+		return nil, errors.New("too many grants, relays or endpoints")
 	}
 	if len(m.GetDigest()) != sha256.Size || !m.GetGoodUntil().IsValid() || !m.GetIssuedAt().IsValid() {
-		return errors.New("digest or times are malformed")
+		return nil, errors.New("digest or times are malformed")
 	}
 	for _, g := range m.GetGrants() {
 		if _, err := PrefixesFromProto(g.GetSources(), MaxPrefixes); err != nil {
-			return fmt.Errorf("grant %q: %w", g.GetId(), err)
+			return nil, fmt.Errorf("grant %q: %w", g.GetId(), err)
 		}
 		if _, err := PrefixesFromProto(g.GetDestinations(), MaxPrefixes); err != nil {
-			return fmt.Errorf("grant %q: %w", g.GetId(), err)
+			return nil, fmt.Errorf("grant %q: %w", g.GetId(), err)
 		}
 		for _, f := range g.GetFlows() {
 			if f.GetProtocol() > 255 || f.GetLastPort() > 65535 || f.GetFirstPort() > f.GetLastPort() {
-				return fmt.Errorf("grant %q: flow %d %d-%d is malformed", g.GetId(), f.GetProtocol(), f.GetFirstPort(), f.GetLastPort())
+				return nil, fmt.Errorf("grant %q: flow %d %d-%d is malformed", g.GetId(), f.GetProtocol(), f.GetFirstPort(), f.GetLastPort())
 			}
 		}
 	}
 	for _, r := range m.GetRelays() {
 		if len(r.GetRelayKey()) != key.Size || len(r.GetUrls()) > MaxURLs || len(r.GetStun()) > MaxURLs {
-			return fmt.Errorf("relay %q is malformed", r.GetName())
+			return nil, fmt.Errorf("relay %q is malformed", r.GetName())
 		}
 	}
-	return nil
+	return PrefixesFromProto(m.GetNetworkPrefixes(), maxNetworkPrefixes)
 }
 
 // GoodAt reports whether a map with this statement may be used at now, and else when it ran out.
@@ -171,7 +171,7 @@ func OpenTicket(by key.SigningPublic, n NetworkID, now time.Time, s *pb.Signed) 
 
 // SignStatement signs m, which must be fit to be opened again.
 func SignStatement(by key.SigningPrivate, m *pb.MapStatement) (*pb.Signed, error) {
-	if err := checkStatement(m); err != nil {
+	if _, err := checkStatement(m); err != nil {
 		return nil, fmt.Errorf("refused to sign a map statement: %w", err)
 	}
 	return Sign(by, ContextStatement, proto.Clone(m))
