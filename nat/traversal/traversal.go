@@ -18,6 +18,7 @@ import (
 
 	"warren/nat/candidate"
 	"warren/nat/path"
+	"warren/nat/signal"
 	"warren/nat/stunmsg"
 	"warren/proto/key"
 )
@@ -75,6 +76,7 @@ type Config struct {
 const (
 	packetQueue = 512
 	signalQueue = 256
+	goneQueue   = 1024
 	maxPacket   = stunmsg.MaxSize
 )
 
@@ -100,6 +102,7 @@ type Traversal struct {
 
 	mu      sync.Mutex
 	control []func(*owner)
+	gone    int              // of control, how many are a relay's words
 	paths   map[path.ID]Path // by node key
 }
 
@@ -138,7 +141,7 @@ func (t *Traversal) told() []func(*owner) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	all := t.control
-	t.control = nil
+	t.control, t.gone = nil, 0
 	return all
 }
 
@@ -168,8 +171,18 @@ func (t *Traversal) SetRelay(connected bool, relay string, addr netip.AddrPort) 
 	t.tell(func(o *owner) { o.setRelay(connected, relay, addr) })
 }
 
-// PeerGone tells that the relay has no connection to a device.
+// PeerGone tells that the relay has no connection to a device. A relay may say so as often as it likes: not all of it is kept.
 func (t *Traversal) PeerGone(device key.DevicePublic) {
+	t.mu.Lock()
+	full := t.gone >= goneQueue
+	if !full {
+		t.gone++
+	}
+	t.mu.Unlock()
+	if full {
+		t.counters.dropped.Add(1)
+		return
+	}
 	t.tell(func(o *owner) { o.handle(path.PeerGone{Peer: device.Raw()}) })
 }
 
@@ -201,6 +214,10 @@ func (t *Traversal) HandlePacket(local netip.Addr, remote netip.AddrPort, b []by
 
 // HandleSignal takes a signal that a relay brought from a device. It copies b.
 func (t *Traversal) HandleSignal(from [key.Size]byte, b []byte) {
+	if len(b) > signal.MaxSize {
+		t.counters.refused.Add(1)
+		return
+	}
 	select {
 	case t.signals <- sealed{from, bytes.Clone(b)}:
 	default:
