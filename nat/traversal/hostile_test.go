@@ -206,7 +206,7 @@ func TestFlood(t *testing.T) {
 		garbage := make([]byte, maxPacket)
 		for range more {
 			t2.HandlePacket(netip.Addr{}, stranger, garbage)
-			t2.HandleSignal([key.Size]byte{1}, garbage)
+			t2.HandleSignal([key.Size]byte{1}, garbage[:signal.MaxSize])
 			t2.PeerGone(peer)
 		}
 		want := uint64(3*more - packetQueue - signalQueue - goneQueue)

@@ -180,7 +180,7 @@ func (w *world) data(a, b *device, answer bool) {
 			})
 		}
 	case Direct:
-		f := w.net.Send(time.Now(), a.host, p.Local.Addr(), p.Remote)
+		f := w.net.Send(time.Now(), a.host, p.Local.Addr(), p.Remote, 100)
 		time.AfterFunc(time.Until(f.At), func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -197,7 +197,7 @@ func (d *device) send(local netip.Addr, remote netip.AddrPort, b []byte) error {
 	defer w.mu.Unlock()
 	b = bytes.Clone(b)
 	d.out = append(d.out, datagram{remote, b})
-	f := w.net.Send(time.Now(), d.host, local, remote)
+	f := w.net.Send(time.Now(), d.host, local, remote, len(b))
 	time.AfterFunc(time.Until(f.At), func() {
 		w.mu.Lock()
 		h, fate := w.net.Arrive(f)
