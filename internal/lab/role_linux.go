@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +19,9 @@ import (
 
 // roleVariable tells the program, started again, what it is.
 const roleVariable = "WARREN_LAB_ROLE"
+
+// openMark is there, on the host, while programs may enter.
+const openMark = "/run/.lab-open"
 
 const (
 	roleHold  = "hold"  // keep a host's namespaces
@@ -89,6 +93,10 @@ func hold() error {
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 		return err
 	}
+	// Who enters from now on sees that the mark is gone; who saw it has entered, and is found.
+	if err := os.Remove(openMark); err != nil {
+		return err
+	}
 	return killNeighbours()
 }
 
@@ -108,6 +116,9 @@ func prepareMounts() error {
 	}
 	const own = "/run/resolv.conf"
 	if err := os.WriteFile(own, nil, 0o644); err != nil {
+		return err
+	}
+	if err := os.WriteFile(openMark, nil, 0o644); err != nil {
 		return err
 	}
 	if err := unix.Mount(own, "/etc/resolv.conf", "", unix.MS_BIND, ""); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -134,8 +145,7 @@ func killNeighbours() error {
 			if err != nil || pid == os.Getpid() {
 				continue
 			}
-			// The link of one that has ended, and waits to be waited for, cannot be read.
-			if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && ns == own {
+			if inNamespace(pid, own) {
 				found = true
 				unix.Kill(pid, unix.SIGKILL)
 			}
@@ -146,6 +156,19 @@ func killNeighbours() error {
 		runtime.Gosched()
 	}
 	return nil
+}
+
+// inNamespace reports whether a thread of the process is in the network namespace; one that enters may not be the first.
+func inNamespace(pid int, own string) bool {
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/ns/net", pid))
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(links, func(link string) bool {
+		// That of one that has ended, and waits to be waited for, cannot be read.
+		ns, err := os.Readlink(link)
+		return err == nil && ns == own
+	})
 }
 
 // enter joins the namespaces of the holder args[0] and becomes the program args[1:], in the same directory.
@@ -176,6 +199,9 @@ func enter(args []string) error {
 	}
 	if err := unix.Chdir(dir); err != nil { // joining a mount namespace leads to its root
 		return fmt.Errorf("directory %s: %w", dir, err)
+	}
+	if _, err := os.Stat(openMark); err != nil {
+		return fmt.Errorf("the host is being removed: %w", err)
 	}
 	program := args[1]
 	if !strings.Contains(program, "/") {
