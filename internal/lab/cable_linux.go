@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -77,19 +78,35 @@ func (s *segment) plug(h *Host, link string, metric int) (*Uplink, error) {
 	if err := cable(h, link, s.owner, port, s.mtu); err != nil {
 		return nil, err
 	}
-	var err error
+	err := h.raise(link, own4, own6)
 	if s.lan == "" {
-		err = s.owner.raise(port, at(s.v4, 1), at(s.v6, 1))
+		err = errors.Join(err, s.owner.raise(port, at(s.v4, 1), at(s.v6, 1)), s.owner.awaitUp(port))
 	} else {
-		err = s.join(port)
+		err = errors.Join(err, s.owner.raise(port), s.owner.awaitUp(port), s.join(port), s.owner.awaitUp(s.lan))
 	}
 	u := &Uplink{
 		Link: link, Addr4: own4.Addr(), Addr6: own6.Addr(), Public4: own4.Addr(),
 		gateway4: at(s.v4, 1).Addr(), gateway6: at(s.v6, 1).Addr(), metric: metric,
 	}
-	return u, errors.Join(err, h.raise(link, own4, own6), h.defaultRoutes(u))
+	return u, errors.Join(err, h.awaitUp(link), h.defaultRoutes(u))
 }
 
+// awaitUp waits until an interface carries packets. The kernel sees to that a little after both ends of a cable were set up, and loses what is sent
+// before: an ARP request, and with it the first second.
+func (h *Host) awaitUp(name string) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range 2000 {
+		link, err := h.handle.LinkByName(name)
+		if err != nil || link.Attrs().OperState == netlink.OperUp {
+			return err
+		}
+		<-tick.C
+	}
+	return fmt.Errorf("%s: %s does not come up", h.Name, name)
+}
+
+// join makes a port, which is up, part of the segment's bridge.
 func (s *segment) join(port string) error {
 	bridge, err := s.owner.handle.LinkByName(s.lan)
 	if err != nil {
@@ -107,7 +124,7 @@ func (s *segment) join(port string) error {
 			return err
 		}
 	}
-	return s.owner.handle.LinkSetUp(link)
+	return nil
 }
 
 // cable joins two hosts by a pair of interfaces.
@@ -153,6 +170,9 @@ func (h *Host) defaultRoutes(u *Uplink) error {
 			continue
 		}
 		r := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gw.AsSlice(), Priority: u.metric}
+		if gw.Is6() {
+			r.Priority += 1024 // the kernel takes 0 for this, and does not prefer it
+		}
 		if err := h.handle.RouteReplace(r); err != nil {
 			return fmt.Errorf("%s: default route by %s: %w", h.Name, gw, err)
 		}
@@ -190,7 +210,7 @@ func (h *Host) set(up bool, links []string) error {
 		if !up {
 			err = h.handle.LinkSetDown(link)
 		} else if err = h.handle.LinkSetUp(link); err == nil {
-			err = h.defaultRoutes(u) // taking a link down takes its routes away
+			err = errors.Join(h.awaitUp(u.Link), h.defaultRoutes(u)) // taking a link down takes its routes away
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %s: %w", h.Name, u.Link, err)
