@@ -71,7 +71,10 @@ func explain(name string, err error) error {
 	if _, missing := os.Stat(tunFile); errors.Is(missing, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %s is missing; load the module with \"modprobe tun\", or give the container that device", ErrNoTUN, tunFile)
 	}
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+	if errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("%w: %s may not be opened; run as root, or let this user read and write that file", ErrPermission, tunFile)
+	}
+	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w: %s; run as root, or give the program CAP_NET_ADMIN", ErrPermission, name)
 	}
 	if errors.Is(err, unix.EBUSY) {

@@ -10,6 +10,7 @@ import (
 
 	"warren/cmd/coordinator/internal/config"
 	"warren/cmd/coordinator/internal/serve"
+	"warren/proto/record"
 	"warren/proto/token"
 )
 
@@ -35,6 +36,9 @@ func (a *app) relay() *cobra.Command {
 	f.StringVar(&o.Proxy, "proxy", "", "reach the coordinator through this HTTP proxy `URL`, or off (default: HTTPS_PROXY of the environment)")
 	f.StringVar(&o.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := record.CheckLabel(o.Name); o.Name != "" && err != nil {
+			return usagef("--name: %w", err)
+		}
 		if text == "" {
 			text = os.Getenv(tokenVariable)
 		}

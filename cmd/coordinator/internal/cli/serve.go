@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+	"io/fs"
 	"log/slog"
 
 	"github.com/spf13/cobra"
@@ -50,8 +52,11 @@ prints the command that adds a device. Settings come from the defaults, then --c
 func (a *app) settings(set *pflag.FlagSet, file string, flags config.Config) (config.Config, error) {
 	c := config.Default(a.state)
 	if file != "" {
-		if err := c.Load(file); err != nil {
+		var unreadable *fs.PathError
+		if err := c.Load(file); errors.As(err, &unreadable) {
 			return c, err
+		} else if err != nil {
+			return c, usageError{err}
 		}
 	}
 	for name, take := range map[string]func(){
@@ -67,6 +72,7 @@ func (a *app) settings(set *pflag.FlagSet, file string, flags config.Config) (co
 		"map-max-age": func() { c.MapMaxAge = flags.MapMaxAge },
 	} {
 		if set.Changed(name) {
+			c.Named(name)
 			take()
 		}
 	}

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
+	"strconv"
 	"strings"
 	"time"
-
-	"github.com/BurntSushi/toml"
 
 	"warren/coord/domain"
 	"warren/proto/token"
@@ -40,34 +38,14 @@ type Config struct {
 	IPv4      string        `toml:"ipv4"`
 	IPv6      string        `toml:"ipv6"`
 	MapMaxAge time.Duration `toml:"map-max-age"`
+
+	// origin tells where in a file each setting was read: "FILE:LINE".
+	origin map[string]string
 }
 
 // Default is what holds when nothing else is said.
 func Default(stateDir string) Config {
 	return Config{State: stateDir, Listen: DefaultListen, STUN: DefaultSTUN, TLS: "self", Relay: true, MapMaxAge: 30 * 24 * time.Hour}
-}
-
-// Load reads the file over c. An unknown name is an error that says which.
-func (c *Config) Load(path string) error {
-	meta, err := toml.DecodeFile(path, c)
-	if err != nil {
-		var parse toml.ParseError
-		if errors.As(err, &parse) {
-			return fmt.Errorf("configuration %s: %s", path, parse.ErrorWithPosition())
-		}
-		if errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("configuration %s does not exist", path)
-		}
-		return fmt.Errorf("configuration %s: %w", path, err)
-	}
-	if unknown := meta.Undecoded(); len(unknown) > 0 {
-		var names []string
-		for _, k := range unknown {
-			names = append(names, k.String())
-		}
-		return fmt.Errorf("configuration %s: unknown setting %s", path, strings.Join(names, ", "))
-	}
-	return nil
 }
 
 // TLSMode gives the mode, and the files with CERT,KEY.
@@ -80,58 +58,86 @@ func (c *Config) TLSMode() (mode pb.TLSMode, cert, key string, err error) {
 	}
 	cert, key, ok := strings.Cut(c.TLS, ",")
 	if !ok || cert == "" || key == "" {
-		return 0, "", "", fmt.Errorf("tls %q: want self, off, or the two files CERT,KEY", c.TLS)
+		return 0, "", "", fmt.Errorf("%q: want self, off, or the two files CERT,KEY", c.TLS)
 	}
 	return pb.TLSMode_TLS_MODE_PUBLIC, cert, key, nil
 }
 
 // Prefixes gives the address prefixes; the zero prefix where none was configured.
 func (c *Config) Prefixes() (v4, v6 netip.Prefix, err error) {
-	for _, p := range []struct {
-		text string
-		into *netip.Prefix
-		six  bool
-	}{{c.IPv4, &v4, false}, {c.IPv6, &v6, true}} {
-		if p.text == "" {
-			continue
-		}
-		if *p.into, err = netip.ParsePrefix(p.text); err != nil {
-			return v4, v6, fmt.Errorf("prefix %q is not of the form ADDRESS/BITS", p.text)
-		}
-		if err := domain.CheckPrefix(*p.into, p.six); err != nil {
-			return v4, v6, err
-		}
+	if v4, err = prefix(c.IPv4, false); err == nil {
+		v6, err = prefix(c.IPv6, true)
 	}
-	return v4, v6, nil
+	return v4, v6, err
 }
 
-// minMapMaxAge keeps a map usable for long enough to be renewed.
-const minMapMaxAge = time.Hour
+func prefix(text string, six bool) (p netip.Prefix, err error) {
+	if text == "" {
+		return p, nil
+	}
+	if p, err = netip.ParsePrefix(text); err != nil {
+		return p, fmt.Errorf("prefix %q is not of the form ADDRESS/BITS", text)
+	}
+	return p, domain.CheckPrefix(p, six)
+}
 
-// Check finds what cannot work.
+// Bounds of MapMaxAge. The lesser one keeps a map usable for long enough to be renewed.
+const (
+	minMapMaxAge = time.Hour
+	maxMapMaxAge = 366 * 24 * time.Hour
+)
+
+var errNoName = errors.New("with certificate files the coordinator must be told the name that they are for: --url https://NAME")
+
+// Check finds what cannot work. Its error names the setting, where it was made, and what is allowed.
 func (c *Config) Check() error {
 	mode, _, _, err := c.TLSMode()
 	if err != nil {
-		return err
+		return c.wrong("tls", err)
 	}
-	if _, _, err := c.Prefixes(); err != nil {
-		return err
+	if mode == pb.TLSMode_TLS_MODE_PUBLIC && len(c.URLs) == 0 {
+		return c.wrong("tls", errNoName)
 	}
-	for name, addr := range map[string]string{"listen": c.Listen, "stun": c.STUN, "metrics": c.Metrics} {
-		if addr == "" && name == "metrics" || addr == "off" && name == "stun" {
+	if _, err := prefix(c.IPv4, false); err != nil {
+		return c.wrong("ipv4", err)
+	}
+	if _, err := prefix(c.IPv6, true); err != nil {
+		return c.wrong("ipv6", err)
+	}
+	for _, a := range []struct{ name, value, without string }{{"listen", c.Listen, ""}, {"stun", c.STUN, "off"}, {"metrics", c.Metrics, ""}} {
+		if a.value == a.without && a.name != "listen" {
 			continue
 		}
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			return fmt.Errorf("%s %q is not of the form [HOST]:PORT", name, addr)
+		if err := checkAddress(a.value); err != nil {
+			return c.wrong(a.name, err)
 		}
 	}
 	for _, u := range c.URLs {
 		if err := token.CheckEndpoint(u, urlMode(mode, u)); err != nil {
-			return err
+			return c.wrong("url", err)
 		}
 	}
-	if c.MapMaxAge < minMapMaxAge {
-		return fmt.Errorf("map-max-age %s is shorter than %s", c.MapMaxAge, minMapMaxAge)
+	if c.MapMaxAge < minMapMaxAge || c.MapMaxAge > maxMapMaxAge {
+		return c.wrong("map-max-age", fmt.Errorf("%s: want %s to %s", c.MapMaxAge, minMapMaxAge, maxMapMaxAge))
+	}
+	return nil
+}
+
+// wrong says which setting is wrong, and in which file or flag it was made.
+func (c *Config) wrong(name string, err error) error {
+	if at := c.origin[name]; at != "" {
+		return fmt.Errorf("configuration %s: %s: %w", at, name, err)
+	}
+	return fmt.Errorf("--%s: %w", name, err)
+}
+
+func checkAddress(a string) error {
+	_, port, err := net.SplitHostPort(a)
+	if err != nil {
+		return fmt.Errorf("%q is not of the form [HOST]:PORT", a)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q: want a port from 0 to 65535", a)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func (c *Config) Endpoints(hostAddresses []netip.Addr, port uint16) (out []*pb.E
 		return out, false, nil
 	}
 	if mode == pb.TLSMode_TLS_MODE_PUBLIC {
-		return nil, false, fmt.Errorf("with certificate files the coordinator must be told the name that they are for: --url https://NAME")
+		return nil, false, errNoName
 	}
 	scheme := "https"
 	if mode == pb.TLSMode_TLS_MODE_OFF {

@@ -85,6 +85,10 @@ func Run(ctx context.Context, o Options) error {
 	if err := o.Config.Check(); err != nil {
 		return err
 	}
+	own, err := o.ownCertificate()
+	if err != nil {
+		return err
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	socks, err := open(ctx, o.Config)
@@ -118,7 +122,11 @@ func Run(ctx context.Context, o Options) error {
 	if err := o.greet(ctx, srv, endpoints, private); err != nil {
 		return errors.Join(err, srv.Close())
 	}
-	err = o.serve(ctx, srv, relays, socks, registry)
+	tlsConfig, err := o.tls(srv, own)
+	if err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	err = o.serve(ctx, srv, relays, socks, tlsConfig, registry)
 	if relays != nil {
 		relays.Close()
 	}
@@ -242,11 +250,7 @@ func (o Options) greet(ctx context.Context, srv *server.Server, endpoints []*pb.
 }
 
 // serve runs all tasks until ctx ends or one fails.
-func (o Options) serve(ctx context.Context, srv *server.Server, relays *relay.Server, s *sockets, registry *prometheus.Registry) error {
-	tlsConfig, err := o.tls(srv)
-	if err != nil {
-		return err
-	}
+func (o Options) serve(ctx context.Context, srv *server.Server, relays *relay.Server, s *sockets, tlsConfig *tls.Config, registry *prometheus.Registry) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", srv.Handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -266,7 +270,7 @@ func (o Options) serve(ctx context.Context, srv *server.Server, relays *relay.Se
 		group.Go(func() error { return ServeHTTP(ctx, HTTPServer(h, nil, o.Log), s.metrics, func() {}) })
 	}
 	o.Log.Info("serving", "listen", s.https.Addr(), "version", buildversion.Get())
-	err = group.Wait()
+	err := group.Wait()
 	o.Log.Info("stopped")
 	return err
 }
@@ -277,19 +281,37 @@ func closeRelay(r *relay.Server) {
 	}
 }
 
-func (o Options) tls(srv *server.Server) (*tls.Config, error) {
+// ownCertificate loads the files of --tls CERT,KEY, before anything is made; nil with another mode. Devices will look for the names in the URLs.
+func (o Options) ownCertificate() (*tls.Certificate, error) {
 	mode, certFile, keyFile, err := o.Config.TLSMode()
-	switch {
+	if err != nil || mode != pb.TLSMode_TLS_MODE_PUBLIC {
+		return nil, err
+	}
+	c, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("tls %s: %w", o.Config.TLS, err)
+	}
+	for _, text := range o.Config.URLs {
+		u, err := url.Parse(text)
+		if err == nil {
+			err = c.Leaf.VerifyHostname(u.Hostname())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("tls %s: the certificate does not fit %s: %w", certFile, text, err)
+		}
+	}
+	return &c, nil
+}
+
+// tls is how the public port speaks TLS; nil where a proxy does.
+func (o Options) tls(srv *server.Server, own *tls.Certificate) (*tls.Config, error) {
+	switch mode, _, _, err := o.Config.TLSMode(); {
 	case err != nil:
 		return nil, err
 	case mode == pb.TLSMode_TLS_MODE_OFF:
 		return nil, nil
 	case mode == pb.TLSMode_TLS_MODE_PUBLIC:
-		c, err := tls.LoadX509KeyPair(certFile, keyFile)
-		if err != nil {
-			return nil, fmt.Errorf("tls %s: %w", o.Config.TLS, err)
-		}
-		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{c}}, nil
+		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*own}}, nil
 	}
 	k, binding, err := srv.TLSKey()
 	if err != nil {
