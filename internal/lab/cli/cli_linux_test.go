@@ -15,6 +15,7 @@
 //	kill9 NAME                   end it by SIGKILL
 //	keep VARIABLE [FIELD ...]    put the last standard output, or a field of it as JSON, into a variable
 //	patch FILE OLD NEW           replace a text in a file
+//	certificates NAME            make ca.pem, key.pem, cert.pem and, expired, old.pem
 //
 // The condition [users] holds where a program can change to another user, which in a user namespace it cannot.
 package cli

@@ -31,7 +31,7 @@ func commands() map[string]command {
 	return map[string]command{
 		"host": cmdHost, "on": withStatus(0), "fail": withStatus(1), "misuse": withStatus(2), "until": cmdUntil,
 		"start": starter(warrennet.StartCommand), "terminal": starter(warrennet.StartOnTerminal),
-		"await": cmdAwait, "said": cmdSaid, "end": cmdEnd, "kill9": cmdKill, "keep": cmdKeep, "patch": cmdPatch,
+		"await": cmdAwait, "said": cmdSaid, "end": cmdEnd, "kill9": cmdKill, "keep": cmdKeep, "patch": cmdPatch, "certificates": cmdCertificates,
 	}
 }
 
