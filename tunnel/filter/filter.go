@@ -96,8 +96,7 @@ func (f *Filter) judge(b []byte, now time.Duration) Verdict {
 		return Malformed
 	}
 	rules := f.rules.Load()
-	from, to := rules.of(src), rules.of(dst)
-	if open(from, to) {
+	if rules.anything && open(rules.of(src), rules.of(dst)) {
 		return Pass
 	}
 	p, err := Parse(b)
@@ -113,7 +112,7 @@ func (f *Filter) judge(b []byte, now time.Duration) Verdict {
 	if p.Later {
 		return s.laterFragment(rules, &p, now)
 	}
-	v := s.whole(rules, from, to, &p, now)
+	v := s.whole(rules, &p, now)
 	if p.Fragment {
 		s.firstFragment(rules, &p, v, now)
 	}
@@ -122,7 +121,8 @@ func (f *Filter) judge(b []byte, now time.Duration) Verdict {
 
 // shard keeps both directions of a flow together.
 func (f *Filter) shard(a, b netip.Addr) *shard {
-	h := maphash.Comparable(f.seed, a) ^ maphash.Comparable(f.seed, b)
+	a16, b16 := a.As16(), b.As16()
+	h := maphash.Bytes(f.seed, a16[:]) ^ maphash.Bytes(f.seed, b16[:])
 	return &f.shards[h%shards]
 }
 

@@ -79,7 +79,7 @@ type fragmentState struct {
 }
 
 // whole judges a packet that has its ports.
-func (s *shard) whole(rules *generation, from, to *membership, p *Packet, now time.Duration) Verdict {
+func (s *shard) whole(rules *generation, p *Packet, now time.Duration) Verdict {
 	k := p.flow()
 	if !p.single {
 		if st := s.live(k, rules, now); st != nil {
@@ -91,7 +91,7 @@ func (s *shard) whole(rules *generation, from, to *membership, p *Packet, now ti
 			return Pass
 		}
 	}
-	if !rules.allow(from, to, p.Proto, p.DstPort) {
+	if !rules.allow(k) {
 		return Denied
 	}
 	if p.single || p.echo == echoReply { // no question, so no answer may follow
@@ -115,7 +115,7 @@ func (s *shard) live(k flowKey, rules *generation, now time.Duration) *flowState
 		return nil
 	}
 	if st.generation != rules.number {
-		if !rules.allow(rules.of(k.src), rules.of(k.dst), k.proto, k.dstPort) {
+		if !rules.allow(k) {
 			delete(s.flows, k)
 			return nil
 		}
@@ -197,7 +197,7 @@ func (s *shard) laterFragment(rules *generation, p *Packet, now time.Duration) V
 	}
 	if k := st.flow; st.verdict == Pass && st.generation != rules.number &&
 		s.live(k, rules, now) == nil && s.live(k.reverse(), rules, now) == nil &&
-		!rules.allow(rules.of(k.src), rules.of(k.dst), k.proto, k.dstPort) {
+		!rules.allow(k) {
 		return Denied
 	}
 	return st.verdict

@@ -17,6 +17,8 @@ type Rules struct {
 	flows   [][]flow
 	members *bart.Table[*membership]
 	nowhere *membership
+	// anything says that some grant allows everything between its addresses.
+	anything bool
 }
 
 type flow struct {
@@ -36,7 +38,7 @@ func newRules() *Rules {
 
 // Compile turns grants into rules. Without a grant everything is denied.
 func Compile(grants []*pb.Grant) (*Rules, error) {
-	r, sets := newRules(), map[netip.Prefix]*membership{}
+	r := newRules()
 	for _, g := range grants {
 		flows, anything, err := compileFlows(g)
 		if err != nil {
@@ -45,25 +47,31 @@ func Compile(grants []*pb.Grant) (*Rules, error) {
 		if len(flows) == 0 && !anything {
 			continue
 		}
-		index := uint32(len(r.flows))
+		r.anything = r.anything || anything
+		index := []uint32{uint32(len(r.flows))}
+		r.flows = append(r.flows, flows)
 		for i, list := range [][]*pb.Prefix{g.GetSources(), g.GetDestinations()} {
 			for _, m := range list {
 				p, err := prefix(m)
 				if err != nil {
 					return nil, fmt.Errorf("grant %q: %w", g.GetId(), err)
 				}
-				s := sets[p]
-				if s == nil {
-					s = new(membership)
-					sets[p] = s
-				}
-				s.add(index, i == 1, anything)
+				r.membership(p).add(index, i == 1, anything)
 			}
 		}
-		r.flows = append(r.flows, flows)
 	}
-	r.insert(sets)
+	r.nest()
 	return r, nil
+}
+
+// membership gives that of a prefix, to be changed.
+func (r *Rules) membership(p netip.Prefix) *membership {
+	m, ok := r.members.Get(p)
+	if !ok {
+		m = new(membership)
+		r.members.Insert(p, m)
+	}
+	return m
 }
 
 // compileFlows gives the flows of a grant, or none if it allows everything.
@@ -92,8 +100,8 @@ func prefix(m *pb.Prefix) (netip.Prefix, error) {
 	return netip.PrefixFrom(a, int(m.GetBits())).Masked(), nil
 }
 
-// add puts a grant into the sets. Grants come by rising index.
-func (m *membership) add(grant uint32, destination, anything bool) {
+// add puts a grant into the sets. Grants come by rising index, each in a list of its own, which is shared.
+func (m *membership) add(grant []uint32, destination, anything bool) {
 	list := &m.source
 	switch {
 	case destination && anything:
@@ -103,28 +111,29 @@ func (m *membership) add(grant uint32, destination, anything bool) {
 	case anything:
 		list = &m.anySource
 	}
-	if n := len(*list); n == 0 || (*list)[n-1] != grant {
-		*list = append(*list, grant)
+	switch n := len(*list); {
+	case n == 0:
+		*list = grant
+	case (*list)[n-1] != grant[0]:
+		*list = append(*list, grant[0])
 	}
 }
 
-// insert fills the table so that an address's longest prefix has the grants of all its prefixes.
-func (r *Rules) insert(sets map[netip.Prefix]*membership) {
-	prefixes := make([]netip.Prefix, 0, len(sets))
-	for p := range sets {
-		prefixes = append(prefixes, p)
+// nest gives each prefix the grants of those around it, so that an address's longest prefix has them all.
+func (r *Rules) nest() {
+	type set struct {
+		prefix netip.Prefix
+		*membership
 	}
-	slices.SortFunc(prefixes, netip.Prefix.Compare) // wider ones first
-	var around []netip.Prefix
-	for _, p := range prefixes {
-		for len(around) > 0 && !around[len(around)-1].Contains(p.Addr()) {
+	var around []set
+	for p, m := range r.members.AllSorted() { // wider ones first
+		for len(around) > 0 && !around[len(around)-1].prefix.Contains(p.Addr()) {
 			around = around[:len(around)-1]
 		}
-		if len(around) > 0 {
-			sets[p].join(sets[around[len(around)-1]])
+		if n := len(around); n > 0 {
+			m.join(around[n-1].membership)
 		}
-		around = append(around, p)
-		r.members.Insert(p, sets[p])
+		around = append(around, set{p, m})
 	}
 }
 
@@ -171,7 +180,8 @@ func anything(from, to *membership) bool {
 func open(a, b *membership) bool { return anything(a, b) && anything(b, a) }
 
 // allow reports whether a new flow may begin.
-func (r *Rules) allow(from, to *membership, proto uint8, port uint16) bool {
+func (r *Rules) allow(k flowKey) bool {
+	from, to := r.of(k.src), r.of(k.dst)
 	if anything(from, to) {
 		return true
 	}
@@ -180,7 +190,7 @@ func (r *Rules) allow(from, to *membership, proto uint8, port uint16) bool {
 		short, long = long, short
 	}
 	for _, g := range short {
-		if _, ok := slices.BinarySearch(long, g); ok && matches(r.flows[g], proto, port) {
+		if _, ok := slices.BinarySearch(long, g); ok && matches(r.flows[g], k.proto, k.dstPort) {
 			return true
 		}
 	}

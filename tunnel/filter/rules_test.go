@@ -130,7 +130,7 @@ func TestRulesModel(t *testing.T) {
 			proto, port := protocols[rng.IntN(len(protocols))], ports[rng.IntN(len(ports))]
 			from, to := rules.of(src), rules.of(dst)
 			wantAllow, wantAny := n.allows(src, dst, proto, port)
-			if got := rules.allow(from, to, proto, port); got != wantAllow {
+			if got := rules.allow(flowKey{src: src, dst: dst, proto: proto, dstPort: port}); got != wantAllow {
 				t.Fatalf("seed %d: allow(%s, %s, %d, %d) = %v\n%v", seed, src, dst, proto, port, got, list)
 			}
 			if got := anything(from, to); got != wantAny {
