@@ -118,8 +118,8 @@ func (r *roster) configure(m *member, k key.NodePublic, now time.Time) {
 	}
 	m.active, m.since, m.seen = k, now, true
 	r.configured[m] = struct{}{}
+	r.tun.Configured(m.NodeKey, true) // before the peer's call is let in: the TUN wrapper takes nothing from peers that are not configured
 	called := r.bind.Release(k)
-	r.tun.Configured(m.NodeKey, true)
 	r.tell(m.NodeKey, true)
 	if !called {
 		r.handshake(k)

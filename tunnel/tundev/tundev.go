@@ -1,11 +1,18 @@
 // Package tundev wraps the TUN device that WireGuard reads from and writes to. It finds the peer of each outgoing packet in the map's
 // own longest-prefix table, holds packets until that very peer is configured, and lets through only what the filter passes. Wrap makes one;
 // SetMap publishes the map; Configured says which peers the WireGuard device has.
+//
+// WireGuard takes a packet from the configured peer that carries its source by the longest prefix among those configured. Where the map has a
+// longer one, of a peer that is not configured, the packet is forged by the peer with the wider prefix, and is dropped here.
+//
+//	tundev.go  the map, and what becomes of packets in both directions
+//	hold.go    packets that wait for their peer
+//	mtu.go     packets longer than a peer's path carries
+//	reader.go  reading from the inner device so that released packets need not wait for the next one
 package tundev
 
 import (
 	"errors"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -18,15 +25,6 @@ import (
 
 	"warren/proto/key"
 	"warren/tunnel/filter"
-)
-
-// Bounds on held packets, in packets and in bytes.
-const (
-	maxHeldPeer  = 64
-	maxHeldTotal = 1024
-	maxHeldBytes = 1 << 20
-	// wantAgain is how long to wait before a peer that is still not configured is asked for again.
-	wantAgain = time.Second
 )
 
 // Config is what a Device is made with.
@@ -42,19 +40,15 @@ type Route struct {
 	Peer   key.NodePublic
 }
 
-// table is an immutable snapshot of the map.
-type table struct {
-	self   map[netip.Addr]struct{}
-	routes *bart.Table[*peer]
-}
-
 // peer is a device of the map. It stays the same object as long as its key is in the map.
 type peer struct {
-	key   key.NodePublic
-	ready atomic.Bool
-	mtu   atomic.Int32 // the largest packet for it; 0: the interface's
-	// held and wantedAt belong to Device.mu.
-	held     [][]byte
+	key key.NodePublic
+	// configured says that the WireGuard device has it; direct that, besides, nothing waits for it, so that order is kept without waiting.
+	configured, direct atomic.Bool
+	mtu                atomic.Int32 // the largest packet for it; 0: the interface's
+	// What follows belongs to Device.mu.
+	held     [][]byte // oldest first
+	queued   bool     // in Device.released
 	wantedAt time.Time
 }
 
@@ -63,16 +57,19 @@ type Device struct {
 	tun.Device
 	cfg    Config
 	filter *filter.Filter
-	table  atomic.Pointer[table]
+	routes atomic.Pointer[bart.Table[*peer]] // an immutable snapshot of the map
+	us     *peer                             // stands for our own addresses
 	began  time.Time
 
+	setting sync.Mutex // held while a map is set
+
 	mu       sync.Mutex
-	peers    map[[key.Size]byte]*peer
-	early    map[[key.Size]byte]struct{} // configured before the map told of them
-	held     int
+	peers    map[[key.Size]byte]*peer // changed under setting as well
+	holding  map[*peer]struct{}       // those for which packets wait
+	released []*peer                  // those that are configured, and whose packets can be read
+	held     int                      // packets in all
 	bytes    int
-	released [][]byte // of peers that are ready, oldest first
-	pending  atomic.Bool
+	pending  atomic.Bool // there is something in released
 
 	inner    reader
 	tooBig   answers
@@ -80,13 +77,14 @@ type Device struct {
 }
 
 type counters struct {
-	noPeer, held, heldDropped, notOurs, tooBig, clamped atomic.Uint64
+	noPeer, held, heldDropped, notOurs, forged, tooBig, clamped atomic.Uint64
 }
 
 // Counters are what became of packets, besides the filter's verdicts.
 type Counters struct {
-	// NoPeer had an address that no peer carries; Held waited for a peer; HeldDropped waited in vain; NotOurs came for an address that is not ours.
-	NoPeer, Held, HeldDropped, NotOurs uint64
+	// NoPeer had an address that no peer carries; Held waited for a peer; HeldDropped waited in vain; NotOurs came for an address that is not ours,
+	// Forged from one that its sender does not carry.
+	NoPeer, Held, HeldDropped, NotOurs, Forged uint64
 	// TooBig were longer than the path carries, and answered by ICMP; Clamped were TCP SYNs whose MSS was lowered.
 	TooBig, Clamped uint64
 	Filter          filter.Counters
@@ -97,79 +95,74 @@ func Wrap(inner tun.Device, cfg Config) *Device {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Device{
-		Device: inner, cfg: cfg, filter: filter.New(), began: time.Now(),
-		peers: map[[key.Size]byte]*peer{}, early: map[[key.Size]byte]struct{}{}, inner: newReader(inner),
+	if cfg.Wanted == nil {
+		cfg.Wanted = func(key.NodePublic) {}
 	}
-	d.table.Store(&table{routes: new(bart.Table[*peer])})
+	d := &Device{
+		Device: inner, cfg: cfg, filter: filter.New(), began: time.Now(), us: new(peer),
+		peers: map[[key.Size]byte]*peer{}, holding: map[*peer]struct{}{}, inner: newReader(inner),
+	}
+	d.routes.Store(new(bart.Table[*peer]))
 	return d
 }
 
-// SetMap publishes a map: our own addresses, who carries what, and what is allowed. Peers that are not in it any more lose what was held for
-// them.
+// Close closes the inner device; reads in progress end.
+func (d *Device) Close() error {
+	err := d.Device.Close()
+	d.inner.close()
+	return err
+}
+
+// SetMap publishes a map: our own addresses, who carries what, and what is allowed. Packets that wait are dropped unless the new map would
+// send them to the same peer.
 func (d *Device) SetMap(self []netip.Addr, routes []Route, rules *filter.Rules) {
+	d.setting.Lock()
+	defer d.setting.Unlock()
+	t, peers := d.compile(self, routes)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	t := &table{self: make(map[netip.Addr]struct{}, len(self)), routes: new(bart.Table[*peer])}
-	for _, a := range self {
-		t.self[a] = struct{}{}
+	for raw, p := range d.peers {
+		if peers[raw] == nil {
+			p.configured.Store(false)
+			p.direct.Store(false)
+		}
 	}
-	known := make(map[[key.Size]byte]*peer, len(routes))
+	d.peers = peers
+	d.routes.Store(t)
+	d.filter.SetRules(rules)
+	d.reconsider(t)
+}
+
+// compile makes the table of a map, with those peers that there were before. The caller holds setting, and not mu, for which packets may wait.
+func (d *Device) compile(self []netip.Addr, routes []Route) (*bart.Table[*peer], map[[key.Size]byte]*peer) {
+	t, peers := new(bart.Table[*peer]), make(map[[key.Size]byte]*peer, len(routes))
 	for _, r := range routes {
 		raw := r.Peer.Raw()
-		p := known[raw]
+		p := peers[raw]
 		if p == nil {
 			if p = d.peers[raw]; p == nil {
 				p = &peer{key: r.Peer}
-				_, ready := d.early[raw]
-				p.ready.Store(ready)
 			}
-			known[raw] = p
+			peers[raw] = p
 		}
-		t.routes.Insert(r.Prefix.Masked(), p)
+		t.Insert(r.Prefix.Masked(), p)
 	}
-	for raw, p := range d.peers {
-		if known[raw] == nil {
-			d.drop(p)
-		}
+	for _, a := range self {
+		t.Insert(netip.PrefixFrom(a, a.BitLen()), d.us)
 	}
-	clear(d.early)
-	d.peers = known
-	d.table.Store(t)
-	d.filter.SetRules(rules)
+	return t, peers
 }
 
-// drop forgets what is held for a peer. The caller holds mu.
-func (d *Device) drop(p *peer) {
-	for _, b := range p.held {
-		d.bytes -= len(b)
-	}
-	d.held -= len(p.held)
-	d.counters.heldDropped.Add(uint64(len(p.held)))
-	p.held = nil
-}
-
-// Configured says whether the WireGuard device has the peer. Packets that waited for it go first.
-func (d *Device) Configured(k key.NodePublic, ready bool) {
+// Configured says whether the WireGuard device has the peer. Packets that waited for it go first. Peers that are not in the map are ignored.
+func (d *Device) Configured(k key.NodePublic, configured bool) {
 	d.mu.Lock()
 	p := d.peers[k.Raw()]
-	if p == nil {
-		if ready {
-			d.early[k.Raw()] = struct{}{}
-		} else {
-			delete(d.early, k.Raw())
-		}
-		d.mu.Unlock()
-		return
-	}
-	p.ready.Store(ready)
-	p.wantedAt = time.Time{}
 	wake := false
-	if ready && len(p.held) > 0 {
-		d.released = append(d.released, p.held...)
-		p.held = nil
-		d.pending.Store(true)
-		wake = true
+	if p != nil {
+		p.wantedAt = time.Time{}
+		p.configured.Store(configured)
+		p.direct.Store(configured && len(p.held) == 0)
+		wake = configured && d.release(p)
 	}
 	d.mu.Unlock()
 	if wake {
@@ -200,27 +193,9 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	}
 }
 
-// takeReleased gives packets that have waited.
-func (d *Device) takeReleased(bufs [][]byte, sizes []int, offset int) int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	n := min(len(d.released), len(bufs))
-	for i, b := range d.released[:n] {
-		sizes[i] = copy(bufs[i][offset:], b)
-		d.held--
-		d.bytes -= len(b)
-		d.released[i] = nil
-	}
-	if d.released = d.released[n:]; len(d.released) == 0 {
-		d.released = nil
-		d.pending.Store(false)
-	}
-	return n
-}
-
 // outgoing keeps those packets of a batch that may go now, in front, and tells how many they are.
 func (d *Device) outgoing(bufs [][]byte, sizes []int, offset int) int {
-	t, now, kept := d.table.Load(), d.now(), 0
+	t, now, kept := d.routes.Load(), d.now(), 0
 	for i := range bufs {
 		if sizes[i] == 0 || !d.passes(t, bufs[i][offset:offset+sizes[i]], now) {
 			continue
@@ -236,13 +211,13 @@ func (d *Device) outgoing(bufs [][]byte, sizes []int, offset int) int {
 }
 
 // passes decides about one packet to a peer.
-func (d *Device) passes(t *table, b []byte, now time.Duration) bool {
+func (d *Device) passes(t *bart.Table[*peer], b []byte, now time.Duration) bool {
 	_, dst, err := filter.Addresses(b)
 	if err != nil {
 		return false
 	}
-	p, ok := t.routes.Lookup(dst)
-	if !ok {
+	p, ok := t.Lookup(dst)
+	if !ok || p == d.us {
 		d.counters.noPeer.Add(1)
 		return false
 	}
@@ -252,45 +227,12 @@ func (d *Device) passes(t *table, b []byte, now time.Duration) bool {
 	if mtu := int(p.mtu.Load()); mtu > 0 && !d.fits(b, mtu) {
 		return false
 	}
-	return p.ready.Load() || d.hold(p, b)
-}
-
-// hold keeps a copy of b until p is configured, and reports whether it is by now.
-func (d *Device) hold(p *peer, b []byte) (ready bool) {
-	d.mu.Lock()
-	if p.ready.Load() {
-		d.mu.Unlock()
-		return true
-	}
-	if len(p.held) >= maxHeldPeer || (len(p.held) > 0 && (d.held >= maxHeldTotal || d.bytes+len(b) > maxHeldBytes)) {
-		d.held--
-		d.bytes -= len(p.held[0])
-		p.held = p.held[1:]
-		d.counters.heldDropped.Add(1)
-	}
-	if d.held < maxHeldTotal && d.bytes+len(b) <= maxHeldBytes && d.peers[p.key.Raw()] == p {
-		p.held = append(p.held, append([]byte(nil), b...))
-		d.held++
-		d.bytes += len(b)
-		d.counters.held.Add(1)
-	} else {
-		d.counters.heldDropped.Add(1)
-	}
-	now := time.Now()
-	want := now.Sub(p.wantedAt) >= wantAgain
-	if want {
-		p.wantedAt = now
-	}
-	d.mu.Unlock()
-	if want {
-		d.cfg.Wanted(p.key)
-	}
-	return false
+	return p.direct.Load() || d.hold(p, b)
 }
 
 // Write implements tun.Device: packets from peers go to the host if they are for it and the filter passes them.
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
-	t, now, kept := d.table.Load(), d.now(), 0
+	t, now, kept := d.routes.Load(), d.now(), 0
 	for i := range bufs {
 		if !d.arrives(t, bufs[i][offset:], now) {
 			continue
@@ -309,22 +251,25 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	return len(bufs), nil
 }
 
-func (d *Device) arrives(t *table, b []byte, now time.Duration) bool {
+func (d *Device) arrives(t *bart.Table[*peer], b []byte, now time.Duration) bool {
 	src, dst, err := filter.Addresses(b)
 	if err != nil {
 		return false
 	}
-	if _, ours := t.self[dst]; !ours {
+	if p, ok := t.Lookup(dst); !ok || p != d.us {
 		d.counters.notOurs.Add(1)
+		return false
+	}
+	p, ok := t.Lookup(src)
+	if !ok || !p.configured.Load() {
+		d.counters.forged.Add(1)
 		return false
 	}
 	if d.filter.In(b, now) != filter.Pass {
 		return false
 	}
-	if p, ok := t.routes.Lookup(src); ok {
-		if mtu := int(p.mtu.Load()); mtu > 0 && clampMSS(b, mtu) {
-			d.counters.clamped.Add(1)
-		}
+	if mtu := int(p.mtu.Load()); mtu > 0 && clampMSS(b, mtu) {
+		d.counters.clamped.Add(1)
 	}
 	return true
 }
@@ -333,98 +278,7 @@ func (d *Device) arrives(t *table, b []byte, now time.Duration) bool {
 func (d *Device) Counters() Counters {
 	return Counters{
 		NoPeer: d.counters.noPeer.Load(), Held: d.counters.held.Load(), HeldDropped: d.counters.heldDropped.Load(),
-		NotOurs: d.counters.notOurs.Load(), TooBig: d.counters.tooBig.Load(), Clamped: d.counters.clamped.Load(), Filter: d.filter.Counters(),
-	}
-}
-
-// reader reads from the inner device in a way that can be interrupted.
-type reader interface {
-	read(bufs [][]byte, sizes []int, offset int) (int, error)
-	// interrupt makes a read in progress, or else the next one, return early with os.ErrDeadlineExceeded.
-	interrupt()
-}
-
-func newReader(inner tun.Device) reader {
-	if f := inner.File(); f != nil && f.SetReadDeadline(time.Time{}) == nil {
-		return &fileReader{inner, f}
-	}
-	return newPumpReader(inner)
-}
-
-// fileReader interrupts by a deadline that has passed, for devices that read from a pollable file, as Linux' does.
-type fileReader struct {
-	inner tun.Device
-	file  *os.File
-}
-
-func (r *fileReader) read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	n, err := r.inner.Read(bufs, sizes, offset)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		if reset := r.file.SetReadDeadline(time.Time{}); reset != nil {
-			return n, reset
-		}
-	}
-	return n, err
-}
-
-func (r *fileReader) interrupt() {
-	// Fails only on a closed file, and then the read has ended anyway.
-	_ = r.file.SetReadDeadline(time.Unix(1, 0))
-}
-
-// pumpReader reads in a goroutine of its own and copies: for devices without a file, which are those of tests and of systems to come.
-type pumpReader struct {
-	packets chan []byte
-	failed  chan error
-	wake    chan struct{}
-}
-
-func newPumpReader(inner tun.Device) *pumpReader {
-	r := &pumpReader{packets: make(chan []byte), failed: make(chan error, 1), wake: make(chan struct{}, 1)}
-	go r.pump(inner)
-	return r
-}
-
-func (r *pumpReader) pump(inner tun.Device) {
-	const headroom = 64
-	bufs, sizes := make([][]byte, inner.BatchSize()), make([]int, inner.BatchSize())
-	for i := range bufs {
-		bufs[i] = make([]byte, 65535+headroom)
-	}
-	for {
-		n, err := inner.Read(bufs, sizes, headroom)
-		for i := range n {
-			r.packets <- append([]byte(nil), bufs[i][headroom:headroom+sizes[i]]...)
-		}
-		if err != nil && !errors.Is(err, tun.ErrTooManySegments) {
-			r.failed <- err
-			close(r.packets)
-			return
-		}
-	}
-}
-
-func (r *pumpReader) read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	select {
-	case b, ok := <-r.packets:
-		if !ok {
-			select {
-			case err := <-r.failed:
-				return 0, err
-			default:
-				return 0, io.EOF
-			}
-		}
-		sizes[0] = copy(bufs[0][offset:], b)
-		return 1, nil
-	case <-r.wake:
-		return 0, os.ErrDeadlineExceeded
-	}
-}
-
-func (r *pumpReader) interrupt() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
+		NotOurs: d.counters.notOurs.Load(), Forged: d.counters.forged.Load(),
+		TooBig: d.counters.tooBig.Load(), Clamped: d.counters.clamped.Load(), Filter: d.filter.Counters(),
 	}
 }

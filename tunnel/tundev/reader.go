@@ -1,0 +1,110 @@
+package tundev
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+// reader reads from the inner device in a way that can be interrupted.
+type reader interface {
+	read(bufs [][]byte, sizes []int, offset int) (int, error)
+	// interrupt makes a read in progress, or else the next one, return early with os.ErrDeadlineExceeded.
+	interrupt()
+	// close ends what the reader keeps running, once the inner device is closed.
+	close()
+}
+
+func newReader(inner tun.Device) reader {
+	if f := inner.File(); f != nil && f.SetReadDeadline(time.Time{}) == nil {
+		return &fileReader{inner, f}
+	}
+	return newPumpReader(inner)
+}
+
+// fileReader interrupts by a deadline that has passed, for devices that read from a pollable file, as Linux' does.
+type fileReader struct {
+	inner tun.Device
+	file  *os.File
+}
+
+func (r *fileReader) read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	n, err := r.inner.Read(bufs, sizes, offset)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if reset := r.file.SetReadDeadline(time.Time{}); reset != nil {
+			return n, reset
+		}
+	}
+	return n, err
+}
+
+func (r *fileReader) interrupt() {
+	// Fails only on a closed file, and then the read has ended anyway.
+	_ = r.file.SetReadDeadline(time.Unix(1, 0))
+}
+
+func (r *fileReader) close() {}
+
+// pumpReader reads in a goroutine of its own and copies: for devices without a file, which are those of tests and of systems to come.
+type pumpReader struct {
+	packets chan []byte
+	wake    chan struct{}
+	done    chan struct{} // closed by close
+	once    sync.Once
+	ended   chan struct{} // closed when the inner device gives no more, for the reason in err
+	err     error
+}
+
+func newPumpReader(inner tun.Device) *pumpReader {
+	r := &pumpReader{packets: make(chan []byte), wake: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
+	go r.pump(inner)
+	return r
+}
+
+func (r *pumpReader) pump(inner tun.Device) {
+	const headroom = 64
+	defer close(r.ended)
+	bufs, sizes := make([][]byte, inner.BatchSize()), make([]int, inner.BatchSize())
+	for i := range bufs {
+		bufs[i] = make([]byte, 65535+headroom)
+	}
+	for {
+		n, err := inner.Read(bufs, sizes, headroom)
+		for i := range n {
+			select {
+			case r.packets <- append([]byte(nil), bufs[i][headroom:headroom+sizes[i]]...):
+			case <-r.done:
+				r.err = os.ErrClosed
+				return
+			}
+		}
+		if err != nil && !errors.Is(err, tun.ErrTooManySegments) {
+			r.err = err
+			return
+		}
+	}
+}
+
+func (r *pumpReader) read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	select {
+	case b := <-r.packets:
+		sizes[0] = copy(bufs[0][offset:], b)
+		return 1, nil
+	case <-r.ended:
+		return 0, r.err
+	case <-r.wake:
+		return 0, os.ErrDeadlineExceeded
+	}
+}
+
+func (r *pumpReader) interrupt() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *pumpReader) close() { r.once.Do(func() { close(r.done) }) }
