@@ -1,6 +1,12 @@
-// Package gather finds the addresses at which this device may be reached: those of its interfaces, and those that STUN servers see. A
-// Gatherer is a task; it sends through the tunnel's own sockets, since another socket would have another mapping in a NAT, and is handed the
-// answers by HandlePacket. OnCandidates gets the whole list whenever it changes.
+// Package gather finds the addresses at which this device may be reached: those of its interfaces, those that STUN servers see, one that a
+// gateway maps (SetMapped) and those that were configured. A Gatherer is a task; it sends through the tunnel's own sockets, since another
+// socket would have another mapping in a NAT, and is handed the answers by HandlePacket. OnCandidates gets the whole list whenever it changes.
+// By comparing what several servers see it also tells how the NAT maps: Report has that, and all else that was found.
+//
+//	gather.go       the task
+//	servers.go      names of servers and fixed endpoints
+//	addresses*.go   the host's addresses, without those of other VPNs
+//	report.go       mapping behaviour, and what people see
 package gather
 
 import (
@@ -10,6 +16,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"warren/nat/candidate"
@@ -41,9 +48,13 @@ type Config struct {
 	Port func() uint16
 	// Send sends from the tunnel's sockets; a zero local address leaves the choice to the system.
 	Send func(local netip.Addr, remote netip.AddrPort, b []byte) error
+	// Endpoints are fixed ones, host:port, at which this device can be reached too: ports that somebody forwards.
+	Endpoints []string
 	// OnCandidates gets the whole list, in an order of its own. It is called from Run.
 	OnCandidates func([]candidate.Candidate)
-	// Addresses lists the host's addresses; nil: HostAddresses.
+	// OnReport, if set, is told that Report has changed other than by a round trip. It is called from Run.
+	OnReport func(Report)
+	// Addresses lists the host's addresses; nil: CandidateAddresses.
 	Addresses func(except string) ([]netip.Addr, error)
 	// Resolve looks a host name up; nil: the system's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -55,14 +66,27 @@ type Gatherer struct {
 	trigger chan struct{}
 	answers chan answer
 
+	retell chan struct{} // the candidates differ, but nothing needs to be asked
+	report atomic.Pointer[Report]
+
 	mu      sync.Mutex
 	servers []string
 	overlay []netip.Prefix
-	pending map[stunmsg.TxID]netip.AddrPort // request -> server; bounded by maxPending
+	gateway netip.AddrPort           // set by SetMapped
+	pending map[stunmsg.TxID]request // bounded by maxPending
+}
+
+// request is one that has not been answered.
+type request struct {
+	server netip.AddrPort
+	at     time.Time
 }
 
 // answer is a server's word about our address.
-type answer struct{ server, mapped netip.AddrPort }
+type answer struct {
+	server, mapped netip.AddrPort
+	rtt            time.Duration
+}
 
 // New makes a Gatherer.
 func New(cfg Config) *Gatherer {
@@ -70,14 +94,19 @@ func New(cfg Config) *Gatherer {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Addresses == nil {
-		cfg.Addresses = HostAddresses
+		cfg.Addresses = CandidateAddresses
 	}
 	if cfg.Resolve == nil {
 		cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		}
 	}
-	return &Gatherer{cfg: cfg, trigger: make(chan struct{}, 1), answers: make(chan answer, maxPending), pending: map[stunmsg.TxID]netip.AddrPort{}}
+	g := &Gatherer{
+		cfg: cfg, trigger: make(chan struct{}, 1), retell: make(chan struct{}, 1),
+		answers: make(chan answer, maxPending), pending: map[stunmsg.TxID]request{},
+	}
+	g.report.Store(new(Report))
+	return g
 }
 
 // SetServers names the STUN servers, each host:port.
@@ -102,10 +131,23 @@ func (g *Gatherer) SetOverlay(p []netip.Prefix) {
 	}
 }
 
+// SetMapped names the address outside that a gateway maps to our port; the zero value: there is none any more.
+func (g *Gatherer) SetMapped(a netip.AddrPort) {
+	g.mu.Lock()
+	g.gateway = a
+	g.mu.Unlock()
+	wake(g.retell)
+}
+
 // Trigger gathers anew at once: the host's network changed.
-func (g *Gatherer) Trigger() {
+func (g *Gatherer) Trigger() { wake(g.trigger) }
+
+// Report tells what is known now.
+func (g *Gatherer) Report() Report { return *g.report.Load() }
+
+func wake(c chan<- struct{}) {
 	select {
-	case g.trigger <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -117,10 +159,10 @@ func (g *Gatherer) HandlePacket(_ netip.Addr, remote netip.AddrPort, b []byte) b
 	}
 	tx := stunmsg.TxID(b[8:20])
 	g.mu.Lock()
-	server, mine := g.pending[tx]
+	asked, mine := g.pending[tx]
 	g.mu.Unlock()
 	// Only the server that was asked may answer, and only once.
-	if !mine || server != remote {
+	if !mine || asked.server != remote {
 		return mine
 	}
 	m, err := stunmsg.Parse(b)
@@ -131,7 +173,7 @@ func (g *Gatherer) HandlePacket(_ netip.Addr, remote netip.AddrPort, b []byte) b
 	delete(g.pending, tx)
 	g.mu.Unlock()
 	select {
-	case g.answers <- answer{server, m.Mapped}:
+	case g.answers <- answer{asked.server, m.Mapped, time.Since(asked.at)}:
 	default: // Run is far behind; the next refresh brings it up to date
 	}
 	return true
@@ -140,10 +182,13 @@ func (g *Gatherer) HandlePacket(_ netip.Addr, remote netip.AddrPort, b []byte) b
 // state is what Run's goroutine knows.
 type state struct {
 	local    []netip.Addr
-	targets  []netip.AddrPort
+	targets  []target
+	fixed    []netip.AddrPort
 	resolved time.Time
 	names    []string
+	began    time.Time                  // of this round
 	mapped   map[netip.AddrPort]mapping // by server
+	v4, v6   Mapping                    // of the last whole round
 	told     []candidate.Candidate
 	toldOnce bool
 }
@@ -151,6 +196,7 @@ type state struct {
 type mapping struct {
 	addr netip.AddrPort
 	at   time.Time
+	rtt  time.Duration
 }
 
 // Run gathers until ctx ends.
@@ -164,12 +210,14 @@ func (g *Gatherer) Run(ctx context.Context) error {
 
 // round asks every server once, with repetitions, and then waits for the next occasion.
 func (g *Gatherer) round(ctx context.Context, s *state) {
-	began := time.Now()
-	g.look(ctx, s)
+	s.began = time.Now()
+	g.look(s)
+	g.tell(s) // looking names up may take long
+	g.resolveAll(ctx, s)
 	g.tell(s)
 	waiting := map[netip.AddrPort]bool{}
 	for _, t := range s.targets {
-		waiting[t] = true
+		waiting[t.addr] = true
 	}
 	g.forgetPending()
 	refresh := time.NewTimer(refreshEvery)
@@ -182,30 +230,64 @@ func (g *Gatherer) round(ctx context.Context, s *state) {
 		case <-ctx.Done():
 			return
 		case <-g.trigger:
-			s.resolved = time.Time{}
+			s.resolved, s.v4, s.v6 = time.Time{}, Mapping{}, Mapping{}
 			clear(s.mapped)
 			return
-		case a := <-g.answers:
-			delete(waiting, a.server)
-			if s.mapped[a.server].addr != a.mapped {
-				g.cfg.Log.Debug("address seen from outside", "server", a.server, "address", a.mapped)
-			}
-			s.mapped[a.server] = mapping{a.mapped, time.Now()}
+		case <-g.retell:
 			g.tell(s)
+		case a := <-g.answers:
+			g.learn(s, a, waiting)
 		case <-retry.C:
-			if n++; n > tries || len(waiting) == 0 {
+			if len(waiting) == 0 {
 				continue
 			}
-			for t := range waiting {
-				g.ask(t)
+			if n++; n > tries {
+				g.compare(s) // with those that did answer
+				continue
+			}
+			for _, t := range s.targets {
+				if waiting[t.addr] {
+					g.ask(t.addr)
+				}
 			}
 			retry.Reset(wait)
 			wait = min(wait*2, maxRetry)
 		case <-refresh.C:
-			g.dropOld(s, began)
+			g.dropOld(s, s.began)
 			return
 		}
 	}
+}
+
+// learn takes an answer.
+func (g *Gatherer) learn(s *state, a answer, waiting map[netip.AddrPort]bool) {
+	if s.mapped[a.server].addr != a.mapped {
+		g.cfg.Log.Debug("address seen from outside", "server", a.server, "address", a.mapped)
+	}
+	s.mapped[a.server] = mapping{a.mapped, time.Now(), a.rtt}
+	if delete(waiting, a.server); len(waiting) == 0 {
+		g.compare(s)
+		return
+	}
+	g.tell(s)
+}
+
+// compare finds the mapping behaviour from this round's answers.
+func (g *Gatherer) compare(s *state) {
+	port := g.cfg.Port()
+	own := func(a netip.AddrPort) bool { return a.Port() == port && slices.Contains(s.local, a.Addr()) }
+	var v4, v6 []view
+	for _, t := range s.targets {
+		switch m := s.mapped[t.addr]; {
+		case m.at.Before(s.began) || !m.addr.IsValid():
+		case t.addr.Addr().Is4():
+			v4 = append(v4, view{t.addr, m.addr})
+		default:
+			v6 = append(v6, view{t.addr, m.addr})
+		}
+	}
+	s.v4, s.v6 = behaviour(v4, own), behaviour(v6, own)
+	g.tell(s)
 }
 
 // dropOld forgets what servers said too long ago.
@@ -217,61 +299,14 @@ func (g *Gatherer) dropOld(s *state, now time.Time) {
 	}
 }
 
-// look reads the host's addresses and resolves the servers' names.
-func (g *Gatherer) look(ctx context.Context, s *state) {
+// look reads the host's addresses.
+func (g *Gatherer) look(s *state) {
 	local, err := g.cfg.Addresses(g.cfg.Interface)
 	if err != nil {
 		g.cfg.Log.Warn("the host's addresses could not be read", "err", err)
-	} else {
-		s.local = local
-	}
-	g.mu.Lock()
-	names := g.servers
-	g.mu.Unlock()
-	if slices.Equal(names, s.names) && time.Since(s.resolved) < resolveEvery {
 		return
 	}
-	s.names, s.resolved, s.targets = names, time.Now(), nil
-	for _, name := range names {
-		s.targets = append(s.targets, g.resolve(ctx, name)...)
-	}
-	for server := range s.mapped {
-		if !slices.Contains(s.targets, server) {
-			delete(s.mapped, server)
-		}
-	}
-}
-
-// resolve gives at most one address of each family of a server.
-func (g *Gatherer) resolve(ctx context.Context, server string) []netip.AddrPort {
-	if a, err := netip.ParseAddrPort(server); err == nil {
-		return []netip.AddrPort{netip.AddrPortFrom(a.Addr().Unmap(), a.Port())}
-	}
-	host, port, err := net.SplitHostPort(server)
-	if err != nil {
-		g.cfg.Log.Warn("STUN server ignored: not host:port", "server", server)
-		return nil
-	}
-	n, err := net.DefaultResolver.LookupPort(ctx, "udp", port)
-	if err != nil {
-		g.cfg.Log.Warn("STUN server ignored", "server", server, "err", err)
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	addrs, err := g.cfg.Resolve(ctx, host)
-	if err != nil {
-		g.cfg.Log.Info("STUN server not found", "server", server, "err", err)
-		return nil
-	}
-	var out []netip.AddrPort
-	for _, is4 := range []bool{true, false} {
-		i := slices.IndexFunc(addrs, func(a netip.Addr) bool { return a.Unmap().Is4() == is4 })
-		if i >= 0 {
-			out = append(out, netip.AddrPortFrom(addrs[i].Unmap(), uint16(n)))
-		}
-	}
-	return out
+	s.local = local
 }
 
 // ask sends one request.
@@ -281,7 +316,7 @@ func (g *Gatherer) ask(server netip.AddrPort) {
 	if len(g.pending) >= maxPending {
 		clear(g.pending)
 	}
-	g.pending[tx] = server
+	g.pending[tx] = request{server, time.Now()}
 	g.mu.Unlock()
 	if err := g.cfg.Send(netip.Addr{}, server, stunmsg.NewRequest(tx, nil, nil)); err != nil {
 		g.cfg.Log.Debug("STUN request not sent", "server", server, "err", err)
@@ -294,10 +329,29 @@ func (g *Gatherer) forgetPending() {
 	clear(g.pending)
 }
 
-// tell publishes the list if it changed.
+// tell publishes what is known, as far as it changed.
 func (g *Gatherer) tell(s *state) {
+	list := g.list(s)
+	if !s.toldOnce || !slices.Equal(list, s.told) {
+		s.told, s.toldOnce = list, true
+		g.cfg.OnCandidates(slices.Clone(list))
+	}
 	g.mu.Lock()
-	overlay := g.overlay
+	r := &Report{IPv4: s.v4, IPv6: s.v6, PortMapped: g.gateway, Candidates: list}
+	g.mu.Unlock()
+	for _, t := range s.targets {
+		m := s.mapped[t.addr]
+		r.Servers = append(r.Servers, ServerReport{t.name, t.addr, m.addr, m.rtt, m.at})
+	}
+	if old := g.report.Swap(r); g.cfg.OnReport != nil && !r.same(old) {
+		g.cfg.OnReport(*r)
+	}
+}
+
+// list makes the candidates.
+func (g *Gatherer) list(s *state) []candidate.Candidate {
+	g.mu.Lock()
+	overlay, gateway := g.overlay, g.gateway
 	g.mu.Unlock()
 	port := g.cfg.Port()
 	var list []candidate.Candidate
@@ -309,45 +363,21 @@ func (g *Gatherer) tell(s *state) {
 	for _, a := range s.local {
 		add(pb.CandidateKind_CANDIDATE_KIND_HOST, netip.AddrPortFrom(a, port))
 	}
-	for _, m := range s.mapped {
-		add(pb.CandidateKind_CANDIDATE_KIND_SERVER_REFLEXIVE, m.addr)
+	// A NAT that maps dependently shows every server another port, none of which a peer can use: one says as much as all.
+	var seen []netip.Addr
+	for _, t := range s.targets {
+		if m := s.mapped[t.addr].addr; m.IsValid() && !slices.Contains(seen, m.Addr()) {
+			seen = append(seen, m.Addr())
+			add(pb.CandidateKind_CANDIDATE_KIND_SERVER_REFLEXIVE, m)
+		}
+	}
+	for _, a := range append(slices.Clone(s.fixed), gateway) { // somebody forwards these ports, by hand or on request
+		add(pb.CandidateKind_CANDIDATE_KIND_PORT_MAPPED, a)
 	}
 	list = candidate.Sort(list)
 	if len(list) > candidate.Max {
 		// A host with very many addresses: what servers saw is worth most.
 		list = append(list[:candidate.Max/2], list[max(candidate.Max/2, len(list)-candidate.Max/2):]...)
 	}
-	if s.toldOnce && slices.Equal(list, s.told) {
-		return
-	}
-	s.told, s.toldOnce = list, true
-	g.cfg.OnCandidates(slices.Clone(list))
-}
-
-// HostAddresses lists the addresses of the interfaces that are up, except those of one of them. Deprecated and tentative ones are not told
-// apart here: a check that finds no answer harms nobody.
-func HostAddresses(except string) ([]netip.Addr, error) {
-	interfaces, err := net.Interfaces()
-	if err != nil {
-		return nil, err
-	}
-	var out []netip.Addr
-	for _, i := range interfaces {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || i.Name == except {
-			continue
-		}
-		addrs, err := i.Addrs()
-		if err != nil {
-			continue // the interface went away in between
-		}
-		for _, a := range addrs {
-			if p, ok := a.(*net.IPNet); ok {
-				if ip, ok := netip.AddrFromSlice(p.IP); ok {
-					out = append(out, ip.Unmap())
-				}
-			}
-		}
-	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out), nil
+	return list
 }

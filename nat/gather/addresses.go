@@ -1,0 +1,76 @@
+package gather
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+)
+
+// HostAddresses lists the addresses of the interfaces that are up, except those of one of them. Deprecated and tentative ones are not told
+// apart here: a check that finds no answer harms nobody.
+func HostAddresses(except string) ([]netip.Addr, error) {
+	return hostAddresses(except, func(net.Interface, netip.Addr) bool { return true })
+}
+
+// CandidateAddresses is HostAddresses without those of other VPNs: a tunnel inside another's tunnel is slower than its underlay, goes round in
+// circles when both do it, and the peer would have to be in that VPN too.
+func CandidateAddresses(except string) ([]netip.Addr, error) {
+	about := describeLinks()
+	return hostAddresses(except, func(i net.Interface, a netip.Addr) bool {
+		l := about[i.Index]
+		return !foreign(l.kind, i.Flags, l.uplink, a)
+	})
+}
+
+func hostAddresses(except string, keep func(net.Interface, netip.Addr) bool) ([]netip.Addr, error) {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Addr
+	for _, i := range interfaces {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || i.Name == except {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue // the interface went away in between
+		}
+		for _, a := range addrs {
+			if p, ok := a.(*net.IPNet); ok {
+				if ip, ok := netip.AddrFromSlice(p.IP); ok && keep(i, ip.Unmap()) {
+					out = append(out, ip.Unmap())
+				}
+			}
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out), nil
+}
+
+// link is what the system tells about an interface: its kind, in the words of ip-link(8), empty for a real one and where that is not known, and
+// whether a default route goes through it.
+type link struct {
+	kind   string
+	uplink bool
+}
+
+var cgnat = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598; also what other mesh VPNs give their devices
+
+// foreign tells whether an address on an interface is another VPN's. Many kinds of interface serve both VPNs and ways to the internet: there
+// the default route, or a public address, tells.
+func foreign(kind string, flags net.Flags, uplink bool, a netip.Addr) bool {
+	pointToPoint := flags&net.FlagPointToPoint != 0
+	public := a.IsGlobalUnicast() && !a.IsPrivate() && !cgnat.Contains(a)
+	switch kind {
+	case "wireguard":
+		return true
+	case "tun": // also TAP devices, by which containers and virtual machines may have their network
+		return pointToPoint || !uplink
+	case "ipip", "gre", "gretap", "ip6gre", "ip6gretap", "vti", "vti6", "xfrm", "ovpn", "l2tp":
+		return !uplink
+	case "ppp", "sit", "ip6tnl": // PPPoE and tunnel brokers
+		return !uplink && !public
+	}
+	return pointToPoint && !uplink && !public
+}
