@@ -370,6 +370,18 @@ func TestUseOnlySome(t *testing.T) {
 	}
 }
 
+func TestParseProtocols(t *testing.T) {
+	for text, want := range map[string][]Protocol{
+		"off": {}, "pcp": {PCP}, "upnp, NAT-PMP": {UPnP, NATPMP}, "pcp,nat-pmp,upnp": Protocols(), "pcp,pcp": {PCP},
+		"": nil, "none": nil, "pcp,": nil, "pcp,off": nil,
+	} {
+		got, err := ParseProtocols(text)
+		if diff := cmp.Diff(want, got); diff != "" || (err != nil) != (want == nil) {
+			t.Errorf("%q: %v\n%s", text, err, diff)
+		}
+	}
+}
+
 func TestUseful(t *testing.T) {
 	for a, want := range map[string]Reason{
 		"198.51.100.1": NoReason, "8.8.8.8": NoReason, "100.63.255.255": NoReason, "100.128.0.1": NoReason,

@@ -14,7 +14,10 @@
 package portmap
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -34,6 +37,24 @@ func Protocols() []Protocol { return []Protocol{PCP, NATPMP, UPnP} }
 
 // String is the name that people know.
 func (p Protocol) String() string { return [...]string{"none", "PCP", "NAT-PMP", "UPnP"}[p] }
+
+// ParseProtocols reads a list such as "pcp,nat-pmp,upnp", or "off" for none: then the list is empty but not nil.
+func ParseProtocols(text string) ([]Protocol, error) {
+	out := []Protocol{}
+	if text == "off" {
+		return out, nil
+	}
+	for _, name := range strings.Split(text, ",") {
+		i := slices.IndexFunc(Protocols(), func(p Protocol) bool { return strings.EqualFold(p.String(), strings.TrimSpace(name)) })
+		if i < 0 {
+			return nil, fmt.Errorf("port mapping by %q is not known; want a list of pcp, nat-pmp and upnp, or off", name)
+		}
+		if p := Protocols()[i]; !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
 
 // Reason is why a protocol gave no mapping.
 type Reason uint8

@@ -557,7 +557,9 @@ type StatusResponse struct {
 	Interface   string                 `protobuf:"bytes,7,opt,name=interface,proto3" json:"interface,omitempty"`
 	Operator    string                 `protobuf:"bytes,8,opt,name=operator,proto3" json:"operator,omitempty"`
 	// The daemon's own process.
-	Pid           uint32 `protobuf:"varint,9,opt,name=pid,proto3" json:"pid,omitempty"`
+	Pid uint32 `protobuf:"varint,9,opt,name=pid,proto3" json:"pid,omitempty"`
+	// While the tunnel is up.
+	Nat           *NATStatus `protobuf:"bytes,10,opt,name=nat,proto3" json:"nat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -655,6 +657,312 @@ func (x *StatusResponse) GetPid() uint32 {
 	return 0
 }
 
+func (x *StatusResponse) GetNat() *NATStatus {
+	if x != nil {
+		return x.Nat
+	}
+	return nil
+}
+
+// NATStatus is what is between this device and the internet.
+type NATStatus struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Ipv4        *NATMapping            `protobuf:"bytes,1,opt,name=ipv4,proto3" json:"ipv4,omitempty"`
+	Ipv6        *NATMapping            `protobuf:"bytes,2,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	PortMapping *PortMapping           `protobuf:"bytes,3,opt,name=port_mapping,json=portMapping,proto3" json:"port_mapping,omitempty"`
+	// What peers are told, as KIND ADDRESS:PORT.
+	Candidates    []string `protobuf:"bytes,4,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NATStatus) Reset() {
+	*x = NATStatus{}
+	mi := &file_warren_v1_local_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NATStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NATStatus) ProtoMessage() {}
+
+func (x *NATStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NATStatus.ProtoReflect.Descriptor instead.
+func (*NATStatus) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *NATStatus) GetIpv4() *NATMapping {
+	if x != nil {
+		return x.Ipv4
+	}
+	return nil
+}
+
+func (x *NATStatus) GetIpv6() *NATMapping {
+	if x != nil {
+		return x.Ipv6
+	}
+	return nil
+}
+
+func (x *NATStatus) GetPortMapping() *PortMapping {
+	if x != nil {
+		return x.PortMapping
+	}
+	return nil
+}
+
+func (x *NATStatus) GetCandidates() []string {
+	if x != nil {
+		return x.Candidates
+	}
+	return nil
+}
+
+type NATMapping struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "unknown", "no NAT", "endpoint-independent", "address-dependent" or "address-and-port-dependent" (RFC 5780).
+	Behaviour string `protobuf:"bytes,1,opt,name=behaviour,proto3" json:"behaviour,omitempty"`
+	// False if too few servers answered to tell it from a neighbouring one.
+	Sure bool `protobuf:"varint,2,opt,name=sure,proto3" json:"sure,omitempty"`
+	// Where STUN servers see this device.
+	External      []string `protobuf:"bytes,3,rep,name=external,proto3" json:"external,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NATMapping) Reset() {
+	*x = NATMapping{}
+	mi := &file_warren_v1_local_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NATMapping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NATMapping) ProtoMessage() {}
+
+func (x *NATMapping) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NATMapping.ProtoReflect.Descriptor instead.
+func (*NATMapping) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *NATMapping) GetBehaviour() string {
+	if x != nil {
+		return x.Behaviour
+	}
+	return ""
+}
+
+func (x *NATMapping) GetSure() bool {
+	if x != nil {
+		return x.Sure
+	}
+	return false
+}
+
+func (x *NATMapping) GetExternal() []string {
+	if x != nil {
+		return x.External
+	}
+	return nil
+}
+
+type PortMapping struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False if it was turned off.
+	Enabled bool   `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	Gateway string `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// "PCP", "NAT-PMP" or "UPnP" while a port is mapped; else empty.
+	Protocol string                 `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	External string                 `protobuf:"bytes,4,opt,name=external,proto3" json:"external,omitempty"`
+	Until    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
+	// The gateway's own address outside is a private one: there is another NAT in front of it.
+	DoubleNat     bool                   `protobuf:"varint,6,opt,name=double_nat,json=doubleNat,proto3" json:"double_nat,omitempty"`
+	Protocols     []*PortMappingProtocol `protobuf:"bytes,7,rep,name=protocols,proto3" json:"protocols,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortMapping) Reset() {
+	*x = PortMapping{}
+	mi := &file_warren_v1_local_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortMapping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortMapping) ProtoMessage() {}
+
+func (x *PortMapping) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
+func (*PortMapping) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PortMapping) GetEnabled() bool {
+	if x != nil {
+		return x.Enabled
+	}
+	return false
+}
+
+func (x *PortMapping) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *PortMapping) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *PortMapping) GetExternal() string {
+	if x != nil {
+		return x.External
+	}
+	return ""
+}
+
+func (x *PortMapping) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *PortMapping) GetDoubleNat() bool {
+	if x != nil {
+		return x.DoubleNat
+	}
+	return false
+}
+
+func (x *PortMapping) GetProtocols() []*PortMappingProtocol {
+	if x != nil {
+		return x.Protocols
+	}
+	return nil
+}
+
+type PortMappingProtocol struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The gateway speaks it.
+	Answered bool `protobuf:"varint,2,opt,name=answered,proto3" json:"answered,omitempty"`
+	// Why it gave no mapping.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The gateway's address outside, by its own word.
+	External      string `protobuf:"bytes,4,opt,name=external,proto3" json:"external,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortMappingProtocol) Reset() {
+	*x = PortMappingProtocol{}
+	mi := &file_warren_v1_local_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortMappingProtocol) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortMappingProtocol) ProtoMessage() {}
+
+func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortMappingProtocol.ProtoReflect.Descriptor instead.
+func (*PortMappingProtocol) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PortMappingProtocol) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PortMappingProtocol) GetAnswered() bool {
+	if x != nil {
+		return x.Answered
+	}
+	return false
+}
+
+func (x *PortMappingProtocol) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PortMappingProtocol) GetExternal() string {
+	if x != nil {
+		return x.External
+	}
+	return ""
+}
+
 type Self struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -668,7 +976,7 @@ type Self struct {
 
 func (x *Self) Reset() {
 	*x = Self{}
-	mi := &file_warren_v1_local_proto_msgTypes[11]
+	mi := &file_warren_v1_local_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +988,7 @@ func (x *Self) String() string {
 func (*Self) ProtoMessage() {}
 
 func (x *Self) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[11]
+	mi := &file_warren_v1_local_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +1001,7 @@ func (x *Self) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Self.ProtoReflect.Descriptor instead.
 func (*Self) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{11}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Self) GetName() string {
@@ -746,7 +1054,7 @@ type CoordinatorStatus struct {
 
 func (x *CoordinatorStatus) Reset() {
 	*x = CoordinatorStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[12]
+	mi := &file_warren_v1_local_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +1066,7 @@ func (x *CoordinatorStatus) String() string {
 func (*CoordinatorStatus) ProtoMessage() {}
 
 func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[12]
+	mi := &file_warren_v1_local_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +1079,7 @@ func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinatorStatus.ProtoReflect.Descriptor instead.
 func (*CoordinatorStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{12}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CoordinatorStatus) GetUrl() string {
@@ -826,7 +1134,7 @@ type PeerStatus struct {
 
 func (x *PeerStatus) Reset() {
 	*x = PeerStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[13]
+	mi := &file_warren_v1_local_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +1146,7 @@ func (x *PeerStatus) String() string {
 func (*PeerStatus) ProtoMessage() {}
 
 func (x *PeerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[13]
+	mi := &file_warren_v1_local_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +1159,7 @@ func (x *PeerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerStatus.ProtoReflect.Descriptor instead.
 func (*PeerStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{13}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PeerStatus) GetName() string {
@@ -934,7 +1242,7 @@ type PathStatus struct {
 
 func (x *PathStatus) Reset() {
 	*x = PathStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[14]
+	mi := &file_warren_v1_local_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1254,7 @@ func (x *PathStatus) String() string {
 func (*PathStatus) ProtoMessage() {}
 
 func (x *PathStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[14]
+	mi := &file_warren_v1_local_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1267,7 @@ func (x *PathStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathStatus.ProtoReflect.Descriptor instead.
 func (*PathStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{14}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PathStatus) GetKind() string {
@@ -1027,7 +1335,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[15]
+	mi := &file_warren_v1_local_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1347,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[15]
+	mi := &file_warren_v1_local_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1360,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{15}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PingRequest) GetPeer() string {
@@ -1103,7 +1411,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[16]
+	mi := &file_warren_v1_local_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1423,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[16]
+	mi := &file_warren_v1_local_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1436,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{16}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PingResponse) GetSequence() uint32 {
@@ -1196,7 +1504,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x05force\x18\x01 \x01(\bR\x05force\")\n" +
 	"\rLeaveResponse\x12\x18\n" +
 	"\awarning\x18\x01 \x01(\tR\awarning\"\x0f\n" +
-	"\rStatusRequest\"\xd9\x03\n" +
+	"\rStatusRequest\"\x81\x04\n" +
 	"\x0eStatusResponse\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.warren.v1.StatusResponse.StateR\x05state\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12#\n" +
@@ -1206,7 +1514,9 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\bwarnings\x18\x06 \x03(\tR\bwarnings\x12\x1c\n" +
 	"\tinterface\x18\a \x01(\tR\tinterface\x12\x1a\n" +
 	"\boperator\x18\b \x01(\tR\boperator\x12\x10\n" +
-	"\x03pid\x18\t \x01(\rR\x03pid\"|\n" +
+	"\x03pid\x18\t \x01(\rR\x03pid\x12&\n" +
+	"\x03nat\x18\n" +
+	" \x01(\v2\x14.warren.v1.NATStatusR\x03nat\"|\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12STATE_NOT_ENROLLED\x10\x01\x12\x0e\n" +
@@ -1214,7 +1524,33 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"STATE_DOWN\x10\x02\x12\x12\n" +
 	"\x0eSTATE_STARTING\x10\x03\x12\f\n" +
 	"\bSTATE_UP\x10\x04\x12\x12\n" +
-	"\x0eSTATE_REJECTED\x10\x05\"}\n" +
+	"\x0eSTATE_REJECTED\x10\x05\"\xbc\x01\n" +
+	"\tNATStatus\x12)\n" +
+	"\x04ipv4\x18\x01 \x01(\v2\x15.warren.v1.NATMappingR\x04ipv4\x12)\n" +
+	"\x04ipv6\x18\x02 \x01(\v2\x15.warren.v1.NATMappingR\x04ipv6\x129\n" +
+	"\fport_mapping\x18\x03 \x01(\v2\x16.warren.v1.PortMappingR\vportMapping\x12\x1e\n" +
+	"\n" +
+	"candidates\x18\x04 \x03(\tR\n" +
+	"candidates\"Z\n" +
+	"\n" +
+	"NATMapping\x12\x1c\n" +
+	"\tbehaviour\x18\x01 \x01(\tR\tbehaviour\x12\x12\n" +
+	"\x04sure\x18\x02 \x01(\bR\x04sure\x12\x1a\n" +
+	"\bexternal\x18\x03 \x03(\tR\bexternal\"\x88\x02\n" +
+	"\vPortMapping\x12\x18\n" +
+	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\tR\agateway\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x1a\n" +
+	"\bexternal\x18\x04 \x01(\tR\bexternal\x120\n" +
+	"\x05until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1d\n" +
+	"\n" +
+	"double_nat\x18\x06 \x01(\bR\tdoubleNat\x12<\n" +
+	"\tprotocols\x18\a \x03(\v2\x1e.warren.v1.PortMappingProtocolR\tprotocols\"y\n" +
+	"\x13PortMappingProtocol\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\banswered\x18\x02 \x01(\bR\banswered\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bexternal\x18\x04 \x01(\tR\bexternal\"}\n" +
 	"\x04Self\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x19\n" +
@@ -1280,7 +1616,7 @@ func file_warren_v1_local_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_local_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_warren_v1_local_proto_goTypes = []any{
 	(StatusResponse_State)(0),     // 0: warren.v1.StatusResponse.State
 	(*UpRequest)(nil),             // 1: warren.v1.UpRequest
@@ -1294,14 +1630,18 @@ var file_warren_v1_local_proto_goTypes = []any{
 	(*LeaveResponse)(nil),         // 9: warren.v1.LeaveResponse
 	(*StatusRequest)(nil),         // 10: warren.v1.StatusRequest
 	(*StatusResponse)(nil),        // 11: warren.v1.StatusResponse
-	(*Self)(nil),                  // 12: warren.v1.Self
-	(*CoordinatorStatus)(nil),     // 13: warren.v1.CoordinatorStatus
-	(*PeerStatus)(nil),            // 14: warren.v1.PeerStatus
-	(*PathStatus)(nil),            // 15: warren.v1.PathStatus
-	(*PingRequest)(nil),           // 16: warren.v1.PingRequest
-	(*PingResponse)(nil),          // 17: warren.v1.PingResponse
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
+	(*NATStatus)(nil),             // 12: warren.v1.NATStatus
+	(*NATMapping)(nil),            // 13: warren.v1.NATMapping
+	(*PortMapping)(nil),           // 14: warren.v1.PortMapping
+	(*PortMappingProtocol)(nil),   // 15: warren.v1.PortMappingProtocol
+	(*Self)(nil),                  // 16: warren.v1.Self
+	(*CoordinatorStatus)(nil),     // 17: warren.v1.CoordinatorStatus
+	(*PeerStatus)(nil),            // 18: warren.v1.PeerStatus
+	(*PathStatus)(nil),            // 19: warren.v1.PathStatus
+	(*PingRequest)(nil),           // 20: warren.v1.PingRequest
+	(*PingResponse)(nil),          // 21: warren.v1.PingResponse
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
 }
 var file_warren_v1_local_proto_depIdxs = []int32{
 	2,  // 0: warren.v1.UpRequest.settings:type_name -> warren.v1.Settings
@@ -1309,32 +1649,38 @@ var file_warren_v1_local_proto_depIdxs = []int32{
 	2,  // 2: warren.v1.SetRequest.settings:type_name -> warren.v1.Settings
 	11, // 3: warren.v1.SetResponse.status:type_name -> warren.v1.StatusResponse
 	0,  // 4: warren.v1.StatusResponse.state:type_name -> warren.v1.StatusResponse.State
-	12, // 5: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
-	13, // 6: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
-	14, // 7: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
-	15, // 8: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
-	18, // 9: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
-	18, // 10: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
-	19, // 11: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
-	19, // 12: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
-	15, // 13: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
-	1,  // 14: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
-	4,  // 15: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
-	6,  // 16: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
-	8,  // 17: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
-	10, // 18: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
-	16, // 19: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
-	3,  // 20: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
-	5,  // 21: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
-	7,  // 22: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
-	9,  // 23: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
-	11, // 24: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
-	17, // 25: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
-	20, // [20:26] is the sub-list for method output_type
-	14, // [14:20] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	16, // 5: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
+	17, // 6: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
+	18, // 7: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
+	12, // 8: warren.v1.StatusResponse.nat:type_name -> warren.v1.NATStatus
+	13, // 9: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
+	13, // 10: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
+	14, // 11: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
+	22, // 12: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
+	15, // 13: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
+	19, // 14: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
+	22, // 15: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
+	22, // 16: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
+	23, // 17: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
+	23, // 18: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
+	19, // 19: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
+	1,  // 20: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
+	4,  // 21: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
+	6,  // 22: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
+	8,  // 23: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
+	10, // 24: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
+	20, // 25: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
+	3,  // 26: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
+	5,  // 27: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
+	7,  // 28: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
+	9,  // 29: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
+	11, // 30: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
+	21, // 31: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
+	26, // [26:32] is the sub-list for method output_type
+	20, // [20:26] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_local_proto_init() }
@@ -1349,7 +1695,7 @@ func file_warren_v1_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_local_proto_rawDesc), len(file_warren_v1_local_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -17,6 +17,8 @@ import (
 
 	"warren/cmd/agent/internal/daemon"
 	"warren/cmd/agent/internal/state"
+	"warren/nat/gather"
+	"warren/nat/portmap"
 	"warren/tunnel/router"
 )
 
@@ -30,6 +32,7 @@ func (a *app) daemon() *cobra.Command {
 	var cfg daemon.Config
 	var readyFD int
 	var verbose bool
+	var mapping string
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon in the foreground",
@@ -41,6 +44,9 @@ func (a *app) daemon() *cobra.Command {
 			}
 			if err := router.CheckName(a.tun); err != nil {
 				return usagef("--tun: %w", err)
+			}
+			if err := natFlags(&cfg, mapping); err != nil {
+				return err
 			}
 			cfg.StateDir, cfg.Socket, cfg.Interface = a.state, a.socket, a.tun
 			cfg.Log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
@@ -60,6 +66,8 @@ func (a *app) daemon() *cobra.Command {
 	f.Uint16Var(&cfg.Port, "port", 0, "UDP `port`; 0 keeps the one of the last run")
 	f.StringVar(&cfg.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
 	f.StringVar(&cfg.Proxy, "proxy", "", "reach coordinator and relays through this HTTP proxy `URL`, or off (default: HTTPS_PROXY of the environment)")
+	f.StringArrayVar(&cfg.Endpoints, "endpoint", nil, "tell peers that this device can be reached at `HOST:PORT` too; may be repeated")
+	f.StringVar(&mapping, "port-mapping", "pcp,nat-pmp,upnp", "have the gateway map the port by these `protocols`, or off")
 	f.BoolVar(&cfg.DisableGSO, "disable-gso", false, "send UDP without segmentation offload")
 	f.BoolVar(&cfg.DisableGRO, "disable-gro", false, "receive UDP without receive offload")
 	f.IntVar(&readyFD, "ready-fd", 0, "")
@@ -67,6 +75,25 @@ func (a *app) daemon() *cobra.Command {
 		panic(err) // the flag was defined two lines up
 	}
 	return cmd
+}
+
+// maxEndpoints bounds fixed endpoints: all candidates of a device go into one message.
+const maxEndpoints = 8
+
+// natFlags checks the flags about reachability before anything is started.
+func natFlags(cfg *daemon.Config, mapping string) (err error) {
+	if cfg.PortMapping, err = portmap.ParseProtocols(mapping); err != nil {
+		return usagef("--port-mapping: %w", err)
+	}
+	if len(cfg.Endpoints) > maxEndpoints {
+		return usagef("--endpoint: %d of them, at most %d", len(cfg.Endpoints), maxEndpoints)
+	}
+	for _, e := range cfg.Endpoints {
+		if err := gather.CheckEndpoint(e); err != nil {
+			return usagef("--endpoint: %w", err)
+		}
+	}
+	return nil
 }
 
 // tellParent gives a function that reports once on the inherited pipe.

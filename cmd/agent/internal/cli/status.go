@@ -27,6 +27,7 @@ type (
 		Coordinator coordinatorJSON `json:"coordinator"`
 		Peers       []peerJSON      `json:"peers"`
 		Warnings    []string        `json:"warnings"`
+		NAT         *natJSON        `json:"nat,omitempty"`
 	}
 	selfJSON struct {
 		Name      string   `json:"name"`
@@ -83,6 +84,7 @@ func statusView(s *pb.StatusResponse) statusJSON {
 		Peers:       []peerJSON{},
 		Warnings:    list(s.GetWarnings()),
 	}
+	v.NAT = natView(s.GetNat())
 	for _, p := range s.GetPeers() {
 		v.Peers = append(v.Peers, peerJSON{
 			Name: p.GetName(), Addresses: list(p.GetAddresses()), NodeKey: p.GetNodeKey(), Online: p.GetOnline(),
@@ -138,6 +140,7 @@ func printStatus(w io.Writer, s *pb.StatusResponse) error {
 	default:
 		fmt.Fprintf(w, "coordinator %s  not connected; map is %s old\n", c.GetUrl(), age)
 	}
+	printNAT(w, s.GetNat())
 	if len(s.GetPeers()) == 0 {
 		_, err := fmt.Fprintln(w, "\nno peers yet: run \"warren up\" with a token on another device")
 		return err

@@ -29,6 +29,8 @@ import (
 	"warren/cmd/agent/internal/state"
 	"warren/internal/connectproxy"
 	"warren/internal/unixsock"
+	"warren/nat/portmap"
+	"warren/nat/portmapper"
 	"warren/proto/warrenv1/warrenv1connect"
 )
 
@@ -43,6 +45,10 @@ type Config struct {
 	Metrics string
 	// Proxy is the URL of the HTTP proxy for coordinator and relays; "off" for none, empty for what the environment says.
 	Proxy string
+	// Endpoints are fixed ones, host:port, at which peers reach this device too.
+	Endpoints []string
+	// PortMapping are the protocols by which the gateway is asked to map the port; empty: none.
+	PortMapping []portmap.Protocol
 	// DisableGSO and DisableGRO turn off UDP offloads where a kernel gets them wrong.
 	DisableGSO, DisableGRO bool
 	Log                    *slog.Logger
@@ -57,6 +63,7 @@ type daemon struct {
 	registry *prometheus.Registry
 	ctx      context.Context // of Run: sessions outlive the calls that start them
 	dial     connectproxy.DialFunc
+	mapping  *portmapper.Metrics
 
 	mu       sync.Mutex
 	state    *state.State
@@ -87,6 +94,7 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	}
 	defer os.Remove(cfg.Socket)
 	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry(), dial: dialer.DialContext}
+	d.mapping = portmapper.NewMetrics(d.registry)
 	d.applyOperator()
 	group, ctx := errgroup.WithContext(ctx)
 	d.ctx = ctx
@@ -175,7 +183,7 @@ func (d *daemon) ensureSession() error {
 	if !d.state.Up || d.state.Membership == nil || d.session != nil || d.ctx.Err() != nil {
 		return nil
 	}
-	c := sessionConfig{Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, dial: d.dial}
+	c := sessionConfig{Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, dial: d.dial, mapping: d.mapping}
 	s, err := startSession(d.ctx, c)
 	if errors.Is(err, syscall.EADDRINUSE) && d.cfg.Port == 0 && c.state.Port != 0 {
 		d.log.Warn("another program has taken the UDP port of the last run; taking another", "port", c.state.Port)

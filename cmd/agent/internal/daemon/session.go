@@ -21,6 +21,7 @@ import (
 	"warren/internal/connectproxy"
 	"warren/nat/gather"
 	"warren/nat/netmon"
+	"warren/nat/portmapper"
 	"warren/nat/relay"
 	"warren/nat/traversal"
 	"warren/proto/key"
@@ -40,6 +41,7 @@ type sessionConfig struct {
 	mapFile  string
 	registry *prometheus.Registry
 	dial     connectproxy.DialFunc
+	mapping  *portmapper.Metrics
 }
 
 // session is one stretch of the tunnel being up. Everything in it is made by startSession, runs as one errgroup, and is gone after stop.
@@ -53,6 +55,7 @@ type session struct {
 	engine    *engine.Engine
 	traversal *traversal.Traversal
 	gatherer  *gather.Gatherer
+	mapper    *portmapper.Mapper // nil if it was turned off
 	monitor   *netmon.Monitor
 	relays    *relays
 	client    *client.Client
@@ -144,8 +147,9 @@ func (s *session) makeNAT() error {
 	})
 	s.gatherer = gather.New(gather.Config{
 		Log: s.log, Interface: s.router.Name(), Port: s.bind.LocalPort, Send: s.bind.WriteTo,
-		OnCandidates: s.traversal.SetCandidates,
+		Endpoints: s.cfg.Endpoints, OnCandidates: s.traversal.SetCandidates,
 	})
+	s.makeMapper()
 	s.monitor = netmon.New(netmon.Config{Log: s.log, Ignore: s.router.Name(), OnEvent: s.onNetworkEvent})
 	return nil
 }
@@ -183,7 +187,7 @@ func (s *session) makeClient() (err error) {
 func (s *session) run() {
 	group, ctx := errgroup.WithContext(s.ctx)
 	for _, task := range []func(context.Context) error{
-		s.engine.Run, s.traversal.Run, s.gatherer.Run, s.monitor.Run, s.relays.run, s.client.Run,
+		s.runMapper, s.engine.Run, s.traversal.Run, s.gatherer.Run, s.monitor.Run, s.relays.run, s.client.Run,
 	} {
 		group.Go(func() error {
 			err := task(ctx)

@@ -79,6 +79,7 @@ func (s *session) fill(r *pb.StatusResponse, now time.Time) {
 	case k.m != nil:
 		r.State = pb.StatusResponse_STATE_UP
 	}
+	r.Nat = s.natStatus()
 	if k.m == nil {
 		return
 	}

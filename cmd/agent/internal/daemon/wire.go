@@ -184,6 +184,9 @@ func (s *session) onPath(peer key.NodePublic, p traversal.Path) {
 func (s *session) onNetworkEvent(e netmon.Event) {
 	s.log.Info("network changed", "event", e)
 	s.gatherer.Trigger()
+	if s.mapper != nil {
+		s.mapper.Trigger()
+	}
 	s.traversal.NetworkChanged()
 	s.relays.reset()
 	s.client.Reset()
