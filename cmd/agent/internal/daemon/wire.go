@@ -55,6 +55,7 @@ func (s *session) applyMap(m *client.Map) {
 	s.relays.keep(func(device [key.Size]byte) bool { _, ok := k.byDevice[device]; return ok })
 	s.gatherer.SetServers(stunServers(m.Statement))
 	s.gatherer.SetOverlay(m.Statement.Prefixes)
+	s.traversal.SetOverlay(m.Statement.Prefixes)
 	var peers []engine.Peer
 	var reachable []traversal.Peer
 	for _, p := range m.Peers {
