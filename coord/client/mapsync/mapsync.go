@@ -3,7 +3,8 @@
 // hostile carrier can do more than delay a change.
 //
 // A Core takes events by Handle. What Handle returns says whether a new map is to be published and stored; Map gives it. Save and Load
-// turn the state into bytes and back.
+// turn the state into bytes and back. Changes wait for the statement that sums them up, so Map and Save always give a set of records that
+// the coordinator vouched for.
 package mapsync
 
 import (
@@ -11,6 +12,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -66,6 +68,7 @@ type Result struct {
 
 type rawKey = [key.Size]byte
 
+// entry is a record; without device, in changes that wait, the device is out of sight.
 type entry struct {
 	device *record.Device
 	signed *pb.Signed
@@ -77,6 +80,7 @@ type Core struct {
 	certificate *pb.Signed
 	signing     key.SigningPublic
 	entries     map[rawKey]entry // tombstones too
+	waiting     map[rawKey]entry // changes that no statement has summed up yet
 	statement   *record.Statement
 	signedMap   *pb.Signed // the statement as it came
 	ticket      *pb.Signed
@@ -95,7 +99,9 @@ type snapshot struct {
 }
 
 // New makes an empty core.
-func New(cfg Config) *Core { return &Core{cfg: cfg, entries: map[rawKey]entry{}} }
+func New(cfg Config) *Core {
+	return &Core{cfg: cfg, entries: map[rawKey]entry{}, waiting: map[rawKey]entry{}}
+}
 
 // Position is where the next Watch resumes; 0, 0 asks for a snapshot.
 func (c *Core) Position() (epoch, revision uint64) {
@@ -105,11 +111,17 @@ func (c *Core) Position() (epoch, revision uint64) {
 	return c.epoch, c.revision
 }
 
-// Begin forgets a snapshot that was cut off with its stream.
-func (c *Core) Begin() { c.snapshot = nil }
+// Begin forgets a snapshot, and changes without a statement, that were cut off with their stream.
+func (c *Core) Begin() {
+	c.snapshot = nil
+	clear(c.waiting)
+}
 
 // Restart makes the next Watch begin with a snapshot. The map stays in use until then.
-func (c *Core) Restart() { c.snapshot, c.revision, c.epoch = nil, 0, 0 }
+func (c *Core) Restart() {
+	c.Begin()
+	c.revision, c.epoch = 0, 0
+}
 
 // Handle takes one message of a Watch. An error means that the stream is not to be trusted further; the map is as it was.
 func (c *Core) Handle(now time.Time, m *pb.WatchResponse) (Result, error) {
@@ -117,6 +129,7 @@ func (c *Core) Handle(now time.Time, m *pb.WatchResponse) (Result, error) {
 	case *pb.WatchResponse_Hello:
 		return Result{}, c.hello(e.Hello)
 	case *pb.WatchResponse_SnapshotBegin:
+		clear(c.waiting)
 		c.snapshot = &snapshot{
 			epoch: e.SnapshotBegin.GetEpoch(), revision: e.SnapshotBegin.GetRevision(), entries: map[rawKey]entry{},
 		}
@@ -175,7 +188,7 @@ func (c *Core) deviceChange(m *pb.Change) error {
 	if err != nil {
 		return fmt.Errorf("change of a device: %w", err)
 	}
-	into := c.entries
+	into := c.waiting
 	if c.snapshot != nil {
 		into = c.snapshot.entries
 	}
@@ -188,34 +201,48 @@ func (c *Core) deviceChange(m *pb.Change) error {
 		if !d.Key.Equal(id) {
 			return fmt.Errorf("change of device %s holds the record of %s", id.Short(), d.Key.Short())
 		}
-		if err := c.put(into, entry{d, content.Body}); err != nil {
-			return err
-		}
+		return c.put(into, entry{d, content.Body})
 	case *pb.Change_Unseen:
-		if e, ok := into[id.Raw()]; ok && !e.device.Removed {
-			delete(into, id.Raw())
-		}
-	default:
-		return fmt.Errorf("change of device %s has no content", id.Short())
+		return c.hide(into, id.Raw())
 	}
-	if c.snapshot == nil {
-		c.revision = max(c.revision, m.GetRevision())
-	}
-	return nil
+	return fmt.Errorf("change of device %s has no content", id.Short())
 }
+
+// hide takes a device out of sight. A tombstone stays, and so does the device's own record, which the digest does not cover.
+func (c *Core) hide(into map[rawKey]entry, k rawKey) error {
+	if k == c.cfg.Device.Raw() {
+		return nil
+	}
+	if c.snapshot != nil {
+		if !into[k].removed() {
+			delete(into, k)
+		}
+		return nil
+	}
+	if into[k].removed() || c.entries[k].removed() {
+		return nil
+	}
+	return set(into, k, entry{})
+}
+
+func (e entry) removed() bool { return e.device != nil && e.device.Removed }
 
 // put stores e unless what is known of the device is as new. During a snapshot the map in use counts too: a replayed old record does
 // not get in that way.
 func (c *Core) put(into map[rawKey]entry, e entry) error {
 	k := e.device.Key.Raw()
 	for _, known := range []map[rawKey]entry{c.entries, into} {
-		if old, ok := known[k]; ok && old.device.Version.Compare(e.device.Version) > 0 {
+		if old := known[k]; old.device != nil && old.device.Version.Compare(e.device.Version) > 0 {
 			if old.device.Removed {
 				return nil
 			}
 			e = old // an older record: keep what we have
 		}
 	}
+	return set(into, k, e)
+}
+
+func set(into map[rawKey]entry, k rawKey, e entry) error {
 	if _, ok := into[k]; !ok && len(into) >= MaxDevices {
 		return fmt.Errorf("more than %d devices", MaxDevices)
 	}
@@ -238,12 +265,34 @@ func (c *Core) statementChange(now time.Time, m *pb.Change) (Result, error) {
 		c.snapshot.statement, c.snapshot.signed = st, m.GetBody()
 		return Result{}, nil
 	}
-	if digest(c.entries, c.cfg.Device) != record.Digest(st.GetDigest()) {
+	next := c.changed()
+	if digest(next, c.cfg.Device) != record.Digest(st.GetDigest()) {
 		return Result{Resnapshot: true}, nil
 	}
-	c.statement, c.signedMap, c.currentAt = st, m.GetBody(), now
-	c.revision = max(c.revision, st.GetRevision())
+	if len(next) > MaxDevices {
+		return Result{}, fmt.Errorf("more than %d devices", MaxDevices)
+	}
+	c.entries, c.statement, c.signedMap, c.currentAt = next, st, m.GetBody(), now
+	c.revision = st.GetRevision()
+	clear(c.waiting)
 	return Result{Publish: true, Store: true}, nil
+}
+
+// changed gives the records with the changes that wait for a statement.
+func (c *Core) changed() map[rawKey]entry {
+	if len(c.waiting) == 0 {
+		return c.entries
+	}
+	next := maps.Clone(c.entries)
+	for k, e := range c.waiting {
+		if e.device == nil {
+			delete(next, k)
+		} else {
+			next[k] = e
+		}
+	}
+	dropTombstones(next)
+	return next
 }
 
 // newer refuses a statement that was superseded already: a carrier may replay what it saw.
@@ -276,19 +325,19 @@ func (c *Core) snapshotEnd(now time.Time, m *pb.SnapshotEnd) (Result, error) {
 		return Result{}, ErrDigest
 	}
 	for k, e := range c.entries {
-		if _, ok := s.entries[k]; !ok && e.device.Removed {
+		if _, ok := s.entries[k]; !ok && (e.device.Removed || k == c.cfg.Device.Raw()) {
 			s.entries[k] = e
 		}
 	}
 	c.entries, c.statement, c.signedMap = s.entries, s.statement, s.signed
-	c.epoch, c.revision, c.currentAt = s.epoch, s.revision, now
-	c.dropTombstones()
+	c.epoch, c.revision, c.currentAt = s.statement.GetEpoch(), s.statement.GetRevision(), now
+	dropTombstones(c.entries)
 	return Result{Publish: true, Store: true}, nil
 }
 
-func (c *Core) dropTombstones() {
+func dropTombstones(entries map[rawKey]entry) {
 	var gone []entry
-	for _, e := range c.entries {
+	for _, e := range entries {
 		if e.device.Removed {
 			gone = append(gone, e)
 		}
@@ -298,7 +347,7 @@ func (c *Core) dropTombstones() {
 	}
 	slices.SortFunc(gone, func(a, b entry) int { return a.device.Version.Compare(b.device.Version) })
 	for _, e := range gone[:len(gone)-maxTombstones] {
-		delete(c.entries, e.device.Key.Raw())
+		delete(entries, e.device.Key.Raw())
 	}
 }
 
@@ -311,12 +360,6 @@ func digest(entries map[rawKey]entry, self key.DevicePublic) record.Digest {
 		}
 	}
 	return d
-}
-
-// Removed reports whether the authority's tombstone for this very device is known.
-func (c *Core) Removed() bool {
-	e, ok := c.entries[c.cfg.Device.Raw()]
-	return ok && e.device.Removed
 }
 
 // Map gives the map as it is at now, or nil before the first statement.

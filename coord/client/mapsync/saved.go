@@ -74,8 +74,13 @@ func (c *Core) Load(now time.Time, b []byte) error {
 			return err
 		}
 	}
+	if digest(next.entries, c.cfg.Device) != record.Digest(st.GetDigest()) {
+		return fmt.Errorf("damaged: %w", ErrDigest)
+	}
 	next.statement, next.signedMap = st, m.GetStatement()
-	next.epoch, next.revision = m.GetEpoch(), m.GetRevision()
+	if m.GetEpoch() == st.GetEpoch() && m.GetRevision() == st.GetRevision() { // else a snapshot was to come
+		next.epoch, next.revision = st.GetEpoch(), st.GetRevision()
+	}
 	if m.GetCurrentAt().IsValid() {
 		next.currentAt = m.GetCurrentAt().AsTime()
 	}
