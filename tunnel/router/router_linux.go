@@ -20,6 +20,9 @@ const routeProtocol = 0x57
 
 const tunFile = "/dev/net/tun"
 
+// What IPv4 asks of every host (RFC 791), and what fits into a packet's length.
+const minMTU, maxMTU = 576, 65535
+
 // dumpTries is how often a netlink dump is repeated that a change has interrupted.
 const dumpTries = 5
 
@@ -34,7 +37,7 @@ func Open(cfg Config) (*Router, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := CheckName(cfg.Name); err != nil {
+	if err := errors.Join(CheckName(cfg.Name), checkMTU(cfg.MTU)); err != nil {
 		return nil, err
 	}
 	if _, err := net.InterfaceByName(cfg.Name); err == nil { // it may be somebody else's
@@ -66,10 +69,19 @@ func CheckName(name string) error {
 	return nil
 }
 
+// checkMTU spares an attempt that would leave an interface behind: the TUN library does not close it when its MTU is refused.
+func checkMTU(mtu int) error {
+	if mtu < minMTU || mtu > maxMTU {
+		return fmt.Errorf("MTU %d: an MTU is %d to %d bytes", mtu, minMTU, maxMTU)
+	}
+	return nil
+}
+
 // explain says what a person can do.
 func explain(name string, err error) error {
-	if _, missing := os.Stat(tunFile); errors.Is(missing, fs.ErrNotExist) {
-		return fmt.Errorf("%w: %s is missing; load the module with \"modprobe tun\", or give the container that device", ErrNoTUN, tunFile)
+	_, missing := os.Stat(tunFile)
+	if errors.Is(missing, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("%w: %s is missing or has no driver; load the module with \"modprobe tun\", or give the container that device", ErrNoTUN, tunFile)
 	}
 	if errors.Is(err, unix.EACCES) {
 		return fmt.Errorf("%w: %s may not be opened; run as root, or let this user read and write that file", ErrPermission, tunFile)
@@ -83,18 +95,24 @@ func explain(name string, err error) error {
 	return fmt.Errorf("interface %s: %w", name, err)
 }
 
-// Apply brings the host into line with s. It changes only what differs.
+// Apply brings the host into line with s. It changes only what differs, and does all it can: one error does not keep it from the rest.
+// Routes of others stay as they are, also where s wants the same.
 func (r *Router) Apply(s State) error {
-	if s.MTU != 0 && s.MTU != r.link.Attrs().MTU {
-		if err := netlink.LinkSetMTU(r.link, s.MTU); err != nil {
-			return fmt.Errorf("interface %s: MTU %d: %w", r.name, s.MTU, err)
-		}
-		r.link.Attrs().MTU = s.MTU
+	return errors.Join(r.applyMTU(s.MTU), r.applyAddresses(r.usable(s.Addresses)), r.applyRoutes(r.usable(s.Routes)))
+}
+
+func (r *Router) applyMTU(mtu int) error {
+	if mtu == 0 || mtu == r.link.Attrs().MTU {
+		return nil
 	}
-	if err := r.applyAddresses(r.usable(s.Addresses)); err != nil {
-		return err
+	if err := checkMTU(mtu); err != nil {
+		return fmt.Errorf("interface %s: %w", r.name, err)
 	}
-	return r.applyRoutes(r.usable(s.Routes))
+	if err := netlink.LinkSetMTU(r.link, mtu); err != nil {
+		return fmt.Errorf("interface %s: MTU %d: %w", r.name, mtu, err)
+	}
+	r.link.Attrs().MTU = mtu
+	return nil
 }
 
 // usable leaves IPv6 out where the host has it switched off.
@@ -118,6 +136,7 @@ func (r *Router) applyAddresses(want []netip.Prefix) error {
 		return fmt.Errorf("interface %s: addresses cannot be read: %w", r.name, err)
 	}
 	var there []netip.Prefix
+	var errs []error
 	for _, a := range have {
 		p, ok := fromIPNet(a.IPNet)
 		if !ok || p.Addr().IsLinkLocalUnicast() {
@@ -128,7 +147,7 @@ func (r *Router) applyAddresses(want []netip.Prefix) error {
 			continue
 		}
 		if err := netlink.AddrDel(r.link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("interface %s: address %s cannot be removed: %w", r.name, p, err)
+			errs = append(errs, fmt.Errorf("interface %s: address %s cannot be removed: %w", r.name, p, err))
 		}
 	}
 	for _, p := range want {
@@ -141,10 +160,10 @@ func (r *Router) applyAddresses(want []netip.Prefix) error {
 			a.Flags = unix.IFA_F_NODAD
 		}
 		if err := netlink.AddrReplace(r.link, a); err != nil {
-			return fmt.Errorf("interface %s: address %s cannot be set: %w", r.name, p, err)
+			errs = append(errs, fmt.Errorf("interface %s: address %s cannot be set: %w", r.name, p, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (r *Router) applyRoutes(want []netip.Prefix) error {
@@ -156,6 +175,7 @@ func (r *Router) applyRoutes(want []netip.Prefix) error {
 		return fmt.Errorf("interface %s: routes cannot be read: %w", r.name, err)
 	}
 	var there []netip.Prefix
+	var errs []error
 	for _, route := range have {
 		p, ok := fromIPNet(route.Dst)
 		if ok && slices.Contains(want, p) {
@@ -163,22 +183,44 @@ func (r *Router) applyRoutes(want []netip.Prefix) error {
 			continue
 		}
 		if err := netlink.RouteDel(&route); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("interface %s: route %s cannot be removed: %w", r.name, route.Dst, err)
+			errs = append(errs, fmt.Errorf("interface %s: route %s cannot be removed: %w", r.name, route.Dst, err))
 		}
 	}
 	for _, p := range want {
-		if slices.Contains(there, p) {
-			continue
-		}
-		route := &netlink.Route{LinkIndex: r.link.Attrs().Index, Dst: toIPNet(p), Protocol: routeProtocol, Scope: netlink.SCOPE_LINK}
-		if p.Addr().Is6() {
-			route.Scope = netlink.SCOPE_UNIVERSE
-		}
-		if err := netlink.RouteReplace(route); err != nil {
-			return fmt.Errorf("interface %s: route %s cannot be set: %w", r.name, p, err)
+		if !slices.Contains(there, p) {
+			errs = append(errs, r.addRoute(p))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// addRoute never replaces: the kernel would take any route to the same prefix for the one to be replaced, whoever made it.
+func (r *Router) addRoute(p netip.Prefix) error {
+	route := &netlink.Route{LinkIndex: r.link.Attrs().Index, Dst: toIPNet(p), Protocol: routeProtocol, Scope: netlink.SCOPE_LINK}
+	if p.Addr().Is6() {
+		route.Scope = netlink.SCOPE_UNIVERSE
+	}
+	err := netlink.RouteAdd(route)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("interface %s: route %s cannot be set: this host has one already%s; remove that, or use another prefix", r.name, p, byInterface(p))
+	}
+	return fmt.Errorf("interface %s: route %s cannot be set: %w", r.name, p, err)
+}
+
+// byInterface says by which interface a prefix is routed, if that can be found out.
+func byInterface(p netip.Prefix) string {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Dst: toIPNet(p)}, netlink.RT_FILTER_DST)
+	if err != nil || len(routes) == 0 {
+		return ""
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return ""
+	}
+	return ", by " + link.Attrs().Name
 }
 
 // Close removes the interface, and with it its addresses and routes.
