@@ -132,6 +132,7 @@ func (s *session) sendCheck(p *pair, size int) {
 	s.forgetProbes(now)
 	pr := &probe{session: s, tx: s.c.cfg.NewTx(), at: p.Pair, sent: now, size: size}
 	s.probes = append(s.probes, pr)
+	p.sent++
 	s.c.probes[pr.tx] = pr
 	out := SendCheck{Peer: s.id, Pair: p.Pair, Tx: pr.tx}
 	if size > 0 {
@@ -201,6 +202,7 @@ func (s *session) answered(pr *probe, at Pair) {
 		p.rtt += (rtt - p.rtt) / 4
 	}
 	p.answers++
+	p.answered++
 	p.lastAnswer, p.worked = now, true
 	p.missed = p.missed[:0]
 	p.nextTry = time.Time{}
@@ -209,11 +211,11 @@ func (s *session) answered(pr *probe, at Pair) {
 	}
 	if p == s.current {
 		s.doubt = false
-		s.announce("")
+		s.announce(0, "")
 		return
 	}
 	if s.doubt && s.current != nil && s.current.expired(now) > 0 {
-		s.promote(p, fmt.Sprintf("%s does not answer and this does", s.current.Remote))
+		s.promote(p, Replaced, fmt.Sprintf("%s does not answer and this does", s.current.Remote))
 		return
 	}
 	s.consider(p)

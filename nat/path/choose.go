@@ -9,16 +9,16 @@ import (
 func (s *session) consider(p *pair) {
 	switch c := s.current; {
 	case c == nil:
-		s.promote(p, "a direct path answers")
+		s.promote(p, Found, "")
 	case !p.betterThan(c):
 	case p.answers < 2: // one quick answer may be luck
 		p.tries, p.limit, p.nextTry = 0, 1, s.c.now.Add(confirmAfter)
 	default:
-		s.promote(p, fmt.Sprintf("better than %s by %s", c.Remote, c.rtt))
+		s.promote(p, Better, fmt.Sprintf("better than %s by %s", c.Remote, c.rtt))
 	}
 }
 
-func (s *session) promote(p *pair, reason string) {
+func (s *session) promote(p *pair, cause Cause, reason string) {
 	s.current, s.since, s.doubt = p, s.c.now, false
 	s.waiting = time.Time{}
 	s.lastGood = p.Pair
@@ -33,20 +33,20 @@ func (s *session) promote(p *pair, reason string) {
 		}
 	}
 	s.plan()
-	s.announce(reason)
+	s.announce(cause, reason)
 	if p.long.mtu < s.c.mtu && p.long.limit == 0 {
 		s.sendCheck(p, s.c.mtu)
 	}
 }
 
 // demote gives the direct path up and looks for one at once.
-func (s *session) demote(reason string) {
+func (s *session) demote(cause Cause, reason string) {
 	p := s.current
 	s.current, s.doubt = nil, false
 	s.waiting = time.Time{}
 	p.reset()
 	p.after = s.c.now
-	s.announce(reason)
+	s.announce(cause, reason)
 	if !s.awake {
 		return
 	}
@@ -74,11 +74,11 @@ func (s *session) supervise() time.Time {
 		s.call(false) // it may be back at the relay
 	}
 	if s.relayed() && (urgent && expired >= quickLost || s.doubt && expired >= doubtLost) {
-		s.demote(fmt.Sprintf("nothing comes back and %d checks went unanswered", expired))
+		s.demote(Unanswered, fmt.Sprintf("nothing comes back and %d checks went unanswered", expired))
 		return time.Time{}
 	}
 	if lost := p.lastAnswer.Add(trustFor); !lost.After(now) {
-		s.demote("no check was answered for " + trustFor.String())
+		s.demote(ConsentLost, "no check was answered for " + trustFor.String())
 		return time.Time{}
 	}
 	long := s.superviseLong(p)

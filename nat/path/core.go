@@ -139,7 +139,7 @@ func (c *Core) grid(step time.Duration) time.Time {
 func (e Activate) apply(c *Core) {
 	s := c.session(e.Peer)
 	s.configured, s.usedAt = true, c.now
-	s.announceAgain("peer is in use")
+	s.announceAgain(InUse)
 	c.touch(s)
 }
 

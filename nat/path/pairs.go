@@ -29,11 +29,16 @@ type pair struct {
 	after      time.Time   // answers to checks before do not count
 	missed     []time.Time // checks since the last answer, while current
 	long       long
+
+	sent, answered int // checks since the pair exists
 }
 
-// reset forgets everything but that the pair exists.
+// reset forgets everything but that the pair exists and how often it was tried.
 func (p *pair) reset() {
-	*p = pair{Pair: p.Pair, rank: p.rank, reflexive: p.reflexive, worked: p.worked, heardAt: p.heardAt, lastSent: p.lastSent, after: p.after}
+	*p = pair{
+		Pair: p.Pair, rank: p.rank, reflexive: p.reflexive, worked: p.worked, heardAt: p.heardAt, lastSent: p.lastSent, after: p.after,
+		sent: p.sent, answered: p.answered,
+	}
 }
 
 // timeout is after how long a check counts as unanswered.

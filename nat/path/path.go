@@ -142,10 +142,11 @@ type (
 		Candidates []candidate.Candidate
 		Call       bool
 	}
-	// SetPath is to publish a path. Reason is for a person.
+	// SetPath is to publish a path. Reason is for a person, Cause its class.
 	SetPath struct {
 		Peer   ID
 		Path   Path
+		Cause  Cause
 		Reason string
 	}
 	// SetRTT tells a newer round trip of the path that is published.

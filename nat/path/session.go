@@ -1,6 +1,7 @@
 package path
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -18,6 +19,7 @@ type session struct {
 	awake      bool      // checks and signals are sent
 	usedAt     time.Time // data last flowed, or the tunnel configured the peer
 	calledAt   time.Time // the peer last called
+	heardAt    time.Time // its last signal came
 	gone       bool      // not at the relay
 
 	// Traffic as it was when last looked at. waiting is since when data that was sent has had nothing back; zero if it has.
@@ -29,6 +31,8 @@ type session struct {
 	since     time.Time
 	lastGood  Pair
 	published Path
+	cause     Cause // of published
+	reason    string
 	doubt     bool // the peer or the network gave reason to doubt current: it must answer soon
 	consent   time.Duration
 
@@ -116,7 +120,7 @@ func (s *session) wake() {
 	if s.used() {
 		s.call(true)
 	}
-	s.announce("in use")
+	s.announce(InUse, "")
 }
 
 func (s *session) sleep() {
@@ -128,7 +132,7 @@ func (s *session) sleep() {
 	for _, p := range s.pairs {
 		p.reset()
 	}
-	s.announce("idle")
+	s.announce(Idle, "")
 }
 
 // poll looks at the traffic.
@@ -137,7 +141,7 @@ func (s *session) poll() {
 	sent, received := t.Sent, t.Received
 	if received.After(s.received) && s.gone {
 		s.gone = false
-		s.announce("peer is heard")
+		s.announce(PeerHeard, "")
 	}
 	if s.configured && !s.polledAt.IsZero() && (sent.After(s.sent) || received.After(s.received)) {
 		s.usedAt = later(s.usedAt, later(sent, received))
@@ -172,13 +176,13 @@ func (s *session) distress() bool {
 	return !s.waiting.IsZero() && s.c.now.Sub(s.waiting) >= distressAfter
 }
 
-// announce publishes the path if it is another than before.
-func (s *session) announce(reason string) {
+// announce publishes the path if it is another than before. Without a reason its cause's name will do.
+func (s *session) announce(cause Cause, reason string) {
 	p := s.path()
 	if p.Kind != s.published.Kind || p.Pair != s.published.Pair {
 		p.Since = s.c.now
-		s.published = p
-		s.c.emit(SetPath{s.id, p, reason})
+		s.published, s.cause, s.reason = p, cause, cmp.Or(reason, cause.String())
+		s.c.emit(SetPath{s.id, p, cause, s.reason})
 		return
 	}
 	if p.RTT != s.published.RTT {
@@ -188,11 +192,11 @@ func (s *session) announce(reason string) {
 }
 
 // announceAgain publishes the path even if it has not changed: the tunnel may have forgotten it.
-func (s *session) announceAgain(reason string) {
+func (s *session) announceAgain(cause Cause) {
 	before := len(s.c.out)
-	s.announce(reason)
+	s.announce(cause, "")
 	if len(s.c.out) == before && s.published.Kind != None {
-		s.c.emit(SetPath{s.id, s.published, reason})
+		s.c.emit(SetPath{s.id, s.published, cause, cause.String()})
 	}
 }
 
@@ -208,7 +212,7 @@ func (s *session) path() Path {
 
 func (s *session) localChanged(oldHosts []hostAddr) {
 	if p := s.current; p != nil && p.Local.IsValid() && slices.Contains(oldHosts, p.Local) && !slices.Contains(s.c.hosts, p.Local) {
-		s.demote("local address is gone")
+		s.demote(LocalGone, "")
 	}
 	s.rebuild()
 	if !s.awake {
@@ -232,9 +236,9 @@ func (s *session) relayChanged() {
 		}
 	}
 	if s.c.relayUp {
-		s.announce("relay is connected")
+		s.announce(RelayUp, "")
 	} else {
-		s.announce("relay is not connected")
+		s.announce(RelayDown, "")
 	}
 }
 
@@ -267,5 +271,5 @@ func (s *session) peerGone() {
 		s.nextCall = later(s.nextCall, s.c.now.Add(callBackoff(s.callTries)))
 	}
 	s.onlyCall = time.Time{}
-	s.announce("peer is not at the relay")
+	s.announce(PeerLeft, "")
 }

@@ -60,7 +60,7 @@ func (s *session) runSignals() time.Time {
 // signalled takes a signal of the peer.
 func (s *session) signalled(e Signal) {
 	now := s.c.now
-	s.gone = false
+	s.gone, s.heardAt = false, now
 	remote := candidate.Sort(e.Candidates)
 	remote = remote[:min(len(remote), candidate.Max)]
 	changed := !slices.Equal(remote, s.remote)
@@ -79,7 +79,7 @@ func (s *session) signalled(e Signal) {
 			s.c.emit(Wanted{s.id})
 		}
 	}
-	s.announce("peer is heard")
+	s.announce(PeerHeard, "")
 	if !s.awake {
 		return // a call wakes, and waking rebuilds
 	}
