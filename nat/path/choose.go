@@ -78,7 +78,7 @@ func (s *session) supervise() time.Time {
 		return time.Time{}
 	}
 	if lost := p.lastAnswer.Add(trustFor); !lost.After(now) {
-		s.demote(ConsentLost, "no check was answered for " + trustFor.String())
+		s.demote(ConsentLost, "no check was answered for "+trustFor.String())
 		return time.Time{}
 	}
 	long := s.superviseLong(p)

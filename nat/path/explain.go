@@ -27,13 +27,15 @@ const (
 	LocalGone   // the local address of the path is no more
 	Unanswered  // data goes out, nothing comes back, and checks go unanswered
 	ConsentLost // no check was answered for too long (RFC 7675)
-	causes
 )
+
+// CauseMax is the last of them.
+const CauseMax = ConsentLost
 
 // Causes lists all of them.
 func Causes() []Cause {
 	var out []Cause
-	for c := InUse; c < causes; c++ {
+	for c := InUse; c <= CauseMax; c++ {
 		out = append(out, c)
 	}
 	return out

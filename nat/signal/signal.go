@@ -50,6 +50,10 @@ type Signal struct {
 	Candidates []candidate.Candidate
 	// Call asks for an immediate signal in return, and for checks at once.
 	Call bool
+	// View is what the sender knows; zero if it tells nothing.
+	View View
+	// Talk is set in a signal that only carries a view, or asks for one. Its candidates count for nothing.
+	Talk pb.Talk
 }
 
 // Keys are those of one pair of node keys.
@@ -106,7 +110,9 @@ func (b *Box) Seal(now time.Time, s Signal) ([]byte, error) {
 		return nil, errors.New("no keys to seal a signal with")
 	}
 	b.sent = max(b.sent+1, uint64(max(now.UnixNano(), 0)))
-	plain, err := proto.Marshal(&pb.Signal{Sequence: b.sent, Candidates: candidate.ToProto(s.Candidates), Call: s.Call})
+	plain, err := proto.Marshal(&pb.Signal{
+		Sequence: b.sent, Candidates: candidate.ToProto(s.Candidates), Call: s.Call, View: s.View.toProto(), Talk: s.Talk,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("encoding a signal: %w", err)
 	}
@@ -136,8 +142,12 @@ func (b *Box) Open(sealed []byte, overlay []netip.Prefix) (Signal, error) {
 	if err != nil {
 		return Signal{}, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
+	talk := m.GetTalk()
+	if _, ok := pb.Talk_name[int32(talk)]; !ok {
+		return Signal{}, fmt.Errorf("%w: talk %d", ErrFormat, talk)
+	}
 	b.received = m.GetSequence()
-	return Signal{Candidates: candidates, Call: m.GetCall()}, nil
+	return Signal{Candidates: candidates, Call: m.GetCall(), View: viewFromProto(m.GetView()), Talk: talk}, nil
 }
 
 func (b *Box) decrypt(sealed []byte) ([]byte, error) {

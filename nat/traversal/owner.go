@@ -25,6 +25,7 @@ type owner struct {
 	local     []candidate.Candidate
 	relay     string
 	relayAddr netip.AddrPort
+	view      signal.View // of our network
 }
 
 // peer is one device of the map.
@@ -33,6 +34,11 @@ type peer struct {
 	derived bool
 	box     *signal.Box                       // made when the first signal is due
 	active  map[[key.Size]byte]key.NodePublic // keys under which the tunnel has it
+
+	theirs   signal.View // the peer's word
+	theirsAt time.Time
+	toldAt   time.Time     // when it was last told because it asked
+	askers   []chan<- bool // who waits for its word; each has room for one
 }
 
 func newOwner(t *Traversal) *owner {
@@ -89,19 +95,23 @@ func (o *owner) sendCheck(a path.SendCheck) {
 }
 
 func (o *owner) sendSignal(a path.SendSignal) {
-	p := o.peers[a.Peer]
-	if p == nil || o.boxOf(p) == nil {
-		return
+	if p := o.peers[a.Peer]; p != nil {
+		o.seal(a.Peer, p, signal.Signal{Candidates: a.Candidates, Call: a.Call, View: o.viewFor(p)})
 	}
-	b, err := p.box.Seal(time.Now(), signal.Signal{Candidates: a.Candidates, Call: a.Call})
+}
+
+// seal sends a signal and reports whether a relay took it.
+func (o *owner) seal(id path.ID, p *peer, s signal.Signal) bool {
+	b, err := o.boxOf(p).Seal(time.Now(), s)
 	if err == nil {
 		o.t.counters.signals.Add(1)
-		err = o.t.cfg.SendSignal(a.Peer, b)
+		err = o.t.cfg.SendSignal(id, b)
 	}
 	if err != nil {
 		o.t.counters.sendErrors.Add(1)
 		o.t.log.Debug("signal not sent", "peer", p.Node.Short(), "err", err)
 	}
+	return err == nil
 }
 
 func (o *owner) publish(a path.SetPath) {
@@ -119,8 +129,10 @@ func (o *owner) publish(a path.SetPath) {
 	case Relay:
 		out.Relay, out.RelayAddr = o.relay, o.relayAddr
 	}
-	o.t.counters.count(out.Kind)
-	o.t.setPath(p.Node.Raw(), out)
+	if o.t.setPath(p.Node.Raw(), out) {
+		o.t.counters.count(out.Kind, a.Cause)
+	}
+	o.t.note(p.Node.Raw(), out, a.Cause, a.Reason)
 	o.tellTunnel(p, out)
 	o.t.log.Info("path", "peer", p.Node.Short(), "kind", out.Kind, "local", out.Local, "remote", out.Remote, "relay", out.Relay,
 		"rtt", out.RTT, "reason", a.Reason)
@@ -136,6 +148,7 @@ func (o *owner) publishMTU(a path.SetMTU) {
 	if !ok {
 		return
 	}
+	o.t.note(p.Node.Raw(), out, path.LongLost, a.Reason)
 	o.tellTunnel(p, out)
 	o.t.log.Info("path", "peer", p.Node.Short(), "kind", out.Kind, "local", out.Local, "remote", out.Remote, "mtu", a.MTU, "reason", a.Reason)
 }
@@ -260,6 +273,9 @@ func (o *owner) signal(s sealed) {
 	if err != nil {
 		o.t.counters.refused.Add(1)
 		o.t.log.Debug("signal refused", "peer", p.Node.Short(), "err", err)
+		return
+	}
+	if o.talk(s.from, p, m) {
 		return
 	}
 	o.derive(s.from) // its checks follow

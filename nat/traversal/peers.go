@@ -73,6 +73,10 @@ func (o *owner) remove(id path.ID, p *peer) {
 	o.unname(id, p)
 	o.table.Set(id)
 	o.t.removePath(p.Node.Raw())
+	o.t.forget(p.Node.Raw())
+	for _, told := range p.askers {
+		told <- false
+	}
 	delete(o.peers, id)
 }
 

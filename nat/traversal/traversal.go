@@ -3,7 +3,8 @@
 //
 // Make one with New, start Run, and tell it what happens: SetPeers, SetOverlay, SetCandidates, SetRelay, SetMTU, PeerGone, Active, Idle,
 // NetworkChanged, HandlePacket, HandleSignal. All of these may be called at any time, before Run too, from any goroutine, and do not block.
-// Config.OnPath gets each peer's path; Paths is a snapshot for people.
+// Config.OnPath gets each peer's path; Paths is a snapshot for people, Explain tells all that is known of one peer, and Ask has the peer tell
+// its side.
 package traversal
 
 import (
@@ -104,6 +105,8 @@ type Traversal struct {
 	control []func(*owner)
 	gone    int              // of control, how many are a relay's words
 	paths   map[path.ID]Path // by node key
+	// histories has an entry for each peer of the map that ever had a path, by node key.
+	histories map[path.ID][]Change
 }
 
 // New makes a Traversal.
@@ -121,7 +124,7 @@ func New(cfg Config) *Traversal {
 		cfg.Traffic = func(key.NodePublic) (t path.Traffic) { return }
 	}
 	return &Traversal{
-		cfg: cfg, log: cfg.Log, paths: map[path.ID]Path{},
+		cfg: cfg, log: cfg.Log, paths: map[path.ID]Path{}, histories: map[path.ID][]Change{},
 		packets: make(chan packet, packetQueue), signals: make(chan sealed, signalQueue), wake: make(chan struct{}, 1),
 	}
 }

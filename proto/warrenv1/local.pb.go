@@ -1128,6 +1128,8 @@ type PeerStatus struct {
 	RxBytes       uint64                 `protobuf:"varint,7,opt,name=rx_bytes,json=rxBytes,proto3" json:"rx_bytes,omitempty"`
 	TxBytes       uint64                 `protobuf:"varint,8,opt,name=tx_bytes,json=txBytes,proto3" json:"tx_bytes,omitempty"`
 	Routes        []string               `protobuf:"bytes,9,rep,name=routes,proto3" json:"routes,omitempty"`
+	// Of the path, oldest first; at most 20.
+	History       []*PathChange `protobuf:"bytes,10,rep,name=history,proto3" json:"history,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1225,6 +1227,117 @@ func (x *PeerStatus) GetRoutes() []string {
 	return nil
 }
 
+func (x *PeerStatus) GetHistory() []*PathChange {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+// PathChange is one change of the path to a peer.
+type PathChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// As in PathStatus.
+	Kind   string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Local  string `protobuf:"bytes,3,opt,name=local,proto3" json:"local,omitempty"`
+	Remote string `protobuf:"bytes,4,opt,name=remote,proto3" json:"remote,omitempty"`
+	Relay  string `protobuf:"bytes,5,opt,name=relay,proto3" json:"relay,omitempty"`
+	Mtu    uint32 `protobuf:"varint,6,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// One of a few words, for programs.
+	Cause string `protobuf:"bytes,7,opt,name=cause,proto3" json:"cause,omitempty"`
+	// For a person.
+	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathChange) Reset() {
+	*x = PathChange{}
+	mi := &file_warren_v1_local_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathChange) ProtoMessage() {}
+
+func (x *PathChange) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
+func (*PathChange) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PathChange) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *PathChange) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *PathChange) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *PathChange) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *PathChange) GetRelay() string {
+	if x != nil {
+		return x.Relay
+	}
+	return ""
+}
+
+func (x *PathChange) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *PathChange) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *PathChange) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type PathStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "direct", "relay" or "none".
@@ -1242,7 +1355,11 @@ type PathStatus struct {
 
 func (x *PathStatus) Reset() {
 	*x = PathStatus{}
+<<<<<<< HEAD
 	mi := &file_warren_v1_local_proto_msgTypes[18]
+=======
+	mi := &file_warren_v1_local_proto_msgTypes[15]
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1371,11 @@ func (x *PathStatus) String() string {
 func (*PathStatus) ProtoMessage() {}
 
 func (x *PathStatus) ProtoReflect() protoreflect.Message {
+<<<<<<< HEAD
 	mi := &file_warren_v1_local_proto_msgTypes[18]
+=======
+	mi := &file_warren_v1_local_proto_msgTypes[15]
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1388,11 @@ func (x *PathStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathStatus.ProtoReflect.Descriptor instead.
 func (*PathStatus) Descriptor() ([]byte, []int) {
+<<<<<<< HEAD
 	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
+=======
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{15}
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 }
 
 func (x *PathStatus) GetKind() string {
@@ -1335,7 +1460,11 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
+<<<<<<< HEAD
 	mi := &file_warren_v1_local_proto_msgTypes[19]
+=======
+	mi := &file_warren_v1_local_proto_msgTypes[16]
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1476,11 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
+<<<<<<< HEAD
 	mi := &file_warren_v1_local_proto_msgTypes[19]
+=======
+	mi := &file_warren_v1_local_proto_msgTypes[16]
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1493,11 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
+<<<<<<< HEAD
 	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
+=======
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{16}
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 }
 
 func (x *PingRequest) GetPeer() string {
@@ -1411,7 +1548,11 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
+<<<<<<< HEAD
 	mi := &file_warren_v1_local_proto_msgTypes[20]
+=======
+	mi := &file_warren_v1_local_proto_msgTypes[17]
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1564,11 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
+<<<<<<< HEAD
 	mi := &file_warren_v1_local_proto_msgTypes[20]
+=======
+	mi := &file_warren_v1_local_proto_msgTypes[17]
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1581,11 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
+<<<<<<< HEAD
 	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
+=======
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{17}
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 }
 
 func (x *PingResponse) GetSequence() uint32 {
@@ -1472,6 +1621,829 @@ func (x *PingResponse) GetAddress() string {
 		return x.Address
 	}
 	return ""
+}
+
+type WhyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, address or node key of a peer.
+	Peer          string `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyRequest) Reset() {
+	*x = WhyRequest{}
+	mi := &file_warren_v1_local_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyRequest) ProtoMessage() {}
+
+func (x *WhyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
+func (*WhyRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *WhyRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+type WhyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Peer  string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	Path  *PathStatus            `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// In words: the path now; what was tried; what stops a better path; what would help.
+	Now     string   `protobuf:"bytes,3,opt,name=now,proto3" json:"now,omitempty"`
+	Tried   []string `protobuf:"bytes,4,rep,name=tried,proto3" json:"tried,omitempty"`
+	Stopped []string `protobuf:"bytes,5,rep,name=stopped,proto3" json:"stopped,omitempty"`
+	Help    []string `protobuf:"bytes,6,rep,name=help,proto3" json:"help,omitempty"`
+	// What this device and the peer know of their networks; the peer's is unset if it never told.
+	Self          *SideStatus   `protobuf:"bytes,7,opt,name=self,proto3" json:"self,omitempty"`
+	Remote        *SideStatus   `protobuf:"bytes,8,opt,name=remote,proto3" json:"remote,omitempty"`
+	Pairs         []*PairStatus `protobuf:"bytes,9,rep,name=pairs,proto3" json:"pairs,omitempty"`
+	History       []*PathChange `protobuf:"bytes,10,rep,name=history,proto3" json:"history,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhyResponse) Reset() {
+	*x = WhyResponse{}
+	mi := &file_warren_v1_local_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhyResponse) ProtoMessage() {}
+
+func (x *WhyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
+func (*WhyResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *WhyResponse) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetPath() *PathStatus {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetNow() string {
+	if x != nil {
+		return x.Now
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetTried() []string {
+	if x != nil {
+		return x.Tried
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetStopped() []string {
+	if x != nil {
+		return x.Stopped
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetHelp() []string {
+	if x != nil {
+		return x.Help
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetSelf() *SideStatus {
+	if x != nil {
+		return x.Self
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetRemote() *SideStatus {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetPairs() []*PairStatus {
+	if x != nil {
+		return x.Pairs
+	}
+	return nil
+}
+
+func (x *WhyResponse) GetHistory() []*PathChange {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+// SideStatus is one side's own view.
+type SideStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "works", "blocked" or "unknown".
+	Udp string `protobuf:"bytes,1,opt,name=udp,proto3" json:"udp,omitempty"`
+	// RFC 4787's name, "none" without translation, or "unknown".
+	Mapping string `protobuf:"bytes,2,opt,name=mapping,proto3" json:"mapping,omitempty"`
+	// Kind of its path to the other.
+	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Mtu           uint32                 `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SideStatus) Reset() {
+	*x = SideStatus{}
+	mi := &file_warren_v1_local_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SideStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SideStatus) ProtoMessage() {}
+
+func (x *SideStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SideStatus.ProtoReflect.Descriptor instead.
+func (*SideStatus) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SideStatus) GetUdp() string {
+	if x != nil {
+		return x.Udp
+	}
+	return ""
+}
+
+func (x *SideStatus) GetMapping() string {
+	if x != nil {
+		return x.Mapping
+	}
+	return ""
+}
+
+func (x *SideStatus) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *SideStatus) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *SideStatus) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// PairStatus is a pair of addresses that was, or is to be, tried.
+type PairStatus struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Local  string                 `protobuf:"bytes,1,opt,name=local,proto3" json:"local,omitempty"`
+	Remote string                 `protobuf:"bytes,2,opt,name=remote,proto3" json:"remote,omitempty"`
+	// "host", "server reflexive", "port mapped" or "peer reflexive".
+	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	Sent          uint32                 `protobuf:"varint,4,opt,name=sent,proto3" json:"sent,omitempty"`
+	Answered      uint32                 `protobuf:"varint,5,opt,name=answered,proto3" json:"answered,omitempty"`
+	RttMs         float64                `protobuf:"fixed64,6,opt,name=rtt_ms,json=rttMs,proto3" json:"rtt_ms,omitempty"`
+	LastSent      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_sent,json=lastSent,proto3" json:"last_sent,omitempty"`
+	LastAnswer    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_answer,json=lastAnswer,proto3" json:"last_answer,omitempty"`
+	InUse         bool                   `protobuf:"varint,9,opt,name=in_use,json=inUse,proto3" json:"in_use,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PairStatus) Reset() {
+	*x = PairStatus{}
+	mi := &file_warren_v1_local_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PairStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PairStatus) ProtoMessage() {}
+
+func (x *PairStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PairStatus.ProtoReflect.Descriptor instead.
+func (*PairStatus) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PairStatus) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *PairStatus) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+func (x *PairStatus) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *PairStatus) GetSent() uint32 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *PairStatus) GetAnswered() uint32 {
+	if x != nil {
+		return x.Answered
+	}
+	return 0
+}
+
+func (x *PairStatus) GetRttMs() float64 {
+	if x != nil {
+		return x.RttMs
+	}
+	return 0
+}
+
+func (x *PairStatus) GetLastSent() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSent
+	}
+	return nil
+}
+
+func (x *PairStatus) GetLastAnswer() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastAnswer
+	}
+	return nil
+}
+
+func (x *PairStatus) GetInUse() bool {
+	if x != nil {
+		return x.InUse
+	}
+	return false
+}
+
+type NetcheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetcheckRequest) Reset() {
+	*x = NetcheckRequest{}
+	mi := &file_warren_v1_local_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetcheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetcheckRequest) ProtoMessage() {}
+
+func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetcheckRequest.ProtoReflect.Descriptor instead.
+func (*NetcheckRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{22}
+}
+
+type NetcheckResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	Ipv4  *FamilyReport          `protobuf:"bytes,2,opt,name=ipv4,proto3" json:"ipv4,omitempty"`
+	Ipv6  *FamilyReport          `protobuf:"bytes,3,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	// "yes", "no" or "unknown".
+	Hairpin     string             `protobuf:"bytes,4,opt,name=hairpin,proto3" json:"hairpin,omitempty"`
+	PortMapping *PortMappingReport `protobuf:"bytes,5,opt,name=port_mapping,json=portMapping,proto3" json:"port_mapping,omitempty"`
+	// "yes", "no" or "unknown", and where the portal is.
+	CaptivePortal string         `protobuf:"bytes,6,opt,name=captive_portal,json=captivePortal,proto3" json:"captive_portal,omitempty"`
+	PortalUrl     string         `protobuf:"bytes,7,opt,name=portal_url,json=portalUrl,proto3" json:"portal_url,omitempty"`
+	Relays        []*RelayReport `protobuf:"bytes,8,rep,name=relays,proto3" json:"relays,omitempty"`
+	// In words, what it means.
+	Findings      []string `protobuf:"bytes,9,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetcheckResponse) Reset() {
+	*x = NetcheckResponse{}
+	mi := &file_warren_v1_local_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetcheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetcheckResponse) ProtoMessage() {}
+
+func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetcheckResponse.ProtoReflect.Descriptor instead.
+func (*NetcheckResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *NetcheckResponse) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *NetcheckResponse) GetIpv4() *FamilyReport {
+	if x != nil {
+		return x.Ipv4
+	}
+	return nil
+}
+
+func (x *NetcheckResponse) GetIpv6() *FamilyReport {
+	if x != nil {
+		return x.Ipv6
+	}
+	return nil
+}
+
+func (x *NetcheckResponse) GetHairpin() string {
+	if x != nil {
+		return x.Hairpin
+	}
+	return ""
+}
+
+func (x *NetcheckResponse) GetPortMapping() *PortMappingReport {
+	if x != nil {
+		return x.PortMapping
+	}
+	return nil
+}
+
+func (x *NetcheckResponse) GetCaptivePortal() string {
+	if x != nil {
+		return x.CaptivePortal
+	}
+	return ""
+}
+
+func (x *NetcheckResponse) GetPortalUrl() string {
+	if x != nil {
+		return x.PortalUrl
+	}
+	return ""
+}
+
+func (x *NetcheckResponse) GetRelays() []*RelayReport {
+	if x != nil {
+		return x.Relays
+	}
+	return nil
+}
+
+func (x *NetcheckResponse) GetFindings() []string {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+// FamilyReport is about one version of IP.
+type FamilyReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The address of this host from which packets go out; empty if it has none.
+	Local string `protobuf:"bytes,1,opt,name=local,proto3" json:"local,omitempty"`
+	// "works", "blocked" or "unknown".
+	Udp string `protobuf:"bytes,2,opt,name=udp,proto3" json:"udp,omitempty"`
+	// The address that a STUN server saw.
+	Mapped string `protobuf:"bytes,3,opt,name=mapped,proto3" json:"mapped,omitempty"`
+	// RFC 5780's names, "none", or "unknown".
+	Mapping   string `protobuf:"bytes,4,opt,name=mapping,proto3" json:"mapping,omitempty"`
+	Filtering string `protobuf:"bytes,5,opt,name=filtering,proto3" json:"filtering,omitempty"`
+	PortKept  bool   `protobuf:"varint,6,opt,name=port_kept,json=portKept,proto3" json:"port_kept,omitempty"`
+	// Largest IP packet that got through, in bytes; 0 if unknown.
+	Mtu           uint32 `protobuf:"varint,7,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FamilyReport) Reset() {
+	*x = FamilyReport{}
+	mi := &file_warren_v1_local_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FamilyReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FamilyReport) ProtoMessage() {}
+
+func (x *FamilyReport) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FamilyReport.ProtoReflect.Descriptor instead.
+func (*FamilyReport) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *FamilyReport) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *FamilyReport) GetUdp() string {
+	if x != nil {
+		return x.Udp
+	}
+	return ""
+}
+
+func (x *FamilyReport) GetMapped() string {
+	if x != nil {
+		return x.Mapped
+	}
+	return ""
+}
+
+func (x *FamilyReport) GetMapping() string {
+	if x != nil {
+		return x.Mapping
+	}
+	return ""
+}
+
+func (x *FamilyReport) GetFiltering() string {
+	if x != nil {
+		return x.Filtering
+	}
+	return ""
+}
+
+func (x *FamilyReport) GetPortKept() bool {
+	if x != nil {
+		return x.PortKept
+	}
+	return false
+}
+
+func (x *FamilyReport) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+type PortMappingReport struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Gateway string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// The one by which a port is mapped, and to where; empty if none is.
+	Protocol      string                 `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	External      string                 `protobuf:"bytes,3,opt,name=external,proto3" json:"external,omitempty"`
+	Protocols     []*PortMappingProtocol `protobuf:"bytes,4,rep,name=protocols,proto3" json:"protocols,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortMappingReport) Reset() {
+	*x = PortMappingReport{}
+	mi := &file_warren_v1_local_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortMappingReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortMappingReport) ProtoMessage() {}
+
+func (x *PortMappingReport) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortMappingReport.ProtoReflect.Descriptor instead.
+func (*PortMappingReport) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PortMappingReport) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *PortMappingReport) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *PortMappingReport) GetExternal() string {
+	if x != nil {
+		return x.External
+	}
+	return ""
+}
+
+func (x *PortMappingReport) GetProtocols() []*PortMappingProtocol {
+	if x != nil {
+		return x.Protocols
+	}
+	return nil
+}
+
+type PortMappingProtocol struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Answered bool                   `protobuf:"varint,2,opt,name=answered,proto3" json:"answered,omitempty"`
+	// Why it gave no mapping.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortMappingProtocol) Reset() {
+	*x = PortMappingProtocol{}
+	mi := &file_warren_v1_local_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortMappingProtocol) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortMappingProtocol) ProtoMessage() {}
+
+func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortMappingProtocol.ProtoReflect.Descriptor instead.
+func (*PortMappingProtocol) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PortMappingProtocol) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PortMappingProtocol) GetAnswered() bool {
+	if x != nil {
+		return x.Answered
+	}
+	return false
+}
+
+func (x *PortMappingProtocol) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RelayReport struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Region string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	// Round trip of a STUN request; 0 if there was no answer.
+	UdpRttMs float64 `protobuf:"fixed64,3,opt,name=udp_rtt_ms,json=udpRttMs,proto3" json:"udp_rtt_ms,omitempty"`
+	// Time of a TCP connection's first round trip, and of TCP and TLS together; 0 if it failed.
+	TcpRttMs float64 `protobuf:"fixed64,4,opt,name=tcp_rtt_ms,json=tcpRttMs,proto3" json:"tcp_rtt_ms,omitempty"`
+	TlsMs    float64 `protobuf:"fixed64,5,opt,name=tls_ms,json=tlsMs,proto3" json:"tls_ms,omitempty"`
+	Error    string  `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	// The agent's own connection to it stands.
+	Connected     bool `protobuf:"varint,7,opt,name=connected,proto3" json:"connected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayReport) Reset() {
+	*x = RelayReport{}
+	mi := &file_warren_v1_local_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayReport) ProtoMessage() {}
+
+func (x *RelayReport) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayReport.ProtoReflect.Descriptor instead.
+func (*RelayReport) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RelayReport) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RelayReport) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *RelayReport) GetUdpRttMs() float64 {
+	if x != nil {
+		return x.UdpRttMs
+	}
+	return 0
+}
+
+func (x *RelayReport) GetTcpRttMs() float64 {
+	if x != nil {
+		return x.TcpRttMs
+	}
+	return 0
+}
+
+func (x *RelayReport) GetTlsMs() float64 {
+	if x != nil {
+		return x.TlsMs
+	}
+	return 0
+}
+
+func (x *RelayReport) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *RelayReport) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
 }
 
 var File_warren_v1_local_proto protoreflect.FileDescriptor
@@ -1562,7 +2534,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12!\n" +
 	"\fmap_revision\x18\x03 \x01(\x04R\vmapRevision\x12\x1a\n" +
 	"\tmap_age_s\x18\x04 \x01(\x04R\amapAgeS\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\xad\x02\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\xde\x02\n" +
 	"\n" +
 	"PeerStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
@@ -1573,7 +2545,19 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x0elast_handshake\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\rlastHandshake\x12\x19\n" +
 	"\brx_bytes\x18\a \x01(\x04R\arxBytes\x12\x19\n" +
 	"\btx_bytes\x18\b \x01(\x04R\atxBytes\x12\x16\n" +
-	"\x06routes\x18\t \x03(\tR\x06routes\"\xbf\x01\n" +
+	"\x06routes\x18\t \x03(\tR\x06routes\x12/\n" +
+	"\ahistory\x18\n" +
+	" \x03(\v2\x15.warren.v1.PathChangeR\ahistory\"\xd0\x01\n" +
+	"\n" +
+	"PathChange\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\tR\x05local\x12\x16\n" +
+	"\x06remote\x18\x04 \x01(\tR\x06remote\x12\x14\n" +
+	"\x05relay\x18\x05 \x01(\tR\x05relay\x12\x10\n" +
+	"\x03mtu\x18\x06 \x01(\rR\x03mtu\x12\x14\n" +
+	"\x05cause\x18\a \x01(\tR\x05cause\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\xbf\x01\n" +
 	"\n" +
 	"PathStatus\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
@@ -1594,14 +2578,89 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\banswered\x18\x02 \x01(\bR\banswered\x12\x15\n" +
 	"\x06rtt_ms\x18\x03 \x01(\x01R\x05rttMs\x12)\n" +
 	"\x04path\x18\x04 \x01(\v2\x15.warren.v1.PathStatusR\x04path\x12\x18\n" +
-	"\aaddress\x18\x05 \x01(\tR\aaddress2\xe8\x02\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\" \n" +
+	"\n" +
+	"WhyRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\"\xda\x02\n" +
+	"\vWhyResponse\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12)\n" +
+	"\x04path\x18\x02 \x01(\v2\x15.warren.v1.PathStatusR\x04path\x12\x10\n" +
+	"\x03now\x18\x03 \x01(\tR\x03now\x12\x14\n" +
+	"\x05tried\x18\x04 \x03(\tR\x05tried\x12\x18\n" +
+	"\astopped\x18\x05 \x03(\tR\astopped\x12\x12\n" +
+	"\x04help\x18\x06 \x03(\tR\x04help\x12)\n" +
+	"\x04self\x18\a \x01(\v2\x15.warren.v1.SideStatusR\x04self\x12-\n" +
+	"\x06remote\x18\b \x01(\v2\x15.warren.v1.SideStatusR\x06remote\x12+\n" +
+	"\x05pairs\x18\t \x03(\v2\x15.warren.v1.PairStatusR\x05pairs\x12/\n" +
+	"\ahistory\x18\n" +
+	" \x03(\v2\x15.warren.v1.PathChangeR\ahistory\"\x8a\x01\n" +
+	"\n" +
+	"SideStatus\x12\x10\n" +
+	"\x03udp\x18\x01 \x01(\tR\x03udp\x12\x18\n" +
+	"\amapping\x18\x02 \x01(\tR\amapping\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x10\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu\x12*\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xa2\x02\n" +
+	"\n" +
+	"PairStatus\x12\x14\n" +
+	"\x05local\x18\x01 \x01(\tR\x05local\x12\x16\n" +
+	"\x06remote\x18\x02 \x01(\tR\x06remote\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04sent\x18\x04 \x01(\rR\x04sent\x12\x1a\n" +
+	"\banswered\x18\x05 \x01(\rR\banswered\x12\x15\n" +
+	"\x06rtt_ms\x18\x06 \x01(\x01R\x05rttMs\x127\n" +
+	"\tlast_sent\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\blastSent\x12;\n" +
+	"\vlast_answer\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"lastAnswer\x12\x15\n" +
+	"\x06in_use\x18\t \x01(\bR\x05inUse\"\x11\n" +
+	"\x0fNetcheckRequest\"\x85\x03\n" +
+	"\x10NetcheckResponse\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12+\n" +
+	"\x04ipv4\x18\x02 \x01(\v2\x17.warren.v1.FamilyReportR\x04ipv4\x12+\n" +
+	"\x04ipv6\x18\x03 \x01(\v2\x17.warren.v1.FamilyReportR\x04ipv6\x12\x18\n" +
+	"\ahairpin\x18\x04 \x01(\tR\ahairpin\x12?\n" +
+	"\fport_mapping\x18\x05 \x01(\v2\x1c.warren.v1.PortMappingReportR\vportMapping\x12%\n" +
+	"\x0ecaptive_portal\x18\x06 \x01(\tR\rcaptivePortal\x12\x1d\n" +
+	"\n" +
+	"portal_url\x18\a \x01(\tR\tportalUrl\x12.\n" +
+	"\x06relays\x18\b \x03(\v2\x16.warren.v1.RelayReportR\x06relays\x12\x1a\n" +
+	"\bfindings\x18\t \x03(\tR\bfindings\"\xb5\x01\n" +
+	"\fFamilyReport\x12\x14\n" +
+	"\x05local\x18\x01 \x01(\tR\x05local\x12\x10\n" +
+	"\x03udp\x18\x02 \x01(\tR\x03udp\x12\x16\n" +
+	"\x06mapped\x18\x03 \x01(\tR\x06mapped\x12\x18\n" +
+	"\amapping\x18\x04 \x01(\tR\amapping\x12\x1c\n" +
+	"\tfiltering\x18\x05 \x01(\tR\tfiltering\x12\x1b\n" +
+	"\tport_kept\x18\x06 \x01(\bR\bportKept\x12\x10\n" +
+	"\x03mtu\x18\a \x01(\rR\x03mtu\"\xa3\x01\n" +
+	"\x11PortMappingReport\x12\x18\n" +
+	"\agateway\x18\x01 \x01(\tR\agateway\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x1a\n" +
+	"\bexternal\x18\x03 \x01(\tR\bexternal\x12<\n" +
+	"\tprotocols\x18\x04 \x03(\v2\x1e.warren.v1.PortMappingProtocolR\tprotocols\"]\n" +
+	"\x13PortMappingProtocol\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\banswered\x18\x02 \x01(\bR\banswered\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xc0\x01\n" +
+	"\vRelayReport\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1c\n" +
+	"\n" +
+	"udp_rtt_ms\x18\x03 \x01(\x01R\budpRttMs\x12\x1c\n" +
+	"\n" +
+	"tcp_rtt_ms\x18\x04 \x01(\x01R\btcpRttMs\x12\x15\n" +
+	"\x06tls_ms\x18\x05 \x01(\x01R\x05tlsMs\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1c\n" +
+	"\tconnected\x18\a \x01(\bR\tconnected2\xe3\x03\n" +
 	"\fLocalService\x123\n" +
 	"\x02Up\x12\x14.warren.v1.UpRequest\x1a\x15.warren.v1.UpResponse0\x01\x124\n" +
 	"\x03Set\x12\x15.warren.v1.SetRequest\x1a\x16.warren.v1.SetResponse\x127\n" +
 	"\x04Down\x12\x16.warren.v1.DownRequest\x1a\x17.warren.v1.DownResponse\x12:\n" +
 	"\x05Leave\x12\x17.warren.v1.LeaveRequest\x1a\x18.warren.v1.LeaveResponse\x12=\n" +
 	"\x06Status\x12\x18.warren.v1.StatusRequest\x1a\x19.warren.v1.StatusResponse\x129\n" +
-	"\x04Ping\x12\x16.warren.v1.PingRequest\x1a\x17.warren.v1.PingResponse0\x01B Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
+	"\x04Ping\x12\x16.warren.v1.PingRequest\x1a\x17.warren.v1.PingResponse0\x01\x124\n" +
+	"\x03Why\x12\x15.warren.v1.WhyRequest\x1a\x16.warren.v1.WhyResponse\x12C\n" +
+	"\bNetcheck\x12\x1a.warren.v1.NetcheckRequest\x1a\x1b.warren.v1.NetcheckResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
 
 var (
 	file_warren_v1_local_proto_rawDescOnce sync.Once
@@ -1616,7 +2675,11 @@ func file_warren_v1_local_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_local_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+<<<<<<< HEAD
 var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+=======
+var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 var file_warren_v1_local_proto_goTypes = []any{
 	(StatusResponse_State)(0),     // 0: warren.v1.StatusResponse.State
 	(*UpRequest)(nil),             // 1: warren.v1.UpRequest
@@ -1630,6 +2693,7 @@ var file_warren_v1_local_proto_goTypes = []any{
 	(*LeaveResponse)(nil),         // 9: warren.v1.LeaveResponse
 	(*StatusRequest)(nil),         // 10: warren.v1.StatusRequest
 	(*StatusResponse)(nil),        // 11: warren.v1.StatusResponse
+<<<<<<< HEAD
 	(*NATStatus)(nil),             // 12: warren.v1.NATStatus
 	(*NATMapping)(nil),            // 13: warren.v1.NATMapping
 	(*PortMapping)(nil),           // 14: warren.v1.PortMapping
@@ -1642,6 +2706,27 @@ var file_warren_v1_local_proto_goTypes = []any{
 	(*PingResponse)(nil),          // 21: warren.v1.PingResponse
 	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+=======
+	(*Self)(nil),                  // 12: warren.v1.Self
+	(*CoordinatorStatus)(nil),     // 13: warren.v1.CoordinatorStatus
+	(*PeerStatus)(nil),            // 14: warren.v1.PeerStatus
+	(*PathChange)(nil),            // 15: warren.v1.PathChange
+	(*PathStatus)(nil),            // 16: warren.v1.PathStatus
+	(*PingRequest)(nil),           // 17: warren.v1.PingRequest
+	(*PingResponse)(nil),          // 18: warren.v1.PingResponse
+	(*WhyRequest)(nil),            // 19: warren.v1.WhyRequest
+	(*WhyResponse)(nil),           // 20: warren.v1.WhyResponse
+	(*SideStatus)(nil),            // 21: warren.v1.SideStatus
+	(*PairStatus)(nil),            // 22: warren.v1.PairStatus
+	(*NetcheckRequest)(nil),       // 23: warren.v1.NetcheckRequest
+	(*NetcheckResponse)(nil),      // 24: warren.v1.NetcheckResponse
+	(*FamilyReport)(nil),          // 25: warren.v1.FamilyReport
+	(*PortMappingReport)(nil),     // 26: warren.v1.PortMappingReport
+	(*PortMappingProtocol)(nil),   // 27: warren.v1.PortMappingProtocol
+	(*RelayReport)(nil),           // 28: warren.v1.RelayReport
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 }
 var file_warren_v1_local_proto_depIdxs = []int32{
 	2,  // 0: warren.v1.UpRequest.settings:type_name -> warren.v1.Settings
@@ -1649,6 +2734,7 @@ var file_warren_v1_local_proto_depIdxs = []int32{
 	2,  // 2: warren.v1.SetRequest.settings:type_name -> warren.v1.Settings
 	11, // 3: warren.v1.SetResponse.status:type_name -> warren.v1.StatusResponse
 	0,  // 4: warren.v1.StatusResponse.state:type_name -> warren.v1.StatusResponse.State
+<<<<<<< HEAD
 	16, // 5: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
 	17, // 6: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
 	18, // 7: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
@@ -1681,6 +2767,54 @@ var file_warren_v1_local_proto_depIdxs = []int32{
 	20, // [20:20] is the sub-list for extension type_name
 	20, // [20:20] is the sub-list for extension extendee
 	0,  // [0:20] is the sub-list for field type_name
+=======
+	12, // 5: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
+	13, // 6: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
+	14, // 7: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
+	16, // 8: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
+	29, // 9: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
+	15, // 10: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
+	29, // 11: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
+	29, // 12: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
+	30, // 13: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
+	30, // 14: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
+	16, // 15: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
+	16, // 16: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
+	21, // 17: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
+	21, // 18: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
+	22, // 19: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
+	15, // 20: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
+	29, // 21: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
+	29, // 22: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
+	29, // 23: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
+	29, // 24: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
+	25, // 25: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
+	25, // 26: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
+	26, // 27: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMappingReport
+	28, // 28: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
+	27, // 29: warren.v1.PortMappingReport.protocols:type_name -> warren.v1.PortMappingProtocol
+	1,  // 30: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
+	4,  // 31: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
+	6,  // 32: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
+	8,  // 33: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
+	10, // 34: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
+	17, // 35: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
+	19, // 36: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
+	23, // 37: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
+	3,  // 38: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
+	5,  // 39: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
+	7,  // 40: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
+	9,  // 41: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
+	11, // 42: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
+	18, // 43: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
+	20, // 44: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
+	24, // 45: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
+	38, // [38:46] is the sub-list for method output_type
+	30, // [30:38] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 }
 
 func init() { file_warren_v1_local_proto_init() }
@@ -1695,7 +2829,11 @@ func file_warren_v1_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_local_proto_rawDesc), len(file_warren_v1_local_proto_rawDesc)),
 			NumEnums:      1,
+<<<<<<< HEAD
 			NumMessages:   21,
+=======
+			NumMessages:   28,
+>>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
 			NumExtensions: 0,
 			NumServices:   1,
 		},

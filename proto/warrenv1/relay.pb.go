@@ -73,6 +73,215 @@ func (CandidateKind) EnumDescriptor() ([]byte, []int) {
 	return file_warren_v1_relay_proto_rawDescGZIP(), []int{0}
 }
 
+// Talk is what a signal that only carries a view is for.
+type Talk int32
+
+const (
+	Talk_TALK_UNSPECIFIED Talk = 0
+	// Asks for the other's view.
+	Talk_TALK_ASK  Talk = 1
+	Talk_TALK_TELL Talk = 2
+)
+
+// Enum value maps for Talk.
+var (
+	Talk_name = map[int32]string{
+		0: "TALK_UNSPECIFIED",
+		1: "TALK_ASK",
+		2: "TALK_TELL",
+	}
+	Talk_value = map[string]int32{
+		"TALK_UNSPECIFIED": 0,
+		"TALK_ASK":         1,
+		"TALK_TELL":        2,
+	}
+)
+
+func (x Talk) Enum() *Talk {
+	p := new(Talk)
+	*p = x
+	return p
+}
+
+func (x Talk) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Talk) Descriptor() protoreflect.EnumDescriptor {
+	return file_warren_v1_relay_proto_enumTypes[1].Descriptor()
+}
+
+func (Talk) Type() protoreflect.EnumType {
+	return &file_warren_v1_relay_proto_enumTypes[1]
+}
+
+func (x Talk) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Talk.Descriptor instead.
+func (Talk) EnumDescriptor() ([]byte, []int) {
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{1}
+}
+
+type Reach int32
+
+const (
+	Reach_REACH_UNSPECIFIED Reach = 0
+	Reach_REACH_WORKS       Reach = 1
+	Reach_REACH_BLOCKED     Reach = 2
+)
+
+// Enum value maps for Reach.
+var (
+	Reach_name = map[int32]string{
+		0: "REACH_UNSPECIFIED",
+		1: "REACH_WORKS",
+		2: "REACH_BLOCKED",
+	}
+	Reach_value = map[string]int32{
+		"REACH_UNSPECIFIED": 0,
+		"REACH_WORKS":       1,
+		"REACH_BLOCKED":     2,
+	}
+)
+
+func (x Reach) Enum() *Reach {
+	p := new(Reach)
+	*p = x
+	return p
+}
+
+func (x Reach) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Reach) Descriptor() protoreflect.EnumDescriptor {
+	return file_warren_v1_relay_proto_enumTypes[2].Descriptor()
+}
+
+func (Reach) Type() protoreflect.EnumType {
+	return &file_warren_v1_relay_proto_enumTypes[2]
+}
+
+func (x Reach) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Reach.Descriptor instead.
+func (Reach) EnumDescriptor() ([]byte, []int) {
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{2}
+}
+
+// Mapping is how a NAT chooses the outside port for another destination (RFC 4787 section 4.1).
+type Mapping int32
+
+const (
+	Mapping_MAPPING_UNSPECIFIED Mapping = 0
+	// No translation.
+	Mapping_MAPPING_NONE                       Mapping = 1
+	Mapping_MAPPING_ENDPOINT_INDEPENDENT       Mapping = 2
+	Mapping_MAPPING_ADDRESS_DEPENDENT          Mapping = 3
+	Mapping_MAPPING_ADDRESS_AND_PORT_DEPENDENT Mapping = 4
+)
+
+// Enum value maps for Mapping.
+var (
+	Mapping_name = map[int32]string{
+		0: "MAPPING_UNSPECIFIED",
+		1: "MAPPING_NONE",
+		2: "MAPPING_ENDPOINT_INDEPENDENT",
+		3: "MAPPING_ADDRESS_DEPENDENT",
+		4: "MAPPING_ADDRESS_AND_PORT_DEPENDENT",
+	}
+	Mapping_value = map[string]int32{
+		"MAPPING_UNSPECIFIED":                0,
+		"MAPPING_NONE":                       1,
+		"MAPPING_ENDPOINT_INDEPENDENT":       2,
+		"MAPPING_ADDRESS_DEPENDENT":          3,
+		"MAPPING_ADDRESS_AND_PORT_DEPENDENT": 4,
+	}
+)
+
+func (x Mapping) Enum() *Mapping {
+	p := new(Mapping)
+	*p = x
+	return p
+}
+
+func (x Mapping) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Mapping) Descriptor() protoreflect.EnumDescriptor {
+	return file_warren_v1_relay_proto_enumTypes[3].Descriptor()
+}
+
+func (Mapping) Type() protoreflect.EnumType {
+	return &file_warren_v1_relay_proto_enumTypes[3]
+}
+
+func (x Mapping) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Mapping.Descriptor instead.
+func (Mapping) EnumDescriptor() ([]byte, []int) {
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{3}
+}
+
+type PathKind int32
+
+const (
+	PathKind_PATH_KIND_UNSPECIFIED PathKind = 0
+	PathKind_PATH_KIND_NONE        PathKind = 1
+	PathKind_PATH_KIND_RELAY       PathKind = 2
+	PathKind_PATH_KIND_DIRECT      PathKind = 3
+)
+
+// Enum value maps for PathKind.
+var (
+	PathKind_name = map[int32]string{
+		0: "PATH_KIND_UNSPECIFIED",
+		1: "PATH_KIND_NONE",
+		2: "PATH_KIND_RELAY",
+		3: "PATH_KIND_DIRECT",
+	}
+	PathKind_value = map[string]int32{
+		"PATH_KIND_UNSPECIFIED": 0,
+		"PATH_KIND_NONE":        1,
+		"PATH_KIND_RELAY":       2,
+		"PATH_KIND_DIRECT":      3,
+	}
+)
+
+func (x PathKind) Enum() *PathKind {
+	p := new(PathKind)
+	*p = x
+	return p
+}
+
+func (x PathKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PathKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_warren_v1_relay_proto_enumTypes[4].Descriptor()
+}
+
+func (PathKind) Type() protoreflect.EnumType {
+	return &file_warren_v1_relay_proto_enumTypes[4]
+}
+
+func (x PathKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PathKind.Descriptor instead.
+func (PathKind) EnumDescriptor() ([]byte, []int) {
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{4}
+}
+
 // RelayChallenge is the first message on a relay connection, from the relay.
 type RelayChallenge struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -400,7 +609,10 @@ type Signal struct {
 	// The whole list; it replaces the one before.
 	Candidates []*Candidate `protobuf:"bytes,2,rep,name=candidates,proto3" json:"candidates,omitempty"`
 	// Asks for an immediate signal in return, and for checks at once.
-	Call          bool `protobuf:"varint,3,opt,name=call,proto3" json:"call,omitempty"`
+	Call bool  `protobuf:"varint,3,opt,name=call,proto3" json:"call,omitempty"`
+	View *View `protobuf:"bytes,4,opt,name=view,proto3" json:"view,omitempty"`
+	// Set in a signal that only carries a view: it has no candidates and changes nothing.
+	Talk          Talk `protobuf:"varint,5,opt,name=talk,proto3,enum=warren.v1.Talk" json:"talk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -456,6 +668,90 @@ func (x *Signal) GetCall() bool {
 	return false
 }
 
+func (x *Signal) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *Signal) GetTalk() Talk {
+	if x != nil {
+		return x.Talk
+	}
+	return Talk_TALK_UNSPECIFIED
+}
+
+// View is what a device knows of its own network and of its path to the other, for people: nothing is decided by it.
+type View struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Udp     Reach                  `protobuf:"varint,1,opt,name=udp,proto3,enum=warren.v1.Reach" json:"udp,omitempty"`
+	Mapping Mapping                `protobuf:"varint,2,opt,name=mapping,proto3,enum=warren.v1.Mapping" json:"mapping,omitempty"`
+	Path    PathKind               `protobuf:"varint,3,opt,name=path,proto3,enum=warren.v1.PathKind" json:"path,omitempty"`
+	// Largest packet of a direct path, in bytes.
+	Mtu           uint32 `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *View) Reset() {
+	*x = View{}
+	mi := &file_warren_v1_relay_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *View) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*View) ProtoMessage() {}
+
+func (x *View) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_relay_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use View.ProtoReflect.Descriptor instead.
+func (*View) Descriptor() ([]byte, []int) {
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *View) GetUdp() Reach {
+	if x != nil {
+		return x.Udp
+	}
+	return Reach_REACH_UNSPECIFIED
+}
+
+func (x *View) GetMapping() Mapping {
+	if x != nil {
+		return x.Mapping
+	}
+	return Mapping_MAPPING_UNSPECIFIED
+}
+
+func (x *View) GetPath() PathKind {
+	if x != nil {
+		return x.Path
+	}
+	return PathKind_PATH_KIND_UNSPECIFIED
+}
+
+func (x *View) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
 var File_warren_v1_relay_proto protoreflect.FileDescriptor
 
 const file_warren_v1_relay_proto_rawDesc = "" +
@@ -487,18 +783,44 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\tCandidate\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.warren.v1.CandidateKindR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"n\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\xb8\x01\n" +
 	"\x06Signal\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x124\n" +
 	"\n" +
 	"candidates\x18\x02 \x03(\v2\x14.warren.v1.CandidateR\n" +
 	"candidates\x12\x12\n" +
-	"\x04call\x18\x03 \x01(\bR\x04call*\x8d\x01\n" +
+	"\x04call\x18\x03 \x01(\bR\x04call\x12#\n" +
+	"\x04view\x18\x04 \x01(\v2\x0f.warren.v1.ViewR\x04view\x12#\n" +
+	"\x04talk\x18\x05 \x01(\x0e2\x0f.warren.v1.TalkR\x04talk\"\x93\x01\n" +
+	"\x04View\x12\"\n" +
+	"\x03udp\x18\x01 \x01(\x0e2\x10.warren.v1.ReachR\x03udp\x12,\n" +
+	"\amapping\x18\x02 \x01(\x0e2\x12.warren.v1.MappingR\amapping\x12'\n" +
+	"\x04path\x18\x03 \x01(\x0e2\x13.warren.v1.PathKindR\x04path\x12\x10\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu*\x8d\x01\n" +
 	"\rCandidateKind\x12\x1e\n" +
 	"\x1aCANDIDATE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CANDIDATE_KIND_HOST\x10\x01\x12#\n" +
 	"\x1fCANDIDATE_KIND_SERVER_REFLEXIVE\x10\x02\x12\x1e\n" +
-	"\x1aCANDIDATE_KIND_PORT_MAPPED\x10\x03B Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
+	"\x1aCANDIDATE_KIND_PORT_MAPPED\x10\x03*9\n" +
+	"\x04Talk\x12\x14\n" +
+	"\x10TALK_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bTALK_ASK\x10\x01\x12\r\n" +
+	"\tTALK_TELL\x10\x02*B\n" +
+	"\x05Reach\x12\x15\n" +
+	"\x11REACH_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vREACH_WORKS\x10\x01\x12\x11\n" +
+	"\rREACH_BLOCKED\x10\x02*\x9d\x01\n" +
+	"\aMapping\x12\x17\n" +
+	"\x13MAPPING_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fMAPPING_NONE\x10\x01\x12 \n" +
+	"\x1cMAPPING_ENDPOINT_INDEPENDENT\x10\x02\x12\x1d\n" +
+	"\x19MAPPING_ADDRESS_DEPENDENT\x10\x03\x12&\n" +
+	"\"MAPPING_ADDRESS_AND_PORT_DEPENDENT\x10\x04*d\n" +
+	"\bPathKind\x12\x19\n" +
+	"\x15PATH_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0ePATH_KIND_NONE\x10\x01\x12\x13\n" +
+	"\x0fPATH_KIND_RELAY\x10\x02\x12\x14\n" +
+	"\x10PATH_KIND_DIRECT\x10\x03B Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
 
 var (
 	file_warren_v1_relay_proto_rawDescOnce sync.Once
@@ -512,29 +834,39 @@ func file_warren_v1_relay_proto_rawDescGZIP() []byte {
 	return file_warren_v1_relay_proto_rawDescData
 }
 
-var file_warren_v1_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_warren_v1_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_warren_v1_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_warren_v1_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_warren_v1_relay_proto_goTypes = []any{
 	(CandidateKind)(0),     // 0: warren.v1.CandidateKind
-	(*RelayChallenge)(nil), // 1: warren.v1.RelayChallenge
-	(*RelayHello)(nil),     // 2: warren.v1.RelayHello
-	(*RelayProof)(nil),     // 3: warren.v1.RelayProof
-	(*RelayWelcome)(nil),   // 4: warren.v1.RelayWelcome
-	(*Candidate)(nil),      // 5: warren.v1.Candidate
-	(*Signal)(nil),         // 6: warren.v1.Signal
-	(*Signed)(nil),         // 7: warren.v1.Signed
+	(Talk)(0),              // 1: warren.v1.Talk
+	(Reach)(0),             // 2: warren.v1.Reach
+	(Mapping)(0),           // 3: warren.v1.Mapping
+	(PathKind)(0),          // 4: warren.v1.PathKind
+	(*RelayChallenge)(nil), // 5: warren.v1.RelayChallenge
+	(*RelayHello)(nil),     // 6: warren.v1.RelayHello
+	(*RelayProof)(nil),     // 7: warren.v1.RelayProof
+	(*RelayWelcome)(nil),   // 8: warren.v1.RelayWelcome
+	(*Candidate)(nil),      // 9: warren.v1.Candidate
+	(*Signal)(nil),         // 10: warren.v1.Signal
+	(*View)(nil),           // 11: warren.v1.View
+	(*Signed)(nil),         // 12: warren.v1.Signed
 }
 var file_warren_v1_relay_proto_depIdxs = []int32{
-	7, // 0: warren.v1.RelayHello.proof:type_name -> warren.v1.Signed
-	7, // 1: warren.v1.RelayHello.ticket:type_name -> warren.v1.Signed
-	7, // 2: warren.v1.RelayHello.signing_certificate:type_name -> warren.v1.Signed
-	0, // 3: warren.v1.Candidate.kind:type_name -> warren.v1.CandidateKind
-	5, // 4: warren.v1.Signal.candidates:type_name -> warren.v1.Candidate
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	12, // 0: warren.v1.RelayHello.proof:type_name -> warren.v1.Signed
+	12, // 1: warren.v1.RelayHello.ticket:type_name -> warren.v1.Signed
+	12, // 2: warren.v1.RelayHello.signing_certificate:type_name -> warren.v1.Signed
+	0,  // 3: warren.v1.Candidate.kind:type_name -> warren.v1.CandidateKind
+	9,  // 4: warren.v1.Signal.candidates:type_name -> warren.v1.Candidate
+	11, // 5: warren.v1.Signal.view:type_name -> warren.v1.View
+	1,  // 6: warren.v1.Signal.talk:type_name -> warren.v1.Talk
+	2,  // 7: warren.v1.View.udp:type_name -> warren.v1.Reach
+	3,  // 8: warren.v1.View.mapping:type_name -> warren.v1.Mapping
+	4,  // 9: warren.v1.View.path:type_name -> warren.v1.PathKind
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_relay_proto_init() }
@@ -548,8 +880,8 @@ func file_warren_v1_relay_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_relay_proto_rawDesc), len(file_warren_v1_relay_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   6,
+			NumEnums:      5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
