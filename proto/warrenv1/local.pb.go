@@ -1254,7 +1254,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_warren_v1_local_proto_msgTypes[14]
+	mi := &file_warren_v1_local_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1266,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[14]
+	mi := &file_warren_v1_local_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1279,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{14}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PathChange) GetAt() *timestamppb.Timestamp {
@@ -1355,11 +1355,7 @@ type PathStatus struct {
 
 func (x *PathStatus) Reset() {
 	*x = PathStatus{}
-<<<<<<< HEAD
-	mi := &file_warren_v1_local_proto_msgTypes[18]
-=======
-	mi := &file_warren_v1_local_proto_msgTypes[15]
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+	mi := &file_warren_v1_local_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,11 +1367,7 @@ func (x *PathStatus) String() string {
 func (*PathStatus) ProtoMessage() {}
 
 func (x *PathStatus) ProtoReflect() protoreflect.Message {
-<<<<<<< HEAD
-	mi := &file_warren_v1_local_proto_msgTypes[18]
-=======
-	mi := &file_warren_v1_local_proto_msgTypes[15]
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+	mi := &file_warren_v1_local_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,11 +1380,7 @@ func (x *PathStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathStatus.ProtoReflect.Descriptor instead.
 func (*PathStatus) Descriptor() ([]byte, []int) {
-<<<<<<< HEAD
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
-=======
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{15}
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PathStatus) GetKind() string {
@@ -1460,11 +1448,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-<<<<<<< HEAD
-	mi := &file_warren_v1_local_proto_msgTypes[19]
-=======
-	mi := &file_warren_v1_local_proto_msgTypes[16]
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+	mi := &file_warren_v1_local_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,11 +1460,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-<<<<<<< HEAD
-	mi := &file_warren_v1_local_proto_msgTypes[19]
-=======
-	mi := &file_warren_v1_local_proto_msgTypes[16]
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+	mi := &file_warren_v1_local_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,11 +1473,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-<<<<<<< HEAD
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
-=======
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{16}
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PingRequest) GetPeer() string {
@@ -1548,11 +1524,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-<<<<<<< HEAD
-	mi := &file_warren_v1_local_proto_msgTypes[20]
-=======
-	mi := &file_warren_v1_local_proto_msgTypes[17]
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+	mi := &file_warren_v1_local_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,11 +1536,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-<<<<<<< HEAD
-	mi := &file_warren_v1_local_proto_msgTypes[20]
-=======
-	mi := &file_warren_v1_local_proto_msgTypes[17]
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+	mi := &file_warren_v1_local_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,11 +1549,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-<<<<<<< HEAD
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
-=======
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{17}
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PingResponse) GetSequence() uint32 {
@@ -1633,7 +1597,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[18]
+	mi := &file_warren_v1_local_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1609,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[18]
+	mi := &file_warren_v1_local_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1622,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WhyRequest) GetPeer() string {
@@ -1688,7 +1652,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[19]
+	mi := &file_warren_v1_local_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1664,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[19]
+	mi := &file_warren_v1_local_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1677,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WhyResponse) GetPeer() string {
@@ -1803,7 +1767,7 @@ type SideStatus struct {
 
 func (x *SideStatus) Reset() {
 	*x = SideStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[20]
+	mi := &file_warren_v1_local_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +1779,7 @@ func (x *SideStatus) String() string {
 func (*SideStatus) ProtoMessage() {}
 
 func (x *SideStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[20]
+	mi := &file_warren_v1_local_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +1792,7 @@ func (x *SideStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SideStatus.ProtoReflect.Descriptor instead.
 func (*SideStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SideStatus) GetUdp() string {
@@ -1885,7 +1849,7 @@ type PairStatus struct {
 
 func (x *PairStatus) Reset() {
 	*x = PairStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[21]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +1861,7 @@ func (x *PairStatus) String() string {
 func (*PairStatus) ProtoMessage() {}
 
 func (x *PairStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[21]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +1874,7 @@ func (x *PairStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PairStatus.ProtoReflect.Descriptor instead.
 func (*PairStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{21}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PairStatus) GetLocal() string {
@@ -1984,7 +1948,7 @@ type NetcheckRequest struct {
 
 func (x *NetcheckRequest) Reset() {
 	*x = NetcheckRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[22]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +1960,7 @@ func (x *NetcheckRequest) String() string {
 func (*NetcheckRequest) ProtoMessage() {}
 
 func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[22]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +1973,7 @@ func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckRequest.ProtoReflect.Descriptor instead.
 func (*NetcheckRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{22}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
 }
 
 type NetcheckResponse struct {
@@ -2018,8 +1982,7 @@ type NetcheckResponse struct {
 	Ipv4  *FamilyReport          `protobuf:"bytes,2,opt,name=ipv4,proto3" json:"ipv4,omitempty"`
 	Ipv6  *FamilyReport          `protobuf:"bytes,3,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
 	// "yes", "no" or "unknown".
-	Hairpin     string             `protobuf:"bytes,4,opt,name=hairpin,proto3" json:"hairpin,omitempty"`
-	PortMapping *PortMappingReport `protobuf:"bytes,5,opt,name=port_mapping,json=portMapping,proto3" json:"port_mapping,omitempty"`
+	Hairpin string `protobuf:"bytes,4,opt,name=hairpin,proto3" json:"hairpin,omitempty"`
 	// "yes", "no" or "unknown", and where the portal is.
 	CaptivePortal string         `protobuf:"bytes,6,opt,name=captive_portal,json=captivePortal,proto3" json:"captive_portal,omitempty"`
 	PortalUrl     string         `protobuf:"bytes,7,opt,name=portal_url,json=portalUrl,proto3" json:"portal_url,omitempty"`
@@ -2032,7 +1995,7 @@ type NetcheckResponse struct {
 
 func (x *NetcheckResponse) Reset() {
 	*x = NetcheckResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[23]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2007,7 @@ func (x *NetcheckResponse) String() string {
 func (*NetcheckResponse) ProtoMessage() {}
 
 func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[23]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2020,7 @@ func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckResponse.ProtoReflect.Descriptor instead.
 func (*NetcheckResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{23}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NetcheckResponse) GetAt() *timestamppb.Timestamp {
@@ -2086,13 +2049,6 @@ func (x *NetcheckResponse) GetHairpin() string {
 		return x.Hairpin
 	}
 	return ""
-}
-
-func (x *NetcheckResponse) GetPortMapping() *PortMappingReport {
-	if x != nil {
-		return x.PortMapping
-	}
-	return nil
 }
 
 func (x *NetcheckResponse) GetCaptivePortal() string {
@@ -2144,7 +2100,7 @@ type FamilyReport struct {
 
 func (x *FamilyReport) Reset() {
 	*x = FamilyReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2112,7 @@ func (x *FamilyReport) String() string {
 func (*FamilyReport) ProtoMessage() {}
 
 func (x *FamilyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2125,7 @@ func (x *FamilyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FamilyReport.ProtoReflect.Descriptor instead.
 func (*FamilyReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FamilyReport) GetLocal() string {
@@ -2221,136 +2177,6 @@ func (x *FamilyReport) GetMtu() uint32 {
 	return 0
 }
 
-type PortMappingReport struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Gateway string                 `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
-	// The one by which a port is mapped, and to where; empty if none is.
-	Protocol      string                 `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	External      string                 `protobuf:"bytes,3,opt,name=external,proto3" json:"external,omitempty"`
-	Protocols     []*PortMappingProtocol `protobuf:"bytes,4,rep,name=protocols,proto3" json:"protocols,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PortMappingReport) Reset() {
-	*x = PortMappingReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[25]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PortMappingReport) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PortMappingReport) ProtoMessage() {}
-
-func (x *PortMappingReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[25]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PortMappingReport.ProtoReflect.Descriptor instead.
-func (*PortMappingReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
-}
-
-func (x *PortMappingReport) GetGateway() string {
-	if x != nil {
-		return x.Gateway
-	}
-	return ""
-}
-
-func (x *PortMappingReport) GetProtocol() string {
-	if x != nil {
-		return x.Protocol
-	}
-	return ""
-}
-
-func (x *PortMappingReport) GetExternal() string {
-	if x != nil {
-		return x.External
-	}
-	return ""
-}
-
-func (x *PortMappingReport) GetProtocols() []*PortMappingProtocol {
-	if x != nil {
-		return x.Protocols
-	}
-	return nil
-}
-
-type PortMappingProtocol struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Answered bool                   `protobuf:"varint,2,opt,name=answered,proto3" json:"answered,omitempty"`
-	// Why it gave no mapping.
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PortMappingProtocol) Reset() {
-	*x = PortMappingProtocol{}
-	mi := &file_warren_v1_local_proto_msgTypes[26]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PortMappingProtocol) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PortMappingProtocol) ProtoMessage() {}
-
-func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[26]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PortMappingProtocol.ProtoReflect.Descriptor instead.
-func (*PortMappingProtocol) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
-}
-
-func (x *PortMappingProtocol) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *PortMappingProtocol) GetAnswered() bool {
-	if x != nil {
-		return x.Answered
-	}
-	return false
-}
-
-func (x *PortMappingProtocol) GetReason() string {
-	if x != nil {
-		return x.Reason
-	}
-	return ""
-}
-
 type RelayReport struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2369,7 +2195,7 @@ type RelayReport struct {
 
 func (x *RelayReport) Reset() {
 	*x = RelayReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2381,7 +2207,7 @@ func (x *RelayReport) String() string {
 func (*RelayReport) ProtoMessage() {}
 
 func (x *RelayReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2394,7 +2220,7 @@ func (x *RelayReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayReport.ProtoReflect.Descriptor instead.
 func (*RelayReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RelayReport) GetName() string {
@@ -2613,13 +2439,12 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\vlast_answer\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"lastAnswer\x12\x15\n" +
 	"\x06in_use\x18\t \x01(\bR\x05inUse\"\x11\n" +
-	"\x0fNetcheckRequest\"\x85\x03\n" +
+	"\x0fNetcheckRequest\"\xc4\x02\n" +
 	"\x10NetcheckResponse\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12+\n" +
 	"\x04ipv4\x18\x02 \x01(\v2\x17.warren.v1.FamilyReportR\x04ipv4\x12+\n" +
 	"\x04ipv6\x18\x03 \x01(\v2\x17.warren.v1.FamilyReportR\x04ipv6\x12\x18\n" +
-	"\ahairpin\x18\x04 \x01(\tR\ahairpin\x12?\n" +
-	"\fport_mapping\x18\x05 \x01(\v2\x1c.warren.v1.PortMappingReportR\vportMapping\x12%\n" +
+	"\ahairpin\x18\x04 \x01(\tR\ahairpin\x12%\n" +
 	"\x0ecaptive_portal\x18\x06 \x01(\tR\rcaptivePortal\x12\x1d\n" +
 	"\n" +
 	"portal_url\x18\a \x01(\tR\tportalUrl\x12.\n" +
@@ -2632,16 +2457,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\amapping\x18\x04 \x01(\tR\amapping\x12\x1c\n" +
 	"\tfiltering\x18\x05 \x01(\tR\tfiltering\x12\x1b\n" +
 	"\tport_kept\x18\x06 \x01(\bR\bportKept\x12\x10\n" +
-	"\x03mtu\x18\a \x01(\rR\x03mtu\"\xa3\x01\n" +
-	"\x11PortMappingReport\x12\x18\n" +
-	"\agateway\x18\x01 \x01(\tR\agateway\x12\x1a\n" +
-	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x1a\n" +
-	"\bexternal\x18\x03 \x01(\tR\bexternal\x12<\n" +
-	"\tprotocols\x18\x04 \x03(\v2\x1e.warren.v1.PortMappingProtocolR\tprotocols\"]\n" +
-	"\x13PortMappingProtocol\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
-	"\banswered\x18\x02 \x01(\bR\banswered\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xc0\x01\n" +
+	"\x03mtu\x18\a \x01(\rR\x03mtu\"\xc0\x01\n" +
 	"\vRelayReport\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1c\n" +
@@ -2651,7 +2467,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"tcp_rtt_ms\x18\x04 \x01(\x01R\btcpRttMs\x12\x15\n" +
 	"\x06tls_ms\x18\x05 \x01(\x01R\x05tlsMs\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1c\n" +
-	"\tconnected\x18\a \x01(\bR\tconnected2\xe3\x03\n" +
+	"\tconnected\x18\a \x01(\bR\tconnected2\x9e\x03\n" +
 	"\fLocalService\x123\n" +
 	"\x02Up\x12\x14.warren.v1.UpRequest\x1a\x15.warren.v1.UpResponse0\x01\x124\n" +
 	"\x03Set\x12\x15.warren.v1.SetRequest\x1a\x16.warren.v1.SetResponse\x127\n" +
@@ -2659,8 +2475,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x05Leave\x12\x17.warren.v1.LeaveRequest\x1a\x18.warren.v1.LeaveResponse\x12=\n" +
 	"\x06Status\x12\x18.warren.v1.StatusRequest\x1a\x19.warren.v1.StatusResponse\x129\n" +
 	"\x04Ping\x12\x16.warren.v1.PingRequest\x1a\x17.warren.v1.PingResponse0\x01\x124\n" +
-	"\x03Why\x12\x15.warren.v1.WhyRequest\x1a\x16.warren.v1.WhyResponse\x12C\n" +
-	"\bNetcheck\x12\x1a.warren.v1.NetcheckRequest\x1a\x1b.warren.v1.NetcheckResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
+	"\x03Why\x12\x15.warren.v1.WhyRequest\x1a\x16.warren.v1.WhyResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
 
 var (
 	file_warren_v1_local_proto_rawDescOnce sync.Once
@@ -2675,11 +2490,7 @@ func file_warren_v1_local_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_local_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-<<<<<<< HEAD
-var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
-=======
-var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_warren_v1_local_proto_goTypes = []any{
 	(StatusResponse_State)(0),     // 0: warren.v1.StatusResponse.State
 	(*UpRequest)(nil),             // 1: warren.v1.UpRequest
@@ -2693,7 +2504,6 @@ var file_warren_v1_local_proto_goTypes = []any{
 	(*LeaveResponse)(nil),         // 9: warren.v1.LeaveResponse
 	(*StatusRequest)(nil),         // 10: warren.v1.StatusRequest
 	(*StatusResponse)(nil),        // 11: warren.v1.StatusResponse
-<<<<<<< HEAD
 	(*NATStatus)(nil),             // 12: warren.v1.NATStatus
 	(*NATMapping)(nil),            // 13: warren.v1.NATMapping
 	(*PortMapping)(nil),           // 14: warren.v1.PortMapping
@@ -2701,32 +2511,20 @@ var file_warren_v1_local_proto_goTypes = []any{
 	(*Self)(nil),                  // 16: warren.v1.Self
 	(*CoordinatorStatus)(nil),     // 17: warren.v1.CoordinatorStatus
 	(*PeerStatus)(nil),            // 18: warren.v1.PeerStatus
-	(*PathStatus)(nil),            // 19: warren.v1.PathStatus
-	(*PingRequest)(nil),           // 20: warren.v1.PingRequest
-	(*PingResponse)(nil),          // 21: warren.v1.PingResponse
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
-=======
-	(*Self)(nil),                  // 12: warren.v1.Self
-	(*CoordinatorStatus)(nil),     // 13: warren.v1.CoordinatorStatus
-	(*PeerStatus)(nil),            // 14: warren.v1.PeerStatus
-	(*PathChange)(nil),            // 15: warren.v1.PathChange
-	(*PathStatus)(nil),            // 16: warren.v1.PathStatus
-	(*PingRequest)(nil),           // 17: warren.v1.PingRequest
-	(*PingResponse)(nil),          // 18: warren.v1.PingResponse
-	(*WhyRequest)(nil),            // 19: warren.v1.WhyRequest
-	(*WhyResponse)(nil),           // 20: warren.v1.WhyResponse
-	(*SideStatus)(nil),            // 21: warren.v1.SideStatus
-	(*PairStatus)(nil),            // 22: warren.v1.PairStatus
-	(*NetcheckRequest)(nil),       // 23: warren.v1.NetcheckRequest
-	(*NetcheckResponse)(nil),      // 24: warren.v1.NetcheckResponse
-	(*FamilyReport)(nil),          // 25: warren.v1.FamilyReport
-	(*PortMappingReport)(nil),     // 26: warren.v1.PortMappingReport
-	(*PortMappingProtocol)(nil),   // 27: warren.v1.PortMappingProtocol
-	(*RelayReport)(nil),           // 28: warren.v1.RelayReport
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+	(*PathChange)(nil),            // 19: warren.v1.PathChange
+	(*PathStatus)(nil),            // 20: warren.v1.PathStatus
+	(*PingRequest)(nil),           // 21: warren.v1.PingRequest
+	(*PingResponse)(nil),          // 22: warren.v1.PingResponse
+	(*WhyRequest)(nil),            // 23: warren.v1.WhyRequest
+	(*WhyResponse)(nil),           // 24: warren.v1.WhyResponse
+	(*SideStatus)(nil),            // 25: warren.v1.SideStatus
+	(*PairStatus)(nil),            // 26: warren.v1.PairStatus
+	(*NetcheckRequest)(nil),       // 27: warren.v1.NetcheckRequest
+	(*NetcheckResponse)(nil),      // 28: warren.v1.NetcheckResponse
+	(*FamilyReport)(nil),          // 29: warren.v1.FamilyReport
+	(*RelayReport)(nil),           // 30: warren.v1.RelayReport
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
 }
 var file_warren_v1_local_proto_depIdxs = []int32{
 	2,  // 0: warren.v1.UpRequest.settings:type_name -> warren.v1.Settings
@@ -2734,7 +2532,6 @@ var file_warren_v1_local_proto_depIdxs = []int32{
 	2,  // 2: warren.v1.SetRequest.settings:type_name -> warren.v1.Settings
 	11, // 3: warren.v1.SetResponse.status:type_name -> warren.v1.StatusResponse
 	0,  // 4: warren.v1.StatusResponse.state:type_name -> warren.v1.StatusResponse.State
-<<<<<<< HEAD
 	16, // 5: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
 	17, // 6: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
 	18, // 7: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
@@ -2742,79 +2539,47 @@ var file_warren_v1_local_proto_depIdxs = []int32{
 	13, // 9: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
 	13, // 10: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
 	14, // 11: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
-	22, // 12: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
+	31, // 12: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
 	15, // 13: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
-	19, // 14: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
-	22, // 15: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
-	22, // 16: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
-	23, // 17: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
-	23, // 18: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
-	19, // 19: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
-	1,  // 20: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
-	4,  // 21: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
-	6,  // 22: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
-	8,  // 23: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
-	10, // 24: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
-	20, // 25: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
-	3,  // 26: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
-	5,  // 27: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
-	7,  // 28: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
-	9,  // 29: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
-	11, // 30: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
-	21, // 31: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
-	26, // [26:32] is the sub-list for method output_type
-	20, // [20:26] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
-=======
-	12, // 5: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
-	13, // 6: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
-	14, // 7: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
-	16, // 8: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
-	29, // 9: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
-	15, // 10: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
-	29, // 11: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
-	29, // 12: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
-	30, // 13: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
-	30, // 14: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
-	16, // 15: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
-	16, // 16: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
-	21, // 17: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
-	21, // 18: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
-	22, // 19: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
-	15, // 20: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
-	29, // 21: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
-	29, // 22: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
-	29, // 23: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
-	29, // 24: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
-	25, // 25: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
-	25, // 26: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
-	26, // 27: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMappingReport
-	28, // 28: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
-	27, // 29: warren.v1.PortMappingReport.protocols:type_name -> warren.v1.PortMappingProtocol
-	1,  // 30: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
-	4,  // 31: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
-	6,  // 32: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
-	8,  // 33: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
-	10, // 34: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
-	17, // 35: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
-	19, // 36: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
-	23, // 37: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
-	3,  // 38: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
-	5,  // 39: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
-	7,  // 40: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
-	9,  // 41: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
-	11, // 42: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
-	18, // 43: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
-	20, // 44: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
-	24, // 45: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
-	38, // [38:46] is the sub-list for method output_type
-	30, // [30:38] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+	20, // 14: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
+	31, // 15: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
+	19, // 16: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
+	31, // 17: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
+	31, // 18: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
+	32, // 19: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
+	32, // 20: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
+	20, // 21: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
+	20, // 22: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
+	25, // 23: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
+	25, // 24: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
+	26, // 25: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
+	19, // 26: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
+	31, // 27: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
+	31, // 28: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
+	31, // 29: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
+	31, // 30: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
+	29, // 31: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
+	29, // 32: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
+	30, // 33: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
+	1,  // 34: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
+	4,  // 35: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
+	6,  // 36: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
+	8,  // 37: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
+	10, // 38: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
+	21, // 39: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
+	23, // 40: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
+	3,  // 41: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
+	5,  // 42: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
+	7,  // 43: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
+	9,  // 44: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
+	11, // 45: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
+	22, // 46: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
+	24, // 47: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
+	41, // [41:48] is the sub-list for method output_type
+	34, // [34:41] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_local_proto_init() }
@@ -2829,11 +2594,7 @@ func file_warren_v1_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_local_proto_rawDesc), len(file_warren_v1_local_proto_rawDesc)),
 			NumEnums:      1,
-<<<<<<< HEAD
-			NumMessages:   21,
-=======
-			NumMessages:   28,
->>>>>>> 2d1313c (nat/traversal, nat/signal: tell each other how one's own network looks)
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

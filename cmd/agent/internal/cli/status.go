@@ -53,6 +53,8 @@ type (
 		RxBytes       uint64     `json:"rx_bytes"`
 		TxBytes       uint64     `json:"tx_bytes"`
 		Routes        []string   `json:"routes"`
+		// History has the last changes of the path, oldest first.
+		History []changeJSON `json:"history"`
 	}
 	pathJSON struct {
 		Kind   string     `json:"kind"`
@@ -90,6 +92,7 @@ func statusView(s *pb.StatusResponse) statusJSON {
 			Name: p.GetName(), Addresses: list(p.GetAddresses()), NodeKey: p.GetNodeKey(), Online: p.GetOnline(),
 			Path: pathView(p.GetPath()), LastHandshake: moment(p.GetLastHandshake()),
 			RxBytes: p.GetRxBytes(), TxBytes: p.GetTxBytes(), Routes: list(p.GetRoutes()),
+			History: historyView(p.GetHistory()),
 		})
 	}
 	return v

@@ -7,6 +7,7 @@
 //	wire.go     how the parts of a session feed one another
 //	relays.go   which relay carries what to which peer
 //	status.go   what status shows
+//	why.go      why a path is as it is
 package daemon
 
 import (

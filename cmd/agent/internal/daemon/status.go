@@ -94,7 +94,7 @@ func (s *session) fill(r *pb.StatusResponse, now time.Time) {
 }
 
 func (s *session) fillPeers(r *pb.StatusResponse, k *known) {
-	paths := s.traversal.Paths()
+	paths, histories := s.traversal.Paths(), s.traversal.Histories()
 	stats := map[[key.Size]byte]engine.PeerStats{}
 	for _, st := range s.engine.Stats() {
 		stats[st.NodeKey.Raw()] = st
@@ -105,6 +105,7 @@ func (s *session) fillPeers(r *pb.StatusResponse, k *known) {
 		peer := &pb.PeerStatus{
 			Name: p.Name, Addresses: texts(p.Addresses), NodeKey: p.NodeKey.String(), Online: online, Routes: texts(p.Routes),
 			Path: pathStatus(paths[p.NodeKey.Raw()]), RxBytes: st.RxBytes, TxBytes: st.TxBytes,
+			History: history(histories[p.NodeKey.Raw()]),
 		}
 		if !st.LastHandshake.IsZero() {
 			peer.LastHandshake = timestamppb.New(st.LastHandshake)
