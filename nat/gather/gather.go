@@ -33,7 +33,7 @@ const (
 	firstRetry = 100 * time.Millisecond
 	maxRetry   = 1600 * time.Millisecond
 	tries      = 6
-	maxServers = 16
+	maxServers = 32
 	// resolveEvery is how long a server's addresses count as known.
 	resolveEvery = 10 * time.Minute
 	maxPending   = 4 * maxServers

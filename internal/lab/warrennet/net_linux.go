@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -256,14 +257,14 @@ func (d *Device) common() []string {
 	return []string{"--state", d.Dir(), "--socket", filepath.Join(d.Dir(), "sock"), "--tun", "warren0"}
 }
 
-// StartDaemon starts "warren daemon" and waits until it serves.
-func (d *Device) StartDaemon(ctx context.Context) error {
+// StartDaemon starts "warren daemon" and waits until it serves. flags are added to it.
+func (d *Device) StartDaemon(ctx context.Context, flags ...string) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	args := append([]string{"daemon", "--ready-fd", "3", "--verbose"}, d.common()...)
+	args := append([]string{"daemon", "--ready-fd", "3", "--verbose"}, append(d.common(), flags...)...)
 	p := &Daemon{log: &log{changed: make(chan struct{})}, done: make(chan struct{})}
 	p.cmd = d.Host.Command(context.Background(), filepath.Join(d.n.bin, "warren"), args...)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.ExtraFiles = p.log, p.log, []*os.File{w}
@@ -329,6 +330,23 @@ type Status struct {
 	}
 	Peers    []Peer
 	Warnings []string
+	NAT      struct {
+		IPv4, IPv6  NATMapping
+		PortMapping struct {
+			Enabled           bool
+			Protocol, Gateway string
+			External          netip.AddrPort
+			Until             time.Time
+			DoubleNAT         bool `json:"double_nat"`
+		} `json:"port_mapping"`
+		Candidates []string
+	}
+}
+
+// NATMapping is how the NAT maps, in Status.
+type NATMapping struct {
+	Behaviour string
+	Sure      bool
 }
 
 // Peer is a peer in Status.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 
+	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 )
 
@@ -75,11 +76,13 @@ func boolOrder(first bool) int {
 	return 1
 }
 
-// STUNHosts are the addresses of the STUN server: the hosts of the endpoints with its port.
-func STUNHosts(endpoints []string, port uint16) []string {
+// STUNHosts are the addresses of the STUN server: the hosts of the endpoints with each of its ports, as many as a map may name.
+func STUNHosts(endpoints []string, ports []uint16) []string {
 	var out []string
-	for _, h := range endpoints {
-		out = append(out, net.JoinHostPort(h, strconv.Itoa(int(port))))
+	for _, port := range ports { // what a map has no room for is a second port
+		for _, h := range endpoints {
+			out = append(out, net.JoinHostPort(h, strconv.Itoa(int(port))))
+		}
 	}
-	return out
+	return out[:min(len(out), record.MaxURLs)]
 }

@@ -165,9 +165,7 @@ func (o RelayOptions) describe(c config.Config, s *sockets) (*pb.Relay, error) {
 			hosts = append(hosts, u.Hostname())
 		}
 	}
-	if s.stun != nil {
-		d.Stun = config.STUNHosts(hosts, uint16(s.stun.LocalAddr().(*net.UDPAddr).Port))
-	}
+	d.Stun = config.STUNHosts(hosts, s.stun.ports())
 	return d, nil
 }
 
@@ -241,9 +239,7 @@ func (r *separate) serve(ctx context.Context) error {
 		return ServeHTTP(ctx, HTTPServer(mux, tlsbind.ServerConfig(cert), r.Log), r.socks.https, relays.Close)
 	})
 	group.Go(func() error { return follow.Run(ctx) })
-	if r.socks.stun != nil {
-		group.Go(func() error { return stunserver.New(registry, nil).Run(ctx, r.socks.stun) })
-	}
+	r.socks.stun.serve(ctx, group, stunserver.New(registry, nil), r.Log)
 	if r.socks.metrics != nil {
 		h := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 		group.Go(func() error { return ServeHTTP(ctx, HTTPServer(h, nil, r.Log), r.socks.metrics, func() {}) })

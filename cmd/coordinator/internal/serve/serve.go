@@ -1,4 +1,4 @@
-// Package serve runs a coordinator: one HTTPS port for agents and relayed packets, one UDP port for STUN, a socket for administrators.
+// Package serve runs a coordinator: one HTTPS port for agents and relayed packets, two UDP ports for STUN, a socket for administrators.
 // Run is all there is to call.
 package serve
 
@@ -62,7 +62,7 @@ type Options struct {
 type sockets struct {
 	https   net.Listener
 	metrics net.Listener
-	stun    *net.UDPConn
+	stun    stunSockets
 	admin   *net.UnixListener
 }
 
@@ -72,9 +72,7 @@ func (s *sockets) close() {
 			l.Close()
 		}
 	}
-	if s.stun != nil {
-		s.stun.Close()
-	}
+	s.stun.close()
 	if s.admin != nil {
 		s.admin.Close()
 	}
@@ -177,11 +175,9 @@ func open(ctx context.Context, c config.Config) (_ *sockets, err error) {
 		return nil, fmt.Errorf("cannot listen on %s: %w; choose another with --listen", c.Listen, err)
 	}
 	if c.STUN != "off" {
-		p, err := listen.ListenPacket(ctx, "udp", c.STUN)
-		if err != nil {
+		if s.stun, err = openSTUN(ctx, c.STUN); err != nil {
 			return nil, fmt.Errorf("cannot serve STUN on %s: %w; choose another with --stun, or none with --stun off", c.STUN, err)
 		}
-		s.stun = p.(*net.UDPConn)
 	}
 	if c.Metrics != "" {
 		if s.metrics, err = listen.Listen(ctx, "tcp", c.Metrics); err != nil {
@@ -215,9 +211,7 @@ func (o Options) serverConfig(endpoints []*pb.Endpoint, s *sockets, registry pro
 			hosts = append(hosts, u.Hostname())
 		}
 	}
-	if s.stun != nil {
-		desc.Stun = config.STUNHosts(hosts, uint16(s.stun.LocalAddr().(*net.UDPAddr).Port))
-	}
+	desc.Stun = config.STUNHosts(hosts, s.stun.ports())
 	if o.Config.Relay {
 		cfg.Relay = desc
 	}
@@ -262,9 +256,7 @@ func (o Options) serve(ctx context.Context, srv *server.Server, relays *relay.Se
 	group.Go(func() error { return ServeHTTP(ctx, public, s.https, func() { srv.Stop(); closeRelay(relays) }) })
 	group.Go(func() error { return unixsock.Serve(ctx, s.admin, admit(srv.AdminHandler())) })
 	group.Go(func() error { return srv.Run(ctx) })
-	if s.stun != nil {
-		group.Go(func() error { return stunserver.New(registry, nil).Run(ctx, s.stun) })
-	}
+	s.stun.serve(ctx, group, stunserver.New(registry, nil), o.Log)
 	if s.metrics != nil {
 		h := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 		group.Go(func() error { return ServeHTTP(ctx, HTTPServer(h, nil, o.Log), s.metrics, func() {}) })
