@@ -229,6 +229,9 @@ func (e *Engine) Stats() []PeerStats {
 	return e.roster.stats()
 }
 
+// Packets tells what became of packets between the host and the tunnel.
+func (e *Engine) Packets() tundev.Counters { return e.tun.Counters() }
+
 // Close takes the device down and closes the TUN. It may be called more than once, also while Run runs.
 func (e *Engine) Close() {
 	e.closed.Do(e.dev.close)

@@ -6,7 +6,7 @@
 //	session.go  one session: what is made, in which order, and how it ends
 //	wire.go     how the parts of a session feed one another
 //	relays.go   which relay carries what to which peer
-//	status.go   what status shows
+//	status.go   what status shows; metrics.go: what is exported to Prometheus
 //	why.go      why a path is as it is
 package daemon
 
@@ -95,7 +95,7 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	}
 	defer os.Remove(cfg.Socket)
 	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry(), dial: dialer.DialContext}
-	d.mapping = portmapper.NewMetrics(d.registry)
+	d.mapping = registerMetrics(d.registry, d.figures)
 	d.applyOperator()
 	group, ctx := errgroup.WithContext(ctx)
 	d.ctx = ctx

@@ -20,6 +20,7 @@ import (
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
@@ -216,6 +217,7 @@ func (r *separate) serve(ctx context.Context) error {
 		return err
 	}
 	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	relays := relay.NewServer(relay.ServerConfig{Key: r.key, Network: network, Authority: authority, Log: r.Log, Registerer: registry})
 	follow, err := client.New(client.Config{
 		Network: network, Authority: authority, Device: r.key, Role: pb.Role_ROLE_RELAY, Endpoints: r.state.Endpoints, Log: r.Log,

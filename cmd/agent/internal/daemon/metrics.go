@@ -1,0 +1,268 @@
+package daemon
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"warren/nat/portmapper"
+	"warren/nat/traversal"
+	"warren/proto/key"
+	"warren/tunnel/bind"
+	"warren/tunnel/engine"
+	"warren/tunnel/filter"
+	"warren/tunnel/tundev"
+)
+
+// registerMetrics registers everything that the agent exports; docs/operations.md tells of each, which a test checks. It gives those that
+// port mapping counts with.
+func registerMetrics(r prometheus.Registerer, now func() *figures) *portmapper.Metrics {
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &exporter{figures: now})
+	return portmapper.NewMetrics(r)
+}
+
+// figures is what a running session counts, at one moment.
+type figures struct {
+	connected               bool
+	revision                uint64
+	mapAge                  time.Duration
+	peers                   int
+	relays, relaysConnected int
+	paths                   map[[key.Size]byte]traversal.Path
+	stats                   []engine.PeerStats
+	traversal               traversal.Stats
+	packets                 tundev.Counters
+	bind                    bind.Stats
+}
+
+// figures gives nil while no session runs.
+func (d *daemon) figures() *figures {
+	d.mu.Lock()
+	s := d.session
+	d.mu.Unlock()
+	if s == nil || s.ended() {
+		return nil
+	}
+	f := &figures{
+		connected: s.control.Load().Connected, paths: s.traversal.Paths(), stats: s.engine.Stats(), traversal: s.traversal.Stats(),
+		packets: s.engine.Packets(), bind: s.bind.Stats(),
+	}
+	for _, l := range s.relays.links() {
+		f.relays++
+		if l.up.Load() != nil {
+			f.relaysConnected++
+		}
+	}
+	if m := s.known.Load().m; m != nil {
+		f.revision, f.peers = m.Revision, len(m.Peers)
+		if !f.connected && !m.CurrentAt.IsZero() {
+			f.mapAge = max(0, time.Since(m.CurrentAt))
+		}
+	}
+	return f
+}
+
+// exporter reads the figures when it is asked.
+type exporter struct {
+	figures func() *figures
+
+	mu     sync.Mutex
+	volume volume
+}
+
+// volume adds up what peers sent and received. A peer that leaves the map takes its counters with it, and a counter must not go down.
+type volume struct {
+	received, sent uint64
+	last           map[[key.Size]byte]engine.PeerStats
+}
+
+func (v *volume) add(stats []engine.PeerStats) {
+	last := make(map[[key.Size]byte]engine.PeerStats, len(stats))
+	for _, s := range stats {
+		old := v.last[s.NodeKey.Raw()]
+		v.received += since(old.RxBytes, s.RxBytes)
+		v.sent += since(old.TxBytes, s.TxBytes)
+		last[s.NodeKey.Raw()] = s
+	}
+	v.last = last
+}
+
+// since is how much a counter grew, which may have begun anew.
+func since(old, now uint64) uint64 {
+	if now < old {
+		return now
+	}
+	return now - old
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("warren_"+name, help, labels, nil)
+}
+
+// descs are the metrics of a session, by name.
+func descs() map[string]*prometheus.Desc {
+	out := map[string]*prometheus.Desc{}
+	for _, d := range []struct {
+		name, help string
+		labels     []string
+	}{
+		{"up", "1 while the tunnel is up.", nil},
+		{"coordinator_connected", "1 while the map is in step with the coordinator.", nil},
+		{"map_revision", "Revision of the map in use.", nil},
+		{"map_age_seconds", "Since the map was last known to be current; 0 while connected.", nil},
+		{"peers", "Peers in the map.", nil},
+		{"peers_configured", "Peers that the WireGuard device has.", nil},
+		{"paths", "Peers in use, by how they are reached.", []string{"kind"}},
+		{"relays", "Relays of the map that are tried.", nil},
+		{"relays_connected", "Of those, connected ones.", nil},
+		{"last_handshake_seconds", "Unix time of the newest WireGuard handshake.", nil},
+		{"bytes_total", "Bytes inside WireGuard, of all peers.", []string{"direction"}},
+		{"path_changes_total", "Paths that were published, by kind.", []string{"kind"}},
+		{"checks_sent_total", "Checks sent.", nil},
+		{"checks_answered_total", "Checks of ours that a peer answered.", nil},
+		{"checks_received_total", "Checks of peers, each answered.", nil},
+		{"signals_sent_total", "Signals sent over relays.", nil},
+		{"refused_total", "Datagrams and signals that are malformed, not authentic, replayed or from nobody known.", nil},
+		{"overrun_total", "Datagrams and signals dropped because more came than could be looked at.", nil},
+		{"check_send_errors_total", "Checks and signals that could not be sent.", nil},
+		{"packets_total", "Packets that the filter judged.", []string{"direction", "verdict"}},
+		{"packets_no_peer_total", "Packets from the host to an address that no peer carries.", nil},
+		{"packets_not_ours_total", "Packets from peers to an address that is not ours.", nil},
+		{"packets_held_total", "Packets held until their peer was configured.", nil},
+		{"packets_held_dropped_total", "Of those, packets that waited in vain.", nil},
+		{"packets_too_big_total", "Packets longer than their path carries, answered by ICMP.", nil},
+		{"packets_clamped_total", "TCP SYNs whose MSS was lowered.", nil},
+		{"packets_long_total", "Packets too long for their direct path, which a relay carried.", nil},
+		{"initiations_refused_total", "WireGuard handshake initiations that were refused.", []string{"reason"}},
+		{"unknown_session_total", "WireGuard messages of a session that is not known.", nil},
+		{"relay_packets_dropped_total", "Packets from relays that were not delivered.", []string{"reason"}},
+		{"socket_errors_total", "Failed system calls of the UDP sockets.", []string{"direction"}},
+		{"offload", "1 where a UDP offload is in use.", []string{"family", "offload"}},
+	} {
+		out[d.name] = desc(d.name, d.help, d.labels...)
+	}
+	return out
+}
+
+// Describe implements prometheus.Collector.
+func (e *exporter) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range descs() {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (e *exporter) Collect(out chan<- prometheus.Metric) {
+	f, d := e.figures(), descs()
+	gauge := func(name string, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d[name], prometheus.GaugeValue, v, labels...)
+	}
+	count := func(name string, v uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d[name], prometheus.CounterValue, float64(v), labels...)
+	}
+	if f == nil {
+		gauge("up", 0)
+		return
+	}
+	gauge("up", 1)
+	gauge("coordinator_connected", number(f.connected))
+	gauge("map_revision", float64(f.revision))
+	gauge("map_age_seconds", f.mapAge.Seconds())
+	gauge("peers", float64(f.peers))
+	gauge("relays", float64(f.relays))
+	gauge("relays_connected", float64(f.relaysConnected))
+	e.peers(f, gauge, count)
+	f.countTraversal(count)
+	f.countPackets(count)
+	f.countBind(gauge, count)
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Functions that emit one value.
+type (
+	gaugeFunc func(name string, v float64, labels ...string)
+	countFunc func(name string, v uint64, labels ...string)
+)
+
+func (e *exporter) peers(f *figures, gauge gaugeFunc, count countFunc) {
+	kinds := map[traversal.Kind]int{}
+	for _, p := range f.paths {
+		kinds[p.Kind]++
+	}
+	for _, k := range []traversal.Kind{traversal.None, traversal.Relay, traversal.Direct} {
+		gauge("paths", float64(kinds[k]), k.String())
+	}
+	configured, newest := 0, time.Time{}
+	for _, s := range f.stats {
+		if s.Configured {
+			configured++
+		}
+		if s.LastHandshake.After(newest) {
+			newest = s.LastHandshake
+		}
+	}
+	gauge("peers_configured", float64(configured))
+	if !newest.IsZero() {
+		gauge("last_handshake_seconds", float64(newest.UnixMilli())/1000)
+	}
+	e.mu.Lock()
+	e.volume.add(f.stats)
+	received, sent := e.volume.received, e.volume.sent
+	e.mu.Unlock()
+	count("bytes_total", received, "received")
+	count("bytes_total", sent, "sent")
+}
+
+func (f *figures) countTraversal(count countFunc) {
+	t := f.traversal
+	count("path_changes_total", t.ToNone, traversal.None.String())
+	count("path_changes_total", t.ToRelay, traversal.Relay.String())
+	count("path_changes_total", t.ToDirect, traversal.Direct.String())
+	count("checks_sent_total", t.ChecksSent)
+	count("checks_answered_total", t.Answers)
+	count("checks_received_total", t.Requests)
+	count("signals_sent_total", t.SignalsSent)
+	count("refused_total", t.Refused)
+	count("overrun_total", t.Dropped)
+	count("check_send_errors_total", t.SendErrors)
+}
+
+func (f *figures) countPackets(count countFunc) {
+	p := f.packets
+	for v := range p.Filter.In {
+		count("packets_total", p.Filter.In[v], "in", filter.Verdict(v).String())
+		count("packets_total", p.Filter.Out[v], "out", filter.Verdict(v).String())
+	}
+	count("packets_no_peer_total", p.NoPeer)
+	count("packets_not_ours_total", p.NotOurs)
+	count("packets_held_total", p.Held)
+	count("packets_held_dropped_total", p.HeldDropped)
+	count("packets_too_big_total", p.TooBig)
+	count("packets_clamped_total", p.Clamped)
+}
+
+func (f *figures) countBind(gauge gaugeFunc, count countFunc) {
+	b := f.bind
+	count("packets_long_total", b.Long)
+	count("initiations_refused_total", b.BadInitiation, "damaged")
+	count("initiations_refused_total", b.UnknownPeer, "unknown peer")
+	count("initiations_refused_total", b.Limited, "rate")
+	count("initiations_refused_total", b.Replayed, "replayed")
+	count("unknown_session_total", b.UnknownIndex)
+	count("relay_packets_dropped_total", b.InjectDropped, "overrun")
+	count("relay_packets_dropped_total", b.RelayOther, "not WireGuard")
+	count("socket_errors_total", b.ReceiveErrors, "receive")
+	count("socket_errors_total", b.SendErrors, "send")
+	gauge("offload", number(b.GSO4), "ipv4", "gso")
+	gauge("offload", number(b.GSO6), "ipv6", "gso")
+	gauge("offload", number(b.GRO4), "ipv4", "gro")
+	gauge("offload", number(b.GRO6), "ipv6", "gro")
+}

@@ -1,0 +1,155 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"warren/internal/metricdoc"
+	"warren/nat/traversal"
+	"warren/proto/key"
+	"warren/tunnel/bind"
+	"warren/tunnel/engine"
+	"warren/tunnel/filter"
+	"warren/tunnel/tundev"
+)
+
+// sample has another number everywhere, so that two that are mixed up show.
+func sample() *figures {
+	f := &figures{
+		connected: true, revision: 1, mapAge: 2 * time.Second, peers: 3, relays: 5, relaysConnected: 4,
+		paths: map[[key.Size]byte]traversal.Path{
+			{1}: {Kind: traversal.Direct}, {2}: {Kind: traversal.Direct}, {3}: {Kind: traversal.Direct},
+			{4}: {Kind: traversal.Relay}, {5}: {Kind: traversal.Relay}, {6}: {},
+		},
+		stats: []engine.PeerStats{
+			{NodeKey: key.NewNode().Public(), LastHandshake: time.Unix(100, 0), RxBytes: 10, TxBytes: 20, Configured: true},
+			{NodeKey: key.NewNode().Public(), LastHandshake: time.Unix(200, 5e8), RxBytes: 1, TxBytes: 2},
+		},
+		traversal: traversal.Stats{
+			ChecksSent: 30, Answers: 31, Requests: 32, SignalsSent: 33, Refused: 34, Dropped: 35, SendErrors: 36, ToNone: 37, ToRelay: 38, ToDirect: 39,
+		},
+		packets: tundev.Counters{NoPeer: 50, Held: 51, HeldDropped: 52, NotOurs: 53, TooBig: 54, Clamped: 55},
+		bind: bind.Stats{
+			UnknownIndex: 60, BadInitiation: 61, UnknownPeer: 62, Limited: 63, Replayed: 64, InjectDropped: 65, RelayOther: 66, ReceiveErrors: 67,
+			SendErrors: 68, Long: 69, GSO4: true, GRO6: true,
+		},
+	}
+	for v := range f.packets.Filter.In {
+		f.packets.Filter.In[v], f.packets.Filter.Out[v] = uint64(70+v), uint64(80+v)
+	}
+	return f
+}
+
+// exported prints our own metrics, one a line, in order.
+func exported(t *testing.T, f *figures) []string {
+	t.Helper()
+	r := prometheus.NewPedanticRegistry()
+	registerMetrics(r, func() *figures { return f })
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, family := range families {
+		if !strings.HasPrefix(family.GetName(), "warren_") {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetValue())
+			}
+			value := m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			out = append(out, fmt.Sprintf("%s{%s} %v", strings.TrimPrefix(family.GetName(), "warren_"), strings.Join(labels, ","), value))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestMetrics(t *testing.T) {
+	want := []string{
+		"up{} 1", "coordinator_connected{} 1", "map_revision{} 1", "map_age_seconds{} 2", "peers{} 3", "relays{} 5", "relays_connected{} 4",
+		"paths{direct} 3", "paths{relay} 2", "paths{none} 1", "peers_configured{} 1", "last_handshake_seconds{} 200.5",
+		"bytes_total{received} 11", "bytes_total{sent} 22",
+		"path_changes_total{none} 37", "path_changes_total{relay} 38", "path_changes_total{direct} 39",
+		"checks_sent_total{} 30", "checks_answered_total{} 31", "checks_received_total{} 32", "signals_sent_total{} 33", "refused_total{} 34",
+		"overrun_total{} 35", "check_send_errors_total{} 36",
+		"packets_no_peer_total{} 50", "packets_held_total{} 51", "packets_held_dropped_total{} 52", "packets_not_ours_total{} 53",
+		"packets_too_big_total{} 54", "packets_clamped_total{} 55", "packets_long_total{} 69",
+		"initiations_refused_total{damaged} 61", "initiations_refused_total{unknown peer} 62", "initiations_refused_total{rate} 63",
+		"initiations_refused_total{replayed} 64", "unknown_session_total{} 60", "relay_packets_dropped_total{overrun} 65",
+		"relay_packets_dropped_total{not WireGuard} 66", "socket_errors_total{receive} 67", "socket_errors_total{send} 68",
+		"offload{ipv4,gso} 1", "offload{ipv6,gso} 0", "offload{ipv4,gro} 0", "offload{ipv6,gro} 1",
+	}
+	for v := range filter.New().Counters().In {
+		name := filter.Verdict(v).String()
+		want = append(want, fmt.Sprintf("packets_total{in,%s} %d", name, 70+v), fmt.Sprintf("packets_total{out,%s} %d", name, 80+v))
+	}
+	slices.Sort(want)
+	if diff := cmp.Diff(want, exported(t, sample())); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"up{} 0"}, exported(t, nil)); diff != "" {
+		t.Errorf("without a session: %s", diff)
+	}
+}
+
+// TestMetricsAreTold: docs/operations.md tells of every metric, and of no other.
+func TestMetricsAreTold(t *testing.T) {
+	page, err := os.Open("../../../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer page.Close()
+	told, err := metricdoc.Read(page, "Metrics of warren")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := new(metricdoc.Recorder)
+	registerMetrics(r, sample)
+	registered, err := r.Metrics("warren_")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(registered, told); diff != "" {
+		t.Errorf("docs/operations.md (+) against what is exported (-): %s", diff)
+	}
+}
+
+// TestVolume: bytes are added up over peers that come and go and over counters that begin anew; the sum never goes down.
+func TestVolume(t *testing.T) {
+	a, b := key.NewNode().Public(), key.NewNode().Public()
+	var v volume
+	for i, step := range []struct {
+		stats          []engine.PeerStats
+		received, sent uint64
+	}{
+		{nil, 0, 0},
+		{[]engine.PeerStats{{NodeKey: a, RxBytes: 10, TxBytes: 1}, {NodeKey: b, RxBytes: 100, TxBytes: 2}}, 110, 3},
+		{[]engine.PeerStats{{NodeKey: a, RxBytes: 15, TxBytes: 1}, {NodeKey: b, RxBytes: 100, TxBytes: 2}}, 115, 3},
+		{[]engine.PeerStats{{NodeKey: a, RxBytes: 20, TxBytes: 4}}, 120, 6},
+		{[]engine.PeerStats{{NodeKey: a, RxBytes: 3, TxBytes: 4}}, 123, 6},
+		{nil, 123, 6},
+		{[]engine.PeerStats{{NodeKey: b, RxBytes: 5, TxBytes: 5}}, 128, 11},
+	} {
+		v.add(step.stats)
+		if v.received != step.received || v.sent != step.sent {
+			t.Errorf("step %d: %d and %d, want %d and %d", i, v.received, v.sent, step.received, step.sent)
+		}
+	}
+}
+
+// TestFiguresWithoutSession: a scrape while the tunnel is down finds nothing to read, and does not fail.
+func TestFiguresWithoutSession(t *testing.T) {
+	if f := new(daemon).figures(); f != nil {
+		t.Errorf("%+v", f)
+	}
+}
