@@ -232,3 +232,21 @@ func BenchmarkVerifyRequest(b *testing.B) {
 		}
 	}
 }
+
+// TestLayout holds the messages to what docs/wire.md says of their bytes.
+func TestLayout(t *testing.T) {
+	a, _ := two(t)
+	attribute := func(b []byte, at int) [4]byte { return [4]byte(b[at:]) }
+	request := a.Request(stunmsg.TxID{})
+	for at, want := range map[int][4]byte{20: {0, 0x06, 0, 16}, 40: {0, 0x08, 0, 20}, 64: {0x80, 0x28, 0, 4}} {
+		if len(request) != 72 || attribute(request, at) != want {
+			t.Fatalf("at %d of %d stands %x, want %x", at, len(request), attribute(request, at), want)
+		}
+	}
+	for size, mapped := range map[int]string{64: "192.0.2.1:1", 76: "[2001:db8::1]:1"} {
+		answer := a.Success(stunmsg.TxID{}, netip.MustParseAddrPort(mapped))
+		if len(answer) != size || attribute(answer, 20) != [4]byte{0, 0x20, 0, byte(size - 56)} {
+			t.Errorf("the answer to %s has %d bytes, want %d: %x", mapped, len(answer), size, answer)
+		}
+	}
+}
