@@ -87,7 +87,7 @@ func TestMetrics(t *testing.T) {
 		"initiations_refused_total{damaged} 61", "initiations_refused_total{unknown peer} 62", "initiations_refused_total{rate} 63",
 		"initiations_refused_total{replayed} 64", "unknown_session_total{} 60", "relay_packets_dropped_total{overrun} 65",
 		"relay_packets_dropped_total{not WireGuard} 66", "socket_errors_total{receive} 67", "socket_errors_total{send} 68",
-		"offload{ipv4,gso} 1", "offload{ipv6,gso} 0", "offload{ipv4,gro} 0", "offload{ipv6,gro} 1",
+		"port_mapping_active{NAT-PMP} 0", "port_mapping_active{PCP} 0", "port_mapping_active{UPnP} 0", "offload{ipv4,gso} 1", "offload{ipv6,gso} 0", "offload{ipv4,gro} 0", "offload{ipv6,gro} 1",
 	}
 	for v := range filter.New().Counters().In {
 		name := filter.Verdict(v).String()
@@ -97,7 +97,8 @@ func TestMetrics(t *testing.T) {
 	if diff := cmp.Diff(want, exported(t, sample())); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]string{"up{} 0"}, exported(t, nil)); diff != "" {
+	down := []string{"port_mapping_active{NAT-PMP} 0", "port_mapping_active{PCP} 0", "port_mapping_active{UPnP} 0", "up{} 0"}
+	if diff := cmp.Diff(down, exported(t, nil)); diff != "" {
 		t.Errorf("without a session: %s", diff)
 	}
 }
