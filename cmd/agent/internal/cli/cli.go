@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -49,13 +50,19 @@ type app struct {
 	socket   string
 	tun      string
 	json     bool
+	now      func() time.Time
 }
 
 // Main runs the command that args name.
 func Main(args []string, in io.Reader, out, errw io.Writer) int {
+	return runAt(time.Now, args, in, out, errw)
+}
+
+// runAt is Main on a machine with a clock of its own.
+func runAt(now func() time.Time, args []string, in io.Reader, out, errw io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	a := &app{in: in, out: out, err: errw}
+	a := &app{in: in, out: out, err: errw, now: now}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)

@@ -48,7 +48,7 @@ func (a *app) daemon() *cobra.Command {
 			if err := natFlags(&cfg, mapping); err != nil {
 				return err
 			}
-			cfg.StateDir, cfg.Socket, cfg.Interface = a.state, a.socket, a.tun
+			cfg.StateDir, cfg.Socket, cfg.Interface, cfg.Now = a.state, a.socket, a.tun, a.now
 			cfg.Log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
 			ready := func(error) { notifySystemd() }
 			if readyFD > 0 {

@@ -146,7 +146,7 @@ func (d *daemon) enrol(ctx context.Context, next *state.State, text string) ([]s
 	hostname, _ := os.Hostname() // an empty one is fine: the coordinator makes up a name
 	e, err := client.Enrol(ctx, client.EnrolConfig{
 		Token: t, Device: next.Device, Node: next.Node.Public(), Name: next.Name,
-		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(), Dial: client.DialFunc(d.dial),
+		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(), Now: d.cfg.Now, Dial: client.DialFunc(d.dial),
 	})
 	if err != nil {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, err)

@@ -53,6 +53,8 @@ type Config struct {
 	// DisableGSO and DisableGRO turn off UDP offloads where a kernel gets them wrong.
 	DisableGSO, DisableGRO bool
 	Log                    *slog.Logger
+	// Now is this machine's clock; nil: the real one.
+	Now func() time.Time
 }
 
 // daemon is the long-lived part. mu guards what follows it and is held while a session starts or stops, so that calls to the
@@ -79,6 +81,9 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	dialer, err := connectproxy.New(cfg.Proxy, markedDialer(cfg.Log).DialContext)
 	if err != nil {
 		return err
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	dir, err := state.Open(cfg.StateDir)
 	if err != nil {

@@ -172,7 +172,7 @@ func clientConfig(cfg sessionConfig) client.Config {
 		Network: m.Network, Authority: m.Authority, Device: cfg.state.Device,
 		Node:     func() key.NodePublic { return node },
 		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(),
-		Endpoints: m.Endpoints, MapFile: cfg.mapFile, Dial: client.DialFunc(cfg.dial), Log: cfg.Log,
+		Endpoints: m.Endpoints, MapFile: cfg.mapFile, Now: cfg.Now, Dial: client.DialFunc(cfg.dial), Log: cfg.Log,
 	}
 }
 

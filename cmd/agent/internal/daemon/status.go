@@ -40,7 +40,7 @@ func (d *daemon) status() *pb.StatusResponse {
 		r.Self = selfStatus(self)
 	}
 	if d.session != nil && !d.session.ended() {
-		d.session.fill(r, time.Now())
+		d.session.fill(r, d.cfg.Now())
 	}
 	return r
 }
