@@ -18,7 +18,7 @@ demo: build ## two devices behind NATs meet, in network namespaces; KEEP=1 leave
 	./bin/demo -bin bin $(if $(KEEP),-keep)
 
 deps: ## programs that the tests look at Warren with
-	@missing=""; for p in tshark:tshark wg:wireguard-tools miniupnpd:miniupnpd-nftables; do \
+	@missing=""; for p in tshark:tshark wg:wireguard-tools miniupnpd:miniupnpd-nftables nginx:nginx; do \
 		PATH=$$PATH:/usr/sbin command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
 	if [ -n "$$missing" ]; then echo "installing$$missing"; \
 		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
@@ -39,7 +39,7 @@ test-race: deps build ## the same under the race detector, which needs a C compi
 	WARREN_BIN=$(CURDIR)/bin CGO_ENABLED=1 $(GO) run ./internal/testcount -- -race -count=1 ./...
 
 test-system: deps build ## longer: many runs of the lab's faults
-	WARREN_BIN=$(CURDIR)/bin $(GO) run ./internal/testcount -- -count=5 -timeout=60m ./internal/lab/...
+	WARREN_BIN=$(CURDIR)/bin WARREN_KILLS=40 $(GO) run ./internal/testcount -- -count=5 -timeout=60m ./internal/lab/...
 
 soak: ## longer: every fuzz test for FUZZTIME
 	@set -e; for pkg in $$($(GO) list ./...); do \

@@ -3,10 +3,8 @@ package system
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -115,22 +113,13 @@ func TestNothingIsLeft(t *testing.T) {
 	ctx, n := start(t)
 	h, err := n.Lab.Host("observed", lab.Easy)
 	must(t, err)
-	look := func() string {
-		links, err := h.Links()
-		must(t, err)
-		routes, err := h.Routes()
-		must(t, err)
-		rules, err := h.Rules()
-		must(t, err)
-		return strings.Join(slices.Concat(links, rules), "\n") + fmt.Sprint(len(routes))
-	}
-	before := look()
+	before := look(t, h)
 	d := n.DeviceOn(h)
 	must(t, d.StartDaemon(ctx))
 	token, err := n.Token(ctx)
 	must(t, err)
 	must(t, d.Up(ctx, token))
-	if look() == before {
+	if look(t, h) == before {
 		t.Fatal("this test sees nothing of a running agent")
 	}
 	_ = d.Daemon().Signal(syscall.SIGKILL)
@@ -138,7 +127,7 @@ func TestNothingIsLeft(t *testing.T) {
 	_, err = d.Await(ctx, "up again", func(s *warrennet.Status) bool { return s.State == "up" })
 	must(t, err)
 	must(t, d.Daemon().Signal(syscall.SIGTERM))
-	if after := look(); after != before {
+	if after := look(t, h); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
 	if out, err := h.Command(ctx, "sh", "-c", "ls /var/run/wireguard 2>/dev/null; true").Output(); err != nil || len(out) > 0 {
