@@ -189,6 +189,7 @@ type state struct {
 	began    time.Time                  // of this round
 	mapped   map[netip.AddrPort]mapping // by server
 	v4, v6   Mapping                    // of the last whole round
+	whole    bool                       // there was one
 	told     []candidate.Candidate
 	toldOnce bool
 }
@@ -230,7 +231,7 @@ func (g *Gatherer) round(ctx context.Context, s *state) {
 		case <-ctx.Done():
 			return
 		case <-g.trigger:
-			s.resolved, s.v4, s.v6 = time.Time{}, Mapping{}, Mapping{}
+			s.resolved, s.v4, s.v6, s.whole = time.Time{}, Mapping{}, Mapping{}, false
 			clear(s.mapped)
 			return
 		case <-g.retell:
@@ -286,7 +287,7 @@ func (g *Gatherer) compare(s *state) {
 			v6 = append(v6, view{t.addr, m.addr})
 		}
 	}
-	s.v4, s.v6 = behaviour(v4, own), behaviour(v6, own)
+	s.v4, s.v6, s.whole = behaviour(v4, own), behaviour(v6, own), true
 	g.tell(s)
 }
 
@@ -337,7 +338,7 @@ func (g *Gatherer) tell(s *state) {
 		g.cfg.OnCandidates(slices.Clone(list))
 	}
 	g.mu.Lock()
-	r := &Report{IPv4: s.v4, IPv6: s.v6, PortMapped: g.gateway, Candidates: list}
+	r := &Report{IPv4: s.v4, IPv6: s.v6, Whole: s.whole, PortMapped: g.gateway, Candidates: list}
 	g.mu.Unlock()
 	for _, t := range s.targets {
 		m := s.mapped[t.addr]

@@ -58,7 +58,9 @@ type ServerReport struct {
 type Report struct {
 	// IPv4 and IPv6 are made from one whole round of questions, so that a NAT that forgets between two rounds is not taken for a dependent one.
 	IPv4, IPv6 Mapping
-	Servers    []ServerReport
+	// Whole says that a whole round is over since the start or the last change of the network: what has not answered does not.
+	Whole   bool
+	Servers []ServerReport
 	// PortMapped is what SetMapped was told.
 	PortMapped netip.AddrPort
 	Candidates []candidate.Candidate
@@ -69,7 +71,7 @@ func (r *Report) same(o *Report) bool {
 	equal := func(a, b Mapping) bool {
 		return a.Behaviour == b.Behaviour && a.Sure == b.Sure && slices.Equal(a.External, b.External)
 	}
-	return equal(r.IPv4, o.IPv4) && equal(r.IPv6, o.IPv6) && r.PortMapped == o.PortMapped && slices.Equal(r.Candidates, o.Candidates) &&
+	return r.Whole == o.Whole && equal(r.IPv4, o.IPv4) && equal(r.IPv6, o.IPv6) && r.PortMapped == o.PortMapped && slices.Equal(r.Candidates, o.Candidates) &&
 		slices.EqualFunc(r.Servers, o.Servers, func(a, b ServerReport) bool { return a.Addr == b.Addr && a.Mapped == b.Mapped })
 }
 

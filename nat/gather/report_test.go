@@ -253,3 +253,24 @@ func FuzzBehaviour(f *testing.F) {
 		}
 	})
 }
+
+// TestWhole: what did not answer counts as silent only once it had its time.
+func TestWhole(t *testing.T) {
+	run(t, func(b *bench) {
+		b.reply = func(netip.AddrPort, []byte) {}
+		b.g.SetServers([]string{server.String()})
+		pass(time.Second)
+		if b.g.Report().Whole {
+			t.Error("a silent server counts as such after a second")
+		}
+		pass(6 * time.Second)
+		if r := b.g.Report(); !r.Whole || !r.Servers[0].At.IsZero() {
+			t.Errorf("after seven seconds: %+v", r)
+		}
+		b.g.Trigger()
+		pass(time.Millisecond)
+		if b.g.Report().Whole {
+			t.Error("a change of the network is no new beginning")
+		}
+	})
+}

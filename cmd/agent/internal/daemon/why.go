@@ -9,6 +9,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"warren/nat/gather"
 	"warren/nat/signal"
 	"warren/nat/traversal"
 	"warren/nat/why"
@@ -70,6 +71,36 @@ func (a *api) Why(ctx context.Context, req *connect.Request[pb.WhyRequest]) (*co
 		out.Remote = sideStatus(e.Theirs, e.TheirsAt)
 	}
 	return connect.NewResponse(out), nil
+}
+
+// ownView is what the gatherer found, as peers are told it. IPv4 counts more: there are the NATs.
+func ownView(r gather.Report) (v signal.View) {
+	for _, s := range r.Servers {
+		if !s.At.IsZero() {
+			v.UDP = pb.Reach_REACH_WORKS
+		}
+	}
+	if v.UDP == 0 && r.Whole && len(r.Servers) > 0 {
+		v.UDP = pb.Reach_REACH_BLOCKED
+	}
+	if v.Mapping = mappingOf(r.IPv4); v.Mapping == 0 {
+		v.Mapping = mappingOf(r.IPv6)
+	}
+	return v
+}
+
+func mappingOf(m gather.Mapping) pb.Mapping {
+	switch m.Behaviour {
+	case gather.NoNAT:
+		return pb.Mapping_MAPPING_NONE
+	case gather.EndpointIndependent:
+		return pb.Mapping_MAPPING_ENDPOINT_INDEPENDENT
+	case gather.AddressDependent:
+		return pb.Mapping_MAPPING_ADDRESS_DEPENDENT
+	case gather.AddressAndPortDependent:
+		return pb.Mapping_MAPPING_ADDRESS_AND_PORT_DEPENDENT
+	}
+	return pb.Mapping_MAPPING_UNSPECIFIED
 }
 
 func sideStatus(v signal.View, at time.Time) *pb.SideStatus {
