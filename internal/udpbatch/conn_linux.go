@@ -127,6 +127,9 @@ func (s *Conn) setWhole(fd int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
 }
 
+// UDPConn is the socket itself, for one datagram at a time; a Reader is not used beside it.
+func (s *Conn) UDPConn() *net.UDPConn { return s.conn }
+
 // SetMark changes the firewall mark.
 func (s *Conn) SetMark(mark uint32) error {
 	var optErr error

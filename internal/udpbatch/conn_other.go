@@ -35,6 +35,9 @@ func Listen(network, address string, o Options) (*Conn, error) {
 	return s, nil
 }
 
+// UDPConn is the socket itself, for one datagram at a time; a Reader is not used beside it.
+func (s *Conn) UDPConn() *net.UDPConn { return s.conn }
+
 // SetMark fails for any mark but none.
 func (s *Conn) SetMark(mark uint32) error {
 	if mark == 0 {

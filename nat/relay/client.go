@@ -20,6 +20,7 @@ import (
 	"github.com/coder/websocket"
 	"golang.org/x/sync/errgroup"
 
+	"warren/internal/udpbatch"
 	"warren/proto/key"
 	"warren/proto/record"
 	"warren/proto/relayframe"
@@ -37,11 +38,21 @@ type ClientConfig struct {
 	Ticket func() (ticket, certificate *pb.Signed)
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	Log    *slog.Logger
-	// OnData, OnSignal and OnGone are called from one goroutine; b is good during the call only.
+	// ListenUDP opens a socket for the relay's datagrams, which is closed after use; nil: all goes over the WebSocket connection.
+	ListenUDP func() (*udpbatch.Conn, error)
+	// LongestUDP is the longest packet that may go over UDP; 0 is the constant of that name.
+	LongestUDP int
+	// Known tells whether a peer is worth a channel for its datagrams; nil: each is.
+	Known func(peer [key.Size]byte) bool
+	// OnData is called from two goroutines, OnSignal and OnGone from one; b is good during the call only.
 	OnData, OnSignal func(from [key.Size]byte, b []byte)
 	OnGone           func(peer [key.Size]byte)
 	// OnState is told when the connection stands, with the relay's address, and when it is lost, with the reason.
 	OnState func(connected bool, remote netip.AddrPort, err error)
+	// OnUDP, unless nil, is told when packets begin to go over UDP, and when they no longer do. OnRTT is told of each measured round trip
+	// to the relay.
+	OnUDP func(used bool, remote netip.AddrPort)
+	OnRTT func(time.Duration)
 	// QueueBytes bounds what waits to be sent.
 	QueueBytes int
 }
@@ -51,7 +62,8 @@ type Client struct {
 	cfg   ClientConfig
 	relay key.DevicePublic
 	reset chan struct{}
-	queue atomic.Pointer[queue] // nil while not connected
+	queue atomic.Pointer[queue]   // nil while not connected
+	udp   atomic.Pointer[udpLink] // nil while not connected, or without UDP
 }
 
 // ErrNotConnected says that nothing can be sent now.
@@ -83,11 +95,17 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.QueueBytes == 0 {
 		cfg.QueueBytes = DefaultQueueBytes
 	}
+	if cfg.LongestUDP == 0 {
+		cfg.LongestUDP = LongestUDP
+	}
 	return &Client{cfg: cfg, relay: k, reset: make(chan struct{}, 1)}, nil
 }
 
 // SendData queues a packet for a device. It never blocks; when the connection is slow the oldest packets are dropped.
 func (c *Client) SendData(to [key.Size]byte, b []byte) error {
+	if l := c.udp.Load(); l != nil && l.send(to, [][]byte{b}) {
+		return nil
+	}
 	return c.send(relayframe.Frame{Type: relayframe.Data, Peer: to, Payload: b})
 }
 
@@ -113,6 +131,9 @@ func (c *Client) SendDataBatch(to [key.Size]byte, bufs [][]byte) error {
 	q := c.queue.Load()
 	if q == nil {
 		return ErrNotConnected
+	}
+	if l := c.udp.Load(); l != nil && l.send(to, bufs) {
+		return nil
 	}
 	q.pushAll(relayframe.Data, to, bufs)
 	return nil
@@ -171,7 +192,7 @@ func (c *Client) once(ctx context.Context, at string) (stood bool, err error) {
 		case <-ended:
 		}
 	}()
-	ws, remote, err := c.connect(ctx, at)
+	ws, offer, remote, err := c.connect(ctx, at)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
@@ -183,29 +204,30 @@ func (c *Client) once(ctx context.Context, at string) (stood bool, err error) {
 	q := newQueue(c.cfg.QueueBytes)
 	c.queue.Store(q)
 	c.cfg.OnState(true, remote, nil)
-	err = c.serve(ctx, cancel, ws, q)
+	err = c.serve(ctx, ws, q, offer)
+	c.udp.Store(nil)
 	c.queue.Store(nil)
 	c.cfg.OnState(false, netip.AddrPort{}, fmt.Errorf("%s: %w", at, err))
 	return true, err
 }
 
 // connect dials, upgrades and shakes hands.
-func (c *Client) connect(ctx context.Context, at string) (*websocket.Conn, netip.AddrPort, error) {
+func (c *Client) connect(ctx context.Context, at string) (*websocket.Conn, *pb.RelayUDP, netip.AddrPort, error) {
 	var remote netip.AddrPort
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	ticket, certificate := c.cfg.Ticket()
 	if ticket == nil {
-		return nil, remote, errors.New("no relay ticket came from the coordinator yet")
+		return nil, nil, remote, errors.New("no relay ticket came from the coordinator yet")
 	}
 	u, err := url.Parse(at)
 	if err != nil {
-		return nil, remote, err
+		return nil, nil, remote, err
 	}
 	config, err := tlsbind.ClientConfig(c.cfg.Authority, c.cfg.Network, c.cfg.Relay.GetTlsMode(), u.Hostname(),
 		pb.TLSRole_TLS_ROLE_RELAY, pb.TLSRole_TLS_ROLE_COORDINATOR)
 	if err != nil {
-		return nil, remote, err
+		return nil, nil, remote, err
 	}
 	var state *tls.ConnectionState
 	note := func(conn net.Conn) {
@@ -236,13 +258,14 @@ func (c *Client) connect(ctx context.Context, at string) (*websocket.Conn, netip
 		HTTPClient: &http.Client{Transport: t}, Subprotocols: []string{relayframe.Subprotocol}, CompressionMode: websocket.CompressionDisabled,
 	})
 	if err != nil {
-		return nil, remote, err
+		return nil, nil, remote, err
 	}
-	if err := c.handshake(ctx, ws, state, ticket, certificate); err != nil {
+	offer, err := c.handshake(ctx, ws, state, ticket, certificate)
+	if err != nil {
 		ws.CloseNow()
-		return nil, remote, err
+		return nil, nil, remote, err
 	}
-	return ws, remote, nil
+	return ws, offer, remote, nil
 }
 
 func (c *Client) dialTLS(ctx context.Context, network, address string, config *tls.Config) (*tls.Conn, error) {
@@ -260,14 +283,14 @@ func (c *Client) dialTLS(ctx context.Context, network, address string, config *t
 	return conn, nil
 }
 
-func (c *Client) handshake(ctx context.Context, ws *websocket.Conn, state *tls.ConnectionState, ticket, certificate *pb.Signed) error {
+func (c *Client) handshake(ctx context.Context, ws *websocket.Conn, state *tls.ConnectionState, ticket, certificate *pb.Signed) (*pb.RelayUDP, error) {
 	ws.SetReadLimit(maxHandshake)
 	var challenge pb.RelayChallenge
 	if err := readMessage(ctx, ws, &challenge); err != nil {
-		return err
+		return nil, err
 	}
 	if !bytes.Equal(challenge.GetNetworkId(), c.cfg.Network[:]) || !bytes.Equal(challenge.GetRelayKey(), c.relay.Bytes()) {
-		return fmt.Errorf("%w: another relay answers there", ErrProtocol)
+		return nil, fmt.Errorf("%w: another relay answers there", ErrProtocol)
 	}
 	proof := &pb.RelayProof{
 		NetworkId: c.cfg.Network[:], RelayKey: c.relay.Bytes(), Challenge: challenge.GetChallenge(), DeviceKey: c.cfg.Device.Public().Bytes(),
@@ -276,30 +299,45 @@ func (c *Client) handshake(ctx context.Context, ws *websocket.Conn, state *tls.C
 	// insists on the right one.
 	binding, err := exporter(state)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	proof.TlsExporter = binding
 	signed, err := record.Sign(c.cfg.Device, record.ContextRelay, proof)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := writeMessage(ctx, ws, &pb.RelayHello{Proof: signed, Ticket: ticket, SigningCertificate: certificate}); err != nil {
-		return err
+	hello := &pb.RelayHello{Proof: signed, Ticket: ticket, SigningCertificate: certificate, Udp: c.cfg.ListenUDP != nil}
+	if err := writeMessage(ctx, ws, hello); err != nil {
+		return nil, err
 	}
 	var welcome pb.RelayWelcome
 	if err := readMessage(ctx, ws, &welcome); err != nil {
-		return err
+		return nil, err
 	}
 	if welcome.GetRefused() != "" {
-		return fmt.Errorf("the relay refused: %.200q", welcome.GetRefused())
+		return nil, fmt.Errorf("the relay refused: %.200q", welcome.GetRefused())
 	}
-	return nil
+	return welcome.GetUdp(), nil
 }
 
-func (c *Client) serve(ctx context.Context, cancel context.CancelCauseFunc, ws *websocket.Conn, q *queue) error {
+func (c *Client) serve(ctx context.Context, ws *websocket.Conn, q *queue, offer *pb.RelayUDP) error {
 	group, ctx := errgroup.WithContext(ctx)
 	var heard atomic.Bool
-	group.Go(func() error { return q.write(ctx, ws) })
+	if offer != nil && c.cfg.ListenUDP != nil {
+		l, err := newUDPLink(&c.cfg, offer, q)
+		if err != nil {
+			c.cfg.Log.Info("relay used without UDP", "relay", c.cfg.Relay.GetName(), "err", err)
+		} else {
+			c.udp.Store(l)
+			group.Go(func() error {
+				l.run(ctx)
+				return nil
+			})
+		}
+	}
+	group.Go(func() error {
+		return q.write(ctx, func(b []byte) error { return ws.Write(ctx, websocket.MessageBinary, b) })
+	})
 	group.Go(func() error { return c.read(ctx, ws, &heard) })
 	group.Go(func() error { return c.ping(ctx, q, &heard) })
 	err := group.Wait()
@@ -346,12 +384,21 @@ func (c *Client) read(ctx context.Context, ws *websocket.Conn, heard *atomic.Boo
 			}
 			switch f.Type {
 			case relayframe.Data:
+				if l := c.udp.Load(); l != nil {
+					l.noteTraffic()
+					l.lane(f.Peer) // so that the next may come over UDP
+				}
 				c.cfg.OnData(f.Peer, f.Payload)
+			case relayframe.Bound:
+				if l := c.udp.Load(); l != nil {
+					l.bound(f.Peer, f.Payload)
+				}
 			case relayframe.Signal:
 				c.cfg.OnSignal(f.Peer, f.Payload)
 			case relayframe.PeerGone:
 				c.cfg.OnGone(f.Peer)
 			}
 		}
+		in.release()
 	}
 }

@@ -3,8 +3,9 @@ package relay
 import "github.com/prometheus/client_golang/prometheus"
 
 type serverMetrics struct {
-	connections, frames, bytes, dropped prometheus.Counter
-	refusals                            *prometheus.CounterVec
+	connections, bytes                 prometheus.Counter
+	frames, dropped, ignored, refusals *prometheus.CounterVec
+	overWebSocket, overUDP             prometheus.Counter // of frames
 }
 
 func newServerMetrics(r prometheus.Registerer, connected func() int) *serverMetrics {
@@ -13,14 +14,21 @@ func newServerMetrics(r prometheus.Registerer, connected func() int) *serverMetr
 		r.MustRegister(c)
 		return c
 	}
+	vector := func(name, help, label string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+		r.MustRegister(c)
+		return c
+	}
 	m := &serverMetrics{
 		connections: counter("warren_relay_connections_total", "Connections of devices that were admitted."),
-		frames:      counter("warren_relay_frames_total", "Frames that were forwarded."),
+		frames:      vector("warren_relay_frames_total", "Packets and signals that were forwarded, by what carried them to the device.", "transport"),
 		bytes:       counter("warren_relay_received_bytes_total", "Bytes of frames that devices sent."),
-		dropped:     counter("warren_relay_dropped_frames_total", "Frames dropped because a device did not read fast enough; counted when it leaves."),
-		refusals:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "warren_relay_refusals_total", Help: "Connections that were refused."}, []string{"reason"}),
+		dropped:     vector("warren_relay_dropped_frames_total", "Packets and signals that were dropped; those of a full queue are counted when their device leaves.", "reason"),
+		ignored:     vector("warren_relay_ignored_datagrams_total", "Datagrams that were neither forwarded nor answered.", "reason"),
+		refusals:    vector("warren_relay_refusals_total", "Connections that were refused.", "reason"),
 	}
-	r.MustRegister(m.refusals, prometheus.NewGaugeFunc(
+	m.overWebSocket, m.overUDP = m.frames.WithLabelValues("websocket"), m.frames.WithLabelValues("udp")
+	r.MustRegister(prometheus.NewGaugeFunc(
 		prometheus.GaugeOpts{Name: "warren_relay_connections", Help: "Devices that are connected."}, func() float64 { return float64(connected()) }))
 	return m
 }

@@ -74,18 +74,32 @@ func readMessage(ctx context.Context, c *websocket.Conn, m proto.Message) error 
 	return nil
 }
 
-// reader reads whole messages into one buffer of its own.
+// buffers holds room for a message, of *[]byte: a connection has some only while it needs it, and most are idle.
+var buffers = sync.Pool{New: func() any {
+	b := make([]byte, batchSize+relayframe.Overhead+relayframe.MaxPayload)
+	return &b
+}}
+
+// reader reads whole messages.
 type reader struct {
 	conn *websocket.Conn
-	buf  []byte
+	buf  *[]byte // nil between messages
 }
 
 func newReader(c *websocket.Conn) *reader {
 	c.SetReadLimit(relayframe.MaxMessage)
-	return &reader{c, make([]byte, batchSize)}
+	return &reader{conn: c}
 }
 
-// next gives the next message, which stays good until the following call.
+// release ends the use of the last message.
+func (r *reader) release() {
+	if r.buf != nil {
+		buffers.Put(r.buf)
+		r.buf = nil
+	}
+}
+
+// next gives the next message, which stays good until release.
 func (r *reader) next(ctx context.Context) ([]byte, error) {
 	kind, in, err := r.conn.Reader(ctx)
 	if err != nil {
@@ -94,15 +108,16 @@ func (r *reader) next(ctx context.Context) ([]byte, error) {
 	if kind != websocket.MessageBinary {
 		return nil, fmt.Errorf("%w: a text message", ErrProtocol)
 	}
+	r.buf = buffers.Get().(*[]byte)
 	n := 0
 	for {
-		if n == len(r.buf) {
-			r.buf = append(r.buf, make([]byte, len(r.buf))...)
+		if n == len(*r.buf) {
+			*r.buf = append(*r.buf, make([]byte, len(*r.buf))...)
 		}
-		m, err := in.Read(r.buf[n:])
+		m, err := in.Read((*r.buf)[n:])
 		n += m
 		if errors.Is(err, io.EOF) {
-			return r.buf[:n], nil
+			return (*r.buf)[:n], nil
 		}
 		if err != nil {
 			return nil, err
@@ -220,6 +235,20 @@ func wholeFrames(b []byte, limit int, atLeastOne bool) int {
 	return n
 }
 
+// shrink gives the memory of a burst back, when nothing is left of it.
+func (q *queue) shrink() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, l := range []*lane{&q.urgent, &q.data} {
+		if l.size() == 0 && cap(l.b) > keepLane {
+			*l = lane{}
+		}
+	}
+}
+
+// keepLane is what an idle lane may keep, in bytes.
+const keepLane = 4 << 10
+
 // drops gives how many frames were dropped so far.
 func (q *queue) drops() uint64 {
 	q.mu.Lock()
@@ -227,22 +256,30 @@ func (q *queue) drops() uint64 {
 	return q.dropped
 }
 
-// write sends what is queued until ctx ends or the connection fails.
-func (q *queue) write(ctx context.Context, c *websocket.Conn) error {
-	buf := make([]byte, 0, batchSize+relayframe.MaxPayload)
+// write has what is queued sent until ctx ends or send fails.
+func (q *queue) write(ctx context.Context, send func([]byte) error) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-q.ready:
 		}
-		for {
-			if buf = q.take(buf); len(buf) == 0 {
-				break
-			}
-			if err := c.Write(ctx, websocket.MessageBinary, buf); err != nil {
-				return err
-			}
+		if err := q.drain(send); err != nil {
+			return err
+		}
+	}
+}
+
+func (q *queue) drain(send func([]byte) error) error {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for {
+		b := q.take(*buf)
+		if len(b) == 0 {
+			return nil
+		}
+		if err := send(b); err != nil {
+			return err
 		}
 	}
 }

@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	mrand "math/rand/v2"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -15,7 +17,10 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
+	"warren/internal/udpbatch"
+	"warren/nat/relay/datagram"
 	"warren/proto/key"
 	"warren/proto/record"
 	"warren/proto/relayframe"
@@ -45,7 +50,10 @@ type ServerConfig struct {
 	Log       *slog.Logger
 	Now       func() time.Time
 	// QueueBytes bounds what waits for one device.
-	QueueBytes     int
+	QueueBytes int
+	// BytesPerSecond is how much of others' packets one device may send; 0 for any amount. Over UDP more is dropped, over a WebSocket
+	// connection it waits.
+	BytesPerSecond int
 	MaxConnections int
 	Registerer     prometheus.Registerer
 }
@@ -58,10 +66,13 @@ type Server struct {
 	closing    chan struct{}
 	closeOnce  sync.Once
 	active     sync.WaitGroup
+	start      time.Time
+	udp        atomic.Pointer[udpbatch.Conn] // nil while UDP is not served
 
-	mu      sync.RWMutex
-	conns   map[rawKey]*serverConn
-	blocked map[rawKey]struct{}
+	mu       sync.RWMutex
+	conns    map[rawKey]*serverConn
+	sessions map[uint32]*serverConn // those with UDP
+	blocked  map[rawKey]struct{}
 }
 
 // serverConn is one device's connection.
@@ -69,8 +80,12 @@ type serverConn struct {
 	device key.DevicePublic
 	raw    rawKey
 	queue  *queue
-	heard  atomic.Int64 // Unix nanoseconds
+	udp    *udpSession   // nil without UDP
+	rate   *rate.Limiter // nil for any
 	cancel context.CancelCauseFunc
+
+	mu   sync.Mutex
+	told map[rawKey]time.Time // when it was told that a peer is not here
 }
 
 // NewServer makes a relay. It serves as soon as its ServeHTTP is mounted.
@@ -92,7 +107,7 @@ func NewServer(cfg ServerConfig) *Server {
 	}
 	s := &Server{
 		cfg: cfg, handshakes: make(chan struct{}, maxHandshakes), closing: make(chan struct{}),
-		conns: map[rawKey]*serverConn{}, blocked: map[rawKey]struct{}{},
+		conns: map[rawKey]*serverConn{}, sessions: map[uint32]*serverConn{}, blocked: map[rawKey]struct{}{}, start: time.Now(),
 	}
 	s.metrics = newServerMetrics(cfg.Registerer, s.count)
 	return s
@@ -108,6 +123,7 @@ var (
 	errBlocked  = errors.New("this device is no member of the network any more")
 	errReplaced = errors.New("a newer connection of this device took over")
 	errClosing  = errors.New("the relay is stopping")
+	errStuck    = errors.New("the device does not read")
 	errIdle     = errors.New("nothing was heard from the device")
 	errFull     = errors.New("the relay serves as many devices as it may; another relay helps")
 )
@@ -209,15 +225,27 @@ func (s *Server) handshake(ctx context.Context, end context.CancelCauseFunc, t *
 	device, err := s.admit(&hello, challenge, binding)
 	reason := "credentials"
 	var c *serverConn
+	var offer *pb.RelayUDP
 	if err == nil {
-		c = &serverConn{device: device, raw: device.Raw(), queue: newQueue(s.cfg.QueueBytes), cancel: end}
-		reason, err = "full", s.join(c)
+		c = &serverConn{device: device, raw: device.Raw(), queue: newQueue(s.cfg.QueueBytes), rate: s.newRate(), cancel: end}
+		reason = "full"
+		if offer, err = s.join(c, hello.GetUdp()); err != nil {
+			c = nil
+		}
 	}
 	if err != nil {
 		s.metrics.refusals.WithLabelValues(reason).Inc()
 		return nil, errors.Join(err, writeMessage(ctx, ws, &pb.RelayWelcome{Refused: err.Error()}))
 	}
-	return c, writeMessage(ctx, ws, &pb.RelayWelcome{MaxPayload: relayframe.MaxPayload})
+	return c, writeMessage(ctx, ws, &pb.RelayWelcome{MaxPayload: relayframe.MaxPayload, Udp: offer})
+}
+
+// newRate makes the limit of one device. A whole message always fits.
+func (s *Server) newRate() *rate.Limiter {
+	if s.cfg.BytesPerSecond == 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(s.cfg.BytesPerSecond), max(s.cfg.BytesPerSecond/4, 2*relayframe.MaxMessage))
 }
 
 // admit checks who it is, and that the coordinator lets the device use relays.
@@ -254,10 +282,8 @@ func (s *Server) admit(h *pb.RelayHello, challenge, binding []byte) (key.DeviceP
 // serve forwards until the connection ends.
 func (s *Server) serve(ctx context.Context, ws *websocket.Conn, c *serverConn, remote string) {
 	s.cfg.Log.Debug("device connected to the relay", "key", c.device.Short(), "remote", remote)
-	c.heard.Store(s.cfg.Now().UnixNano())
 	var group sync.WaitGroup
 	group.Go(func() { c.cancel(s.writeTo(ctx, ws, c)) })
-	group.Go(func() { c.cancel(s.watchIdle(ctx, c)) })
 	c.cancel(s.readFrom(ctx, ws, c))
 	cause := context.Cause(ctx)
 	if errors.Is(cause, errBlocked) || errors.Is(cause, errReplaced) || errors.Is(cause, errClosing) {
@@ -266,63 +292,53 @@ func (s *Server) serve(ctx context.Context, ws *websocket.Conn, c *serverConn, r
 	}
 	ws.CloseNow()
 	group.Wait()
-	s.metrics.dropped.Add(float64(c.queue.drops()))
+	s.metrics.dropped.WithLabelValues("queue").Add(float64(c.queue.drops()))
 	s.cfg.Log.Debug("device left the relay", "key", c.device.Short(), "err", cause)
 }
 
 // writeTo is queue.write with a bound on how long a reader may block it.
 func (s *Server) writeTo(ctx context.Context, ws *websocket.Conn, c *serverConn) error {
-	buf := make([]byte, 0, batchSize+relayframe.MaxPayload)
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-c.queue.ready:
-		}
-		for {
-			if buf = c.queue.take(buf); len(buf) == 0 {
-				break
-			}
-			stuck := time.AfterFunc(writeTimeout, func() { c.cancel(errors.New("the device does not read")) })
-			err := ws.Write(ctx, websocket.MessageBinary, buf)
-			stuck.Stop()
-			if err != nil {
-				return err
-			}
-		}
-	}
+	stuck := time.AfterFunc(writeTimeout, func() { c.cancel(errStuck) })
+	stuck.Stop()
+	defer stuck.Stop()
+	return c.queue.write(ctx, func(b []byte) error {
+		stuck.Reset(writeTimeout)
+		defer stuck.Stop()
+		return ws.Write(ctx, websocket.MessageBinary, b)
+	})
 }
 
-// watchIdle ends a connection whose device has vanished.
-func (s *Server) watchIdle(ctx context.Context, c *serverConn) error {
-	tick := time.NewTicker(idleTimeout / 4)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-			if s.cfg.Now().UnixNano()-c.heard.Load() > int64(idleTimeout) {
-				return errIdle
-			}
-		}
-	}
-}
+// maxSessions bounds devices with UDP, so that a free number is soon found.
+const maxSessions = datagram.MaxSession / 2
 
-func (s *Server) join(c *serverConn) error {
+// join makes the device reachable, and gives it a session for datagrams if it wants one.
+func (s *Server) join(c *serverConn, udp bool) (*pb.RelayUDP, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	select {
 	case <-s.closing:
-		return errClosing
+		return nil, errClosing
 	default:
 	}
 	old := s.conns[c.raw]
 	if old == nil && len(s.conns) >= s.cfg.MaxConnections {
-		return errFull
+		return nil, errFull
 	}
 	if _, blocked := s.blocked[c.raw]; blocked {
-		return errBlocked
+		return nil, errBlocked
+	}
+	var offer *pb.RelayUDP
+	if conn := s.udp.Load(); udp && conn != nil && len(s.sessions) < maxSessions {
+		id := mrand.Uint32N(datagram.MaxSession + 1)
+		for s.sessions[id] != nil {
+			id = mrand.Uint32N(datagram.MaxSession + 1)
+		}
+		var err error
+		if c.udp, offer, err = newUDPSession(id); err != nil {
+			return nil, err
+		}
+		offer.Port = uint32(conn.Port())
+		s.sessions[id] = c
 	}
 	if old != nil {
 		old.cancel(errReplaced)
@@ -330,7 +346,7 @@ func (s *Server) join(c *serverConn) error {
 	s.conns[c.raw] = c
 	s.active.Add(1)
 	s.metrics.connections.Inc()
-	return nil
+	return offer, nil
 }
 
 func (s *Server) leave(c *serverConn) {
@@ -338,6 +354,9 @@ func (s *Server) leave(c *serverConn) {
 	defer s.mu.Unlock()
 	if s.conns[c.raw] == c {
 		delete(s.conns, c.raw)
+	}
+	if c.udp != nil {
+		delete(s.sessions, c.udp.id)
 	}
 }
 
@@ -347,55 +366,105 @@ func (s *Server) find(k rawKey) *serverConn {
 	return s.conns[k]
 }
 
-// readFrom forwards what the device sends. Frames of one message to one device go into its queue together.
+// readFrom forwards what the device sends, and ends the connection when nothing comes for long.
 func (s *Server) readFrom(ctx context.Context, ws *websocket.Conn, c *serverConn) error {
+	idle := time.AfterFunc(idleTimeout, func() { c.cancel(errIdle) })
+	defer idle.Stop()
 	in := newReader(ws)
-	gone := map[rawKey]time.Time{}
-	var to *serverConn
 	for {
 		b, err := in.next(ctx)
 		if err != nil {
 			return err
 		}
-		c.heard.Store(s.cfg.Now().UnixNano())
+		idle.Reset(idleTimeout)
 		s.metrics.bytes.Add(float64(len(b)))
-		to = nil
-		for len(b) > 0 {
-			var f relayframe.Frame
-			if f, b, err = relayframe.Next(b); err != nil {
-				return fmt.Errorf("%w: %w", ErrProtocol, err)
-			}
-			switch f.Type {
-			case relayframe.Ping:
-				c.queue.push(relayframe.Frame{Type: relayframe.Pong, Payload: f.Payload[:min(len(f.Payload), 8)]})
-			case relayframe.Data, relayframe.Signal:
-				if to == nil || to.raw != f.Peer {
-					to = s.find(f.Peer)
-				}
-				if to == nil {
-					s.tellGone(c, f.Peer, gone)
-					continue
-				}
-				f.Peer = c.raw
-				to.queue.push(f)
-				s.metrics.frames.Inc()
-			case relayframe.Pong:
-			default:
-				return fmt.Errorf("%w: a device does not send type %d", ErrProtocol, f.Type)
+		if c.rate != nil {
+			if err := c.rate.WaitN(ctx, len(b)); err != nil {
+				return err
 			}
 		}
+		if err := s.message(c, b); err != nil {
+			return err
+		}
+		in.release()
 	}
 }
 
+// message forwards the frames of one message. Packets to one device go out together.
+func (s *Server) message(c *serverConn, b []byte) error {
+	out := s.newOutgoing()
+	defer out.done()
+	for len(b) > 0 {
+		f, rest, err := relayframe.Next(b)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrProtocol, err)
+		}
+		b = rest
+		switch f.Type {
+		case relayframe.Ping:
+			c.queue.shrink()
+			c.queue.push(relayframe.Frame{Type: relayframe.Pong, Payload: f.Payload[:min(len(f.Payload), 8)]})
+		case relayframe.Data, relayframe.Signal:
+			if out.to == nil || out.to.raw != f.Peer {
+				out.begin(c, s.find(f.Peer))
+			}
+			s.forward(c, out, f)
+		case relayframe.Pong:
+		case relayframe.Bind, relayframe.Stop:
+			if err := s.control(c, f); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("%w: a device does not send type %d", ErrProtocol, f.Type)
+		}
+	}
+	return nil
+}
+
+// forward passes a packet or signal on. Signals take the connection, which loses none.
+func (s *Server) forward(c *serverConn, out *outgoing, f relayframe.Frame) {
+	switch {
+	case out.to == nil:
+		s.metrics.dropped.WithLabelValues("absent").Inc()
+		s.tellGone(c, f.Peer)
+	case f.Type == relayframe.Data:
+		out.packet(f.Payload)
+	default:
+		s.metrics.overWebSocket.Inc()
+		out.to.queue.push(relayframe.Frame{Type: f.Type, Peer: c.raw, Payload: f.Payload})
+	}
+}
+
+// control takes what a device says about its datagrams.
+func (s *Server) control(c *serverConn, f relayframe.Frame) error {
+	if c.udp == nil {
+		return fmt.Errorf("%w: type %d without a session for datagrams", ErrProtocol, f.Type)
+	}
+	if f.Type == relayframe.Stop {
+		c.udp.stop()
+		return nil
+	}
+	if len(f.Payload) != 2 || !c.udp.bind(binary.BigEndian.Uint16(f.Payload), f.Peer) {
+		return fmt.Errorf("%w: channel % x", ErrProtocol, f.Payload)
+	}
+	c.queue.push(relayframe.Frame{Type: relayframe.Bound, Peer: f.Peer, Payload: f.Payload})
+	return nil
+}
+
 // tellGone says that the peer is not here, not too often.
-func (s *Server) tellGone(c *serverConn, peer rawKey, told map[rawKey]time.Time) {
+func (s *Server) tellGone(c *serverConn, peer rawKey) {
 	now := s.cfg.Now()
-	if now.Sub(told[peer]) < goneEvery {
-		return
+	c.mu.Lock()
+	last, known := c.told[peer]
+	silent := known && now.Sub(last) < goneEvery
+	if !silent {
+		if c.told == nil || len(c.told) >= maxGone {
+			c.told = map[rawKey]time.Time{}
+		}
+		c.told[peer] = now
 	}
-	if len(told) >= maxGone {
-		clear(told)
+	c.mu.Unlock()
+	if !silent {
+		c.queue.push(relayframe.Frame{Type: relayframe.PeerGone, Peer: peer})
 	}
-	told[peer] = now
-	c.queue.push(relayframe.Frame{Type: relayframe.PeerGone, Peer: peer})
 }

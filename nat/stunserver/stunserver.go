@@ -68,15 +68,21 @@ func (s *Server) Run(ctx context.Context, c *net.UDPConn) error {
 		case err != nil:
 			continue // such as an ICMP error of an earlier answer
 		}
-		if answer := s.answer(b[:n], from); answer != nil {
-			if _, err := c.WriteToUDPAddrPort(answer, from); err == nil {
-				s.answers.Inc()
-			}
+		if answer := s.Answer(b[:n], from); answer != nil {
+			c.WriteToUDPAddrPort(answer, from) // or the request is repeated
 		}
 	}
 }
 
-// answer gives what to send back, or nil.
+// Answer gives what to send back for a datagram, or nil. It is for whoever shares a socket with others; Run calls it for its own.
+func (s *Server) Answer(b []byte, from netip.AddrPort) []byte {
+	answer := s.answer(b, from)
+	if answer != nil {
+		s.answers.Inc()
+	}
+	return answer
+}
+
 func (s *Server) answer(b []byte, from netip.AddrPort) []byte {
 	if !stunmsg.Looks(b) {
 		s.ignored.WithLabelValues("not STUN").Inc()

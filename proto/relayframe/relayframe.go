@@ -5,7 +5,7 @@
 //	+---------------+---------------+---------------+---------------+
 //	|         length (16 bits)      |   type (8)    |
 //	+---------------+---------------+---------------+
-//	|  device key of the other side (32 bytes; absent in Ping, Pong) ...
+//	|  device key of the other side (32 bytes; absent in Ping, Pong, Stop) ...
 //	+---------------+---------------+---------------+---------------+
 //	|  payload (length bytes)                                      ...
 //	+---------------+---------------+---------------+---------------+
@@ -32,6 +32,12 @@ const (
 	Ping     Type = 3 // payload of 8 bytes, to be returned
 	Pong     Type = 4
 	PeerGone Type = 5 // from the relay: the device with this key is not connected; no payload
+	// Bind gives a peer a channel of the session's datagrams, in both directions: from the device, payload of 2 bytes. Bound is the
+	// relay's answer, with the same payload, after which the channel may be used.
+	Bind  Type = 6
+	Bound Type = 7
+	// Stop is from the device: no more datagrams until its next ping says that it uses UDP; no payload.
+	Stop Type = 8
 )
 
 // Subprotocol is the WebSocket subprotocol (RFC 6455 section 1.9) of this version.
@@ -64,7 +70,7 @@ type Frame struct {
 	Payload []byte
 }
 
-func (t Type) hasKey() bool { return t == Data || t == Signal || t == PeerGone }
+func (t Type) hasKey() bool { return t != Ping && t != Pong && t != Stop }
 
 // Append writes f at the end of b. Payload must not be longer than MaxPayload.
 func Append(b []byte, f Frame) []byte {
@@ -83,7 +89,7 @@ func Next(b []byte) (f Frame, rest []byte, err error) {
 	}
 	n := int(binary.BigEndian.Uint16(b))
 	f.Type = Type(b[2])
-	if f.Type < Data || f.Type > PeerGone {
+	if f.Type < Data || f.Type > Stop {
 		return Frame{}, nil, fmt.Errorf("%w: %d", ErrType, b[2])
 	}
 	b = b[headerSize:]

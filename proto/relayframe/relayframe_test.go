@@ -14,7 +14,7 @@ func TestRoundTrip(t *testing.T) {
 	var want []Frame
 	var b []byte
 	for i := range 300 {
-		f := Frame{Type: Type(1 + i%5), Payload: make([]byte, []int{0, 1, 8, 1420, MaxPayload}[i%7%5])}
+		f := Frame{Type: Type(1 + i%8), Payload: make([]byte, []int{0, 1, 8, 1420, MaxPayload}[i%7%5])}
 		for j := range f.Payload {
 			f.Payload[j] = byte(rng.Uint32())
 		}
@@ -53,6 +53,9 @@ func TestLayout(t *testing.T) {
 		{"data", Frame{Data, peer, []byte("hi")}, data},
 		{"ping", Frame{Ping, [32]byte{}, []byte("12345678")}, append([]byte{0, 8, 3}, "12345678"...)},
 		{"gone", Frame{PeerGone, peer, []byte{}}, append([]byte{0, 0, 5}, peer[:]...)},
+		{"bind", Frame{Bind, peer, []byte{1, 2}}, append(append([]byte{0, 2, 6}, peer[:]...), 1, 2)},
+		{"bound", Frame{Bound, peer, []byte{1, 2}}, append(append([]byte{0, 2, 7}, peer[:]...), 1, 2)},
+		{"stop", Frame{Stop, [32]byte{}, nil}, []byte{0, 0, 8}},
 	} {
 		if got := Append(nil, test.f); !bytes.Equal(got, test.want) {
 			t.Errorf("%s: %x, want %x", test.name, got, test.want)
@@ -71,7 +74,7 @@ func TestHostile(t *testing.T) {
 		b := bytes.Clone(whole)
 		b[2] = byte(kind)
 		_, _, err := Next(b)
-		if known := kind >= 1 && kind <= 5; known != !errors.Is(err, ErrType) {
+		if known := kind >= 1 && kind <= 8; known != !errors.Is(err, ErrType) {
 			t.Errorf("type %d: %v", kind, err)
 		}
 	}
@@ -85,7 +88,7 @@ func TestHostile(t *testing.T) {
 }
 
 func FuzzNext(f *testing.F) {
-	for kind := range 7 {
+	for kind := range 10 {
 		f.Add(Append(nil, Frame{Type(kind), [32]byte{9}, []byte("seed")}))
 	}
 	f.Add([]byte{255, 255, 1})

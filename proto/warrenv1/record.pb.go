@@ -714,7 +714,9 @@ type Relay struct {
 	Urls    []string `protobuf:"bytes,3,rep,name=urls,proto3" json:"urls,omitempty"`
 	TlsMode TLSMode  `protobuf:"varint,4,opt,name=tls_mode,json=tlsMode,proto3,enum=warren.v1.TLSMode" json:"tls_mode,omitempty"`
 	// host:port of its STUN server over UDP; empty where there is none.
-	Stun          []string `protobuf:"bytes,5,rep,name=stun,proto3" json:"stun,omitempty"`
+	Stun []string `protobuf:"bytes,5,rep,name=stun,proto3" json:"stun,omitempty"`
+	// Where it is, in the administrator's words; empty if nobody said.
+	Region        string `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -782,6 +784,13 @@ func (x *Relay) GetStun() []string {
 		return x.Stun
 	}
 	return nil
+}
+
+func (x *Relay) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
 }
 
 // Endpoint is a URL of the coordinator and how its TLS is recognised.
@@ -1175,13 +1184,14 @@ const file_warren_v1_record_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\asources\x18\x02 \x03(\v2\x11.warren.v1.PrefixR\asources\x125\n" +
 	"\fdestinations\x18\x03 \x03(\v2\x11.warren.v1.PrefixR\fdestinations\x12%\n" +
-	"\x05flows\x18\x04 \x03(\v2\x0f.warren.v1.FlowR\x05flows\"\x8f\x01\n" +
+	"\x05flows\x18\x04 \x03(\v2\x0f.warren.v1.FlowR\x05flows\"\xa7\x01\n" +
 	"\x05Relay\x12\x1b\n" +
 	"\trelay_key\x18\x01 \x01(\fR\brelayKey\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04urls\x18\x03 \x03(\tR\x04urls\x12-\n" +
 	"\btls_mode\x18\x04 \x01(\x0e2\x12.warren.v1.TLSModeR\atlsMode\x12\x12\n" +
-	"\x04stun\x18\x05 \x03(\tR\x04stun\"K\n" +
+	"\x04stun\x18\x05 \x03(\tR\x04stun\x12\x16\n" +
+	"\x06region\x18\x06 \x01(\tR\x06region\"K\n" +
 	"\bEndpoint\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12-\n" +
 	"\btls_mode\x18\x02 \x01(\x0e2\x12.warren.v1.TLSModeR\atlsMode\"\xe1\x03\n" +

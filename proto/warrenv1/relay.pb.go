@@ -352,8 +352,10 @@ type RelayHello struct {
 	Ticket *Signed `protobuf:"bytes,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// SigningCertificate for the ticket's signer.
 	SigningCertificate *Signed `protobuf:"bytes,3,opt,name=signing_certificate,json=signingCertificate,proto3" json:"signing_certificate,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The device can use the relay over UDP too.
+	Udp           bool `protobuf:"varint,4,opt,name=udp,proto3" json:"udp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RelayHello) Reset() {
@@ -405,6 +407,13 @@ func (x *RelayHello) GetSigningCertificate() *Signed {
 		return x.SigningCertificate
 	}
 	return nil
+}
+
+func (x *RelayHello) GetUdp() bool {
+	if x != nil {
+		return x.Udp
+	}
+	return false
 }
 
 type RelayProof struct {
@@ -490,7 +499,9 @@ type RelayWelcome struct {
 	// Longest payload of a frame, in bytes.
 	MaxPayload uint32 `protobuf:"varint,1,opt,name=max_payload,json=maxPayload,proto3" json:"max_payload,omitempty"`
 	// Empty when welcome; else why not, and the connection is closed.
-	Refused       string `protobuf:"bytes,2,opt,name=refused,proto3" json:"refused,omitempty"`
+	Refused string `protobuf:"bytes,2,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Unset where the relay has no UDP, or the device did not ask.
+	Udp           *RelayUDP `protobuf:"bytes,3,opt,name=udp,proto3" json:"udp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -539,6 +550,85 @@ func (x *RelayWelcome) GetRefused() string {
 	return ""
 }
 
+func (x *RelayWelcome) GetUdp() *RelayUDP {
+	if x != nil {
+		return x.Udp
+	}
+	return nil
+}
+
+// RelayUDP is a session for datagrams, which ends with the connection. They go to this port of each host in the relay's
+// list of STUN servers. See warren/nat/relay/datagram.
+type RelayUDP struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 24 bits.
+	Session uint32 `protobuf:"varint,1,opt,name=session,proto3" json:"session,omitempty"`
+	// AES-128 keys, of the datagrams from the device and of those to it.
+	UpKey         []byte `protobuf:"bytes,2,opt,name=up_key,json=upKey,proto3" json:"up_key,omitempty"`
+	DownKey       []byte `protobuf:"bytes,3,opt,name=down_key,json=downKey,proto3" json:"down_key,omitempty"`
+	Port          uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayUDP) Reset() {
+	*x = RelayUDP{}
+	mi := &file_warren_v1_relay_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayUDP) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayUDP) ProtoMessage() {}
+
+func (x *RelayUDP) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_relay_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayUDP.ProtoReflect.Descriptor instead.
+func (*RelayUDP) Descriptor() ([]byte, []int) {
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RelayUDP) GetSession() uint32 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *RelayUDP) GetUpKey() []byte {
+	if x != nil {
+		return x.UpKey
+	}
+	return nil
+}
+
+func (x *RelayUDP) GetDownKey() []byte {
+	if x != nil {
+		return x.DownKey
+	}
+	return nil
+}
+
+func (x *RelayUDP) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 // Candidate is an address at which a device may be reached.
 type Candidate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -552,7 +642,7 @@ type Candidate struct {
 
 func (x *Candidate) Reset() {
 	*x = Candidate{}
-	mi := &file_warren_v1_relay_proto_msgTypes[4]
+	mi := &file_warren_v1_relay_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +654,7 @@ func (x *Candidate) String() string {
 func (*Candidate) ProtoMessage() {}
 
 func (x *Candidate) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_relay_proto_msgTypes[4]
+	mi := &file_warren_v1_relay_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +667,7 @@ func (x *Candidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Candidate.ProtoReflect.Descriptor instead.
 func (*Candidate) Descriptor() ([]byte, []int) {
-	return file_warren_v1_relay_proto_rawDescGZIP(), []int{4}
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Candidate) GetKind() CandidateKind {
@@ -619,7 +709,7 @@ type Signal struct {
 
 func (x *Signal) Reset() {
 	*x = Signal{}
-	mi := &file_warren_v1_relay_proto_msgTypes[5]
+	mi := &file_warren_v1_relay_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +721,7 @@ func (x *Signal) String() string {
 func (*Signal) ProtoMessage() {}
 
 func (x *Signal) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_relay_proto_msgTypes[5]
+	mi := &file_warren_v1_relay_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +734,7 @@ func (x *Signal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signal.ProtoReflect.Descriptor instead.
 func (*Signal) Descriptor() ([]byte, []int) {
-	return file_warren_v1_relay_proto_rawDescGZIP(), []int{5}
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Signal) GetSequence() uint64 {
@@ -696,7 +786,7 @@ type View struct {
 
 func (x *View) Reset() {
 	*x = View{}
-	mi := &file_warren_v1_relay_proto_msgTypes[6]
+	mi := &file_warren_v1_relay_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +798,7 @@ func (x *View) String() string {
 func (*View) ProtoMessage() {}
 
 func (x *View) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_relay_proto_msgTypes[6]
+	mi := &file_warren_v1_relay_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +811,7 @@ func (x *View) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use View.ProtoReflect.Descriptor instead.
 func (*View) Descriptor() ([]byte, []int) {
-	return file_warren_v1_relay_proto_rawDescGZIP(), []int{6}
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *View) GetUdp() Reach {
@@ -761,12 +851,13 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\n" +
 	"network_id\x18\x01 \x01(\fR\tnetworkId\x12\x1b\n" +
 	"\trelay_key\x18\x02 \x01(\fR\brelayKey\x12\x1c\n" +
-	"\tchallenge\x18\x03 \x01(\fR\tchallenge\"\xa4\x01\n" +
+	"\tchallenge\x18\x03 \x01(\fR\tchallenge\"\xb6\x01\n" +
 	"\n" +
 	"RelayHello\x12'\n" +
 	"\x05proof\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x05proof\x12)\n" +
 	"\x06ticket\x18\x02 \x01(\v2\x11.warren.v1.SignedR\x06ticket\x12B\n" +
-	"\x13signing_certificate\x18\x03 \x01(\v2\x11.warren.v1.SignedR\x12signingCertificate\"\xa8\x01\n" +
+	"\x13signing_certificate\x18\x03 \x01(\v2\x11.warren.v1.SignedR\x12signingCertificate\x12\x10\n" +
+	"\x03udp\x18\x04 \x01(\bR\x03udp\"\xa8\x01\n" +
 	"\n" +
 	"RelayProof\x12\x1d\n" +
 	"\n" +
@@ -775,11 +866,17 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\tchallenge\x18\x03 \x01(\fR\tchallenge\x12\x1d\n" +
 	"\n" +
 	"device_key\x18\x04 \x01(\fR\tdeviceKey\x12!\n" +
-	"\ftls_exporter\x18\x05 \x01(\fR\vtlsExporter\"I\n" +
+	"\ftls_exporter\x18\x05 \x01(\fR\vtlsExporter\"p\n" +
 	"\fRelayWelcome\x12\x1f\n" +
 	"\vmax_payload\x18\x01 \x01(\rR\n" +
 	"maxPayload\x12\x18\n" +
-	"\arefused\x18\x02 \x01(\tR\arefused\"g\n" +
+	"\arefused\x18\x02 \x01(\tR\arefused\x12%\n" +
+	"\x03udp\x18\x03 \x01(\v2\x13.warren.v1.RelayUDPR\x03udp\"j\n" +
+	"\bRelayUDP\x12\x18\n" +
+	"\asession\x18\x01 \x01(\rR\asession\x12\x15\n" +
+	"\x06up_key\x18\x02 \x01(\fR\x05upKey\x12\x19\n" +
+	"\bdown_key\x18\x03 \x01(\fR\adownKey\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\"g\n" +
 	"\tCandidate\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.warren.v1.CandidateKindR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x12\n" +
@@ -835,7 +932,7 @@ func file_warren_v1_relay_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_warren_v1_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_warren_v1_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_warren_v1_relay_proto_goTypes = []any{
 	(CandidateKind)(0),     // 0: warren.v1.CandidateKind
 	(Talk)(0),              // 1: warren.v1.Talk
@@ -846,27 +943,29 @@ var file_warren_v1_relay_proto_goTypes = []any{
 	(*RelayHello)(nil),     // 6: warren.v1.RelayHello
 	(*RelayProof)(nil),     // 7: warren.v1.RelayProof
 	(*RelayWelcome)(nil),   // 8: warren.v1.RelayWelcome
-	(*Candidate)(nil),      // 9: warren.v1.Candidate
-	(*Signal)(nil),         // 10: warren.v1.Signal
-	(*View)(nil),           // 11: warren.v1.View
-	(*Signed)(nil),         // 12: warren.v1.Signed
+	(*RelayUDP)(nil),       // 9: warren.v1.RelayUDP
+	(*Candidate)(nil),      // 10: warren.v1.Candidate
+	(*Signal)(nil),         // 11: warren.v1.Signal
+	(*View)(nil),           // 12: warren.v1.View
+	(*Signed)(nil),         // 13: warren.v1.Signed
 }
 var file_warren_v1_relay_proto_depIdxs = []int32{
-	12, // 0: warren.v1.RelayHello.proof:type_name -> warren.v1.Signed
-	12, // 1: warren.v1.RelayHello.ticket:type_name -> warren.v1.Signed
-	12, // 2: warren.v1.RelayHello.signing_certificate:type_name -> warren.v1.Signed
-	0,  // 3: warren.v1.Candidate.kind:type_name -> warren.v1.CandidateKind
-	9,  // 4: warren.v1.Signal.candidates:type_name -> warren.v1.Candidate
-	11, // 5: warren.v1.Signal.view:type_name -> warren.v1.View
-	1,  // 6: warren.v1.Signal.talk:type_name -> warren.v1.Talk
-	2,  // 7: warren.v1.View.udp:type_name -> warren.v1.Reach
-	3,  // 8: warren.v1.View.mapping:type_name -> warren.v1.Mapping
-	4,  // 9: warren.v1.View.path:type_name -> warren.v1.PathKind
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	13, // 0: warren.v1.RelayHello.proof:type_name -> warren.v1.Signed
+	13, // 1: warren.v1.RelayHello.ticket:type_name -> warren.v1.Signed
+	13, // 2: warren.v1.RelayHello.signing_certificate:type_name -> warren.v1.Signed
+	9,  // 3: warren.v1.RelayWelcome.udp:type_name -> warren.v1.RelayUDP
+	0,  // 4: warren.v1.Candidate.kind:type_name -> warren.v1.CandidateKind
+	10, // 5: warren.v1.Signal.candidates:type_name -> warren.v1.Candidate
+	12, // 6: warren.v1.Signal.view:type_name -> warren.v1.View
+	1,  // 7: warren.v1.Signal.talk:type_name -> warren.v1.Talk
+	2,  // 8: warren.v1.View.udp:type_name -> warren.v1.Reach
+	3,  // 9: warren.v1.View.mapping:type_name -> warren.v1.Mapping
+	4,  // 10: warren.v1.View.path:type_name -> warren.v1.PathKind
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_relay_proto_init() }
@@ -881,7 +980,7 @@ func file_warren_v1_relay_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_relay_proto_rawDesc), len(file_warren_v1_relay_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

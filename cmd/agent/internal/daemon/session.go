@@ -19,6 +19,7 @@ import (
 	"warren/internal/broadcast"
 	"warren/internal/buildversion"
 	"warren/internal/connectproxy"
+	"warren/internal/udpbatch"
 	"warren/nat/gather"
 	"warren/nat/netmon"
 	"warren/nat/portmapper"
@@ -160,7 +161,19 @@ func (s *session) newRelayClient(r *pb.Relay, on relayEvents) (*relay.Client, er
 	return relay.NewClient(relay.ClientConfig{
 		Relay: r, Network: m.Network, Authority: m.Authority, Device: s.cfg.state.Device, Log: s.log,
 		Ticket: s.ticket, Dial: s.cfg.dial,
+		ListenUDP: s.listenRelayUDP, LongestUDP: defaultMTU + wireGuardOverhead,
+		Known:  func(device [key.Size]byte) bool { _, ok := s.known.Load().byDevice[device]; return ok },
 		OnData: on.data, OnSignal: on.signal, OnGone: on.gone, OnState: on.state,
+	})
+}
+
+// wireGuardOverhead is what WireGuard adds to a packet, in bytes.
+const wireGuardOverhead = 32
+
+// listenRelayUDP opens a socket of its own for a relay's datagrams: what the tunnel's sockets receive is told apart by WireGuard's shape.
+func (s *session) listenRelayUDP() (*udpbatch.Conn, error) {
+	return udpbatch.Listen("udp", ":0", udpbatch.Options{
+		Mark: firewallMark, GSO: !s.cfg.DisableGSO, GRO: !s.cfg.DisableGRO, Log: s.log,
 	})
 }
 

@@ -86,8 +86,8 @@ func RunRelay(ctx context.Context, o RelayOptions) error {
 	if err != nil {
 		return err
 	}
-	c := config.Config{Listen: o.Listen, STUN: o.STUN, Metrics: o.Metrics, TLS: "self", URLs: o.URLs}
-	socks, err := open(ctx, c)
+	c := config.Config{Listen: o.Listen, STUN: o.STUN, Metrics: o.Metrics, TLS: "self", URLs: o.URLs, Relay: true}
+	socks, err := open(ctx, c, o.Log)
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (r *separate) serve(ctx context.Context) error {
 		return ServeHTTP(ctx, HTTPServer(mux, tlsbind.ServerConfig(cert), r.Log), r.socks.https, relays.Close)
 	})
 	group.Go(func() error { return follow.Run(ctx) })
-	r.socks.stun.serve(ctx, group, stunserver.New(registry, nil), r.Log)
+	r.socks.stun.serve(ctx, group, stunserver.New(registry, nil), relays, r.Log)
 	if r.socks.metrics != nil {
 		h := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 		group.Go(func() error { return ServeHTTP(ctx, HTTPServer(h, nil, r.Log), r.socks.metrics, func() {}) })

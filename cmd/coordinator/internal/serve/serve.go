@@ -89,7 +89,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	socks, err := open(ctx, o.Config)
+	socks, err := open(ctx, o.Config, o.Log)
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (b *blocklist) attach(r *relay.Server) {
 	b.waiting = nil
 }
 
-func open(ctx context.Context, c config.Config) (_ *sockets, err error) {
+func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *sockets, err error) {
 	s := new(sockets)
 	defer func() {
 		if err != nil {
@@ -175,7 +175,7 @@ func open(ctx context.Context, c config.Config) (_ *sockets, err error) {
 		return nil, fmt.Errorf("cannot listen on %s: %w; choose another with --listen", c.Listen, err)
 	}
 	if c.STUN != "off" {
-		if s.stun, err = openSTUN(ctx, c.STUN); err != nil {
+		if s.stun, err = openSTUN(c.STUN, c.Relay, log); err != nil {
 			return nil, fmt.Errorf("cannot serve STUN on %s: %w; choose another with --stun, or none with --stun off", c.STUN, err)
 		}
 	}
@@ -256,7 +256,7 @@ func (o Options) serve(ctx context.Context, srv *server.Server, relays *relay.Se
 	group.Go(func() error { return ServeHTTP(ctx, public, s.https, func() { srv.Stop(); closeRelay(relays) }) })
 	group.Go(func() error { return unixsock.Serve(ctx, s.admin, admit(srv.AdminHandler())) })
 	group.Go(func() error { return srv.Run(ctx) })
-	s.stun.serve(ctx, group, stunserver.New(registry, nil), o.Log)
+	s.stun.serve(ctx, group, stunserver.New(registry, nil), relays, o.Log)
 	if s.metrics != nil {
 		h := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 		group.Go(func() error { return ServeHTTP(ctx, HTTPServer(h, nil, o.Log), s.metrics, func() {}) })

@@ -19,7 +19,7 @@ import (
 func openBoth(t *testing.T) stunSockets {
 	t.Helper()
 	for range 20 {
-		s, err := openSTUN(t.Context(), "127.0.0.1:0")
+		s, err := openSTUN("127.0.0.1:0", false, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -37,7 +37,7 @@ func TestSTUNOnTwoPorts(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	group, ctx := errgroup.WithContext(ctx)
 	var log bytes.Buffer
-	s.serve(ctx, group, stunserver.New(nil, nil), slog.New(slog.NewTextHandler(&log, nil)))
+	s.serve(ctx, group, stunserver.New(nil, nil), nil, slog.New(slog.NewTextHandler(&log, nil)))
 	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +69,7 @@ func TestSTUNOnTwoPorts(t *testing.T) {
 func TestSTUNWithoutTheSecondPort(t *testing.T) {
 	both := openBoth(t)
 	both[0].Close()
-	s, err := openSTUN(t.Context(), both[0].LocalAddr().String()) // both[1] still has the next port
+	s, err := openSTUN(both[0].UDPConn().LocalAddr().String(), false, nil) // both[1] still has the next port
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestSTUNWithoutTheSecondPort(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	group, ctx := errgroup.WithContext(ctx)
 	var log bytes.Buffer
-	s.serve(ctx, group, stunserver.New(nil, nil), slog.New(slog.NewTextHandler(&log, nil)))
+	s.serve(ctx, group, stunserver.New(nil, nil), nil, slog.New(slog.NewTextHandler(&log, nil)))
 	cancel()
 	if err := group.Wait(); err != nil || !strings.Contains(log.String(), "one port only") {
 		t.Errorf("%v, log %q", err, log.String())

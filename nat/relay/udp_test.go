@@ -1,0 +1,498 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/protobuf/proto"
+
+	"warren/internal/udpbatch"
+	"warren/nat/relay/datagram"
+	pb "warren/proto/warrenv1"
+)
+
+// newUDPWorld is newWorld with a relay that serves UDP too. other counts what came that is not the relay's.
+func newUDPWorld(t testing.TB, change func(*ServerConfig)) (w *world, other *atomic.Int64) {
+	w = newWorld(t, func(c *ServerConfig) {
+		c.Registerer = prometheus.NewRegistry()
+		if change != nil {
+			change(c)
+		}
+	})
+	c, err := udpbatch.Listen("udp", "127.0.0.1:0", udpbatch.Options{GSO: true, GRO: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	other = new(atomic.Int64)
+	w.server.udp.Store(c) // before anyone connects
+	go func() {
+		done <- w.server.ServeUDP(ctx, c, func(b []byte, _ netip.AddrPort) []byte {
+			other.Add(1)
+			return append([]byte("answer to "), b...)
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	w.desc.Stun = []string{fmt.Sprintf("127.0.0.1:%d", c.Port())}
+	return w, other
+}
+
+func listenLoopback() (*udpbatch.Conn, error) {
+	return udpbatch.Listen("udp4", "127.0.0.1:0", udpbatch.Options{GSO: true, GRO: true})
+}
+
+// udpDevice connects with UDP, through a wire if there is one, and waits until UDP is used.
+func (w *world) udpDevice(through *wire, change func(*ClientConfig)) *udpDev {
+	d := &udpDev{}
+	d.dev = w.connect(func(c *ClientConfig) {
+		if through != nil {
+			c.Relay = proto.Clone(w.desc).(*pb.Relay)
+			c.Relay.Stun = []string{through.addr.String()}
+		}
+		c.ListenUDP = listenLoopback
+		c.OnUDP = func(used bool, _ netip.AddrPort) {
+			d.ready.Wait() // until connect has returned
+			d.update(func() { d.udp = used })
+		}
+		d.ready.Add(1)
+		if change != nil {
+			change(c)
+		}
+	})
+	d.ready.Done()
+	return d
+}
+
+type udpDev struct {
+	*dev
+	ready sync.WaitGroup
+	udp   bool
+}
+
+func (d *udpDev) awaitUDP(want bool) {
+	d.w.t.Helper()
+	d.await(fmt.Sprint("UDP used: ", want), func() bool { return d.udp == want })
+}
+
+// awaitLane sends until packets to a peer go over UDP all the way.
+func (d *udpDev) awaitLane(to *udpDev) {
+	d.w.t.Helper()
+	over := d.w.server.metrics.overUDP
+	before := testutil.ToFloat64(over)
+	for testutil.ToFloat64(over) == before {
+		d.exchange(to, "hello")
+	}
+}
+
+// exchange sends a packet there and one back, and waits for both.
+func (d *udpDev) exchange(to *udpDev, text string) {
+	d.w.t.Helper()
+	for _, way := range [][2]*udpDev{{d, to}, {to, d}} {
+		from, to := way[0], way[1]
+		to.update(func() { to.got = nil })
+		if err := from.client.SendDataBatch(to.raw(), [][]byte{[]byte(text)}); err != nil {
+			d.w.t.Fatal(err)
+		}
+		to.await(text, func() bool { return slices.Contains(to.got, "data "+text) })
+	}
+}
+
+func (w *world) overUDP() float64       { return testutil.ToFloat64(w.server.metrics.overUDP) }
+func (w *world) overWebSocket() float64 { return testutil.ToFloat64(w.server.metrics.overWebSocket) }
+func (w *world) ignored(reason string) float64 {
+	return testutil.ToFloat64(w.server.metrics.ignored.WithLabelValues(reason))
+}
+
+func TestUDPForward(t *testing.T) {
+	w, _ := newUDPWorld(t, nil)
+	a, b := w.udpDevice(nil, nil), w.udpDevice(nil, nil)
+	a.awaitUDP(true)
+	b.awaitUDP(true)
+	a.awaitLane(b)
+	udp, ws := w.overUDP(), w.overWebSocket()
+	var sent [][]byte
+	var want []string
+	for i := range 300 {
+		p := bytes.Repeat([]byte{byte('a' + i%26)}, 1452-i%7*100)
+		sent = append(sent, p)
+		want = append(want, "data "+string(p))
+	}
+	b.update(func() { b.got = nil })
+	if err := a.client.SendDataBatch(b.raw(), sent); err != nil {
+		t.Fatal(err)
+	}
+	b.await("300 packets", func() bool { return len(b.got) >= 300 })
+	if !slices.Equal(b.got, want) {
+		t.Error("packets came changed or out of order")
+	}
+	if got := w.overUDP() - udp; got != 300 || w.overWebSocket() != ws {
+		t.Errorf("%v over UDP, %v over WebSocket", got, w.overWebSocket()-ws)
+	}
+	// What is longer than the path was tested for, and signals, take the other way.
+	long := strings.Repeat("x", LongestUDP+1)
+	a.exchange(b, long)
+	if err := b.client.SendSignal(a.raw(), []byte("call")); err != nil {
+		t.Fatal(err)
+	}
+	a.await("signal", func() bool { return slices.Contains(a.got, "signal call") })
+	if got := w.overWebSocket() - ws; got != 3 {
+		t.Errorf("%v over WebSocket, want 3", got)
+	}
+	if err := a.client.SendData(rawKey{1}, []byte("nobody")); err != nil {
+		t.Fatal(err)
+	}
+	a.await("word that nobody is there", func() bool { return a.gone == 1 })
+}
+
+// TestMixedTransports: a device that has UDP and one that has not.
+func TestMixedTransports(t *testing.T) {
+	w, _ := newUDPWorld(t, nil)
+	a, b := w.udpDevice(nil, nil), w.udpDevice(nil, func(c *ClientConfig) { c.ListenUDP = nil })
+	a.awaitUDP(true)
+	b.awaitUp()
+	a.awaitLane(b) // answers go over UDP once a has its channel
+	ws := w.overWebSocket()
+	a.exchange(b, "there and back")
+	if got := w.overWebSocket() - ws; got != 1 {
+		t.Errorf("%v packets over WebSocket, want one there", got)
+	}
+}
+
+// TestSharedPort: what is not the relay's goes to the STUN server on the same port, and its answer back.
+func TestSharedPort(t *testing.T) {
+	w, other := newUDPWorld(t, nil)
+	c, err := net.Dial("udp", w.desc.Stun[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	b := make([]byte, 100)
+	if _, err := c.Write([]byte("\x00\x01request")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Read(b); err != nil || string(b[:n]) != "answer to \x00\x01request" || other.Load() != 1 {
+		t.Errorf("%q, %v", b[:n], err)
+	}
+}
+
+// wire is a NAT between one device and the relay that can fail.
+type wire struct {
+	t        testing.TB
+	relay    string
+	inside   *net.UDPConn
+	addr     netip.AddrPort
+	cut      atomic.Bool
+	device   atomic.Pointer[netip.AddrPort]
+	mu       sync.Mutex
+	outside  *net.UDPConn
+	all      []*net.UDPConn
+	hold     func(b []byte) bool // true: it goes no further
+	received atomic.Int64        // from the relay, on any socket
+}
+
+func newWire(t testing.TB, relay string) *wire {
+	x := &wire{t: t, relay: relay}
+	at, err := net.ResolveUDPAddr("udp4", relay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.IP = net.IPv4(127, 0, 0, 2) // and the relay's port
+	if x.inside, err = net.ListenUDP("udp4", at); err != nil {
+		t.Fatal(err)
+	}
+	x.addr = x.inside.LocalAddr().(*net.UDPAddr).AddrPort()
+	x.rebind()
+	go func() {
+		b := make([]byte, 1<<16)
+		for {
+			n, from, err := x.inside.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			x.device.Store(&from)
+			x.mu.Lock()
+			out, hold := x.outside, x.hold
+			x.mu.Unlock()
+			if !x.cut.Load() && (hold == nil || !hold(bytes.Clone(b[:n]))) {
+				out.Write(b[:n])
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		x.inside.Close()
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		for _, c := range x.all {
+			c.Close()
+		}
+	})
+	return x
+}
+
+func (x *wire) dial() *net.UDPConn {
+	c, err := net.Dial("udp4", x.relay)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return c.(*net.UDPConn)
+}
+
+// rebind gives the device another address, as NATs do. What comes to the old one is lost.
+func (x *wire) rebind() {
+	c := x.dial()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.outside = c
+	x.all = append(x.all, c)
+	go func() {
+		b := make([]byte, 1<<16)
+		for {
+			n, err := c.Read(b)
+			if err != nil {
+				return
+			}
+			x.received.Add(1)
+			x.mu.Lock()
+			now := x.outside == c
+			x.mu.Unlock()
+			if to := x.device.Load(); to != nil && now && !x.cut.Load() {
+				x.inside.WriteToUDPAddrPort(b[:n], *to)
+			}
+		}
+	}()
+}
+
+func (x *wire) setHold(f func([]byte) bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.hold = f
+}
+
+// TestUDPLost: when UDP stops working in the middle, the WebSocket connection takes over, in both directions, and UDP comes back.
+func TestUDPLost(t *testing.T) {
+	w, _ := newUDPWorld(t, nil)
+	x := newWire(t, w.desc.Stun[0])
+	a, b := w.udpDevice(x, nil), w.udpDevice(nil, nil)
+	a.awaitUDP(true)
+	b.awaitUDP(true)
+	a.awaitLane(b)
+	x.cut.Store(true)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for arrived := false; !arrived; { // as a sender would that repeats what was lost
+		if err := b.client.SendData(a.raw(), []byte("again")); err != nil {
+			t.Fatal(err)
+		}
+		<-tick.C
+		a.mu.Lock()
+		arrived = slices.Contains(a.got, "data again")
+		a.mu.Unlock()
+	}
+	a.awaitUDP(false)
+	a.exchange(b, "over WebSocket")
+	x.cut.Store(false)
+	a.awaitUDP(true)
+	a.awaitLane(b)
+}
+
+// TestRebinding: the device's address changes under it; it goes on over UDP, at the new address.
+func TestRebinding(t *testing.T) {
+	w, _ := newUDPWorld(t, nil)
+	x := newWire(t, w.desc.Stun[0])
+	a, b := w.udpDevice(x, nil), w.udpDevice(nil, nil)
+	a.awaitUDP(true)
+	b.awaitUDP(true)
+	a.awaitLane(b)
+	x.rebind()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	moved := func() bool {
+		r := w.server.find(a.raw()).udp.route.Load()
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return r.Remote == x.outside.LocalAddr().(*net.UDPAddr).AddrPort()
+	}
+	for !moved() {
+		if err := a.client.SendData(b.raw(), []byte("traffic")); err != nil {
+			t.Fatal(err)
+		}
+		<-tick.C
+	}
+	a.exchange(b, "after")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.udp {
+		t.Error("UDP was given up")
+	}
+}
+
+// TestSpoofedSource: whoever can copy a device's datagrams can neither draw its traffic elsewhere nor have the relay send anyone more than he
+// was sent, and what the relay has seen it ignores.
+func TestSpoofedSource(t *testing.T) {
+	w, _ := newUDPWorld(t, nil)
+	x := newWire(t, w.desc.Stun[0])
+	stolen := make(chan []byte, 1000)
+	x.setHold(func(b []byte) bool {
+		stolen <- b
+		return false
+	})
+	a := w.udpDevice(x, nil)
+	a.awaitUDP(true)
+	home := w.server.find(a.raw()).udp.route.Load().Remote
+	thief := x.dial()
+	defer thief.Close()
+	thief.SetReadDeadline(time.Now().Add(10 * time.Second))
+	// Seen before: no answer. Then one that was held back, so that the relay has not seen it.
+	replayed := w.ignored("replayed")
+	if _, err := thief.Write(<-stolen); err != nil {
+		t.Fatal(err)
+	}
+	x.setHold(func(b []byte) bool {
+		stolen <- b
+		return true
+	})
+	for len(stolen) > 0 {
+		<-stolen
+	}
+	if err := a.client.SendData(rawKey{9}, []byte("makes it ping")); err != nil {
+		t.Fatal(err)
+	}
+	held := <-stolen
+	if _, err := thief.Write(held); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 2000)
+	n, err := thief.Read(b)
+	if err != nil || n > len(held) || b[0]>>4 != byte(datagram.Pong) || b[datagram.HeaderSize+8]&2 == 0 {
+		t.Errorf("%d bytes for %d, %v, % x", n, len(held), err, b[:min(n, 24)])
+	}
+	if w.ignored("replayed") != replayed+1 {
+		t.Error("a datagram that had been seen was not counted as such")
+	}
+	if got := w.server.find(a.raw()).udp.route.Load().Remote; got != home {
+		t.Errorf("the device's packets now go to %s instead of %s", got, home)
+	}
+}
+
+// TestForgedDatagrams: no answer to anything that a session's key has not made.
+func TestForgedDatagrams(t *testing.T) {
+	w, other := newUDPWorld(t, nil)
+	a := w.udpDevice(nil, nil)
+	a.awaitUDP(true)
+	id := w.server.find(a.raw()).udp.id
+	c, err := net.Dial("udp", w.desc.Stun[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range 500 {
+		b := make([]byte, rng.IntN(1500)+1)
+		for j := range b {
+			b[j] = byte(rng.Uint32())
+		}
+		b[0] |= 0xC0
+		if i%2 == 0 && len(b) >= datagram.Overhead {
+			b[2], b[3], b[4] = byte(id>>16), byte(id>>8), byte(id)
+		}
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What is answered comes after all the rest has been dealt with.
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := c.Write([]byte{0, 1}); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 2000)
+	if n, err := c.Read(b); err != nil || string(b[:n]) != "answer to \x00\x01" || other.Load() != 1 {
+		t.Errorf("%q, %v", b[:n], err)
+	}
+	if got := w.ignored("forged") + w.ignored("no session") + w.ignored("malformed"); got != 500 || w.ignored("forged") < 100 {
+		t.Errorf("%v were counted, of which %v forged", got, w.ignored("forged"))
+	}
+}
+
+// TestRate: a device that sends more than it may loses packets over UDP, and waits otherwise.
+func TestRate(t *testing.T) {
+	w, _ := newUDPWorld(t, func(c *ServerConfig) { c.BytesPerSecond = 1000 })
+	a, b := w.udpDevice(nil, nil), w.udpDevice(nil, nil)
+	a.awaitUDP(true)
+	b.awaitUDP(true)
+	a.awaitLane(b)
+	dropped := func() float64 { return testutil.ToFloat64(w.server.metrics.dropped.WithLabelValues("rate")) }
+	for dropped() == 0 { // after the burst
+		if err := a.client.SendDataBatch(b.raw(), [][]byte{make([]byte, 1400)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestChannels: a session's channels, against two maps kept by hand.
+func TestChannels(t *testing.T) {
+	u, _, err := newUDPSession(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(3, 4))
+	model := map[uint16]rawKey{}
+	for range 5000 {
+		c, p := uint16(rng.IntN(12)), rawKey{byte(rng.IntN(12))}
+		if ok := u.bind(c, p); ok != (c != 0) {
+			t.Fatalf("channel %d: %v", c, ok)
+		} else if !ok {
+			continue
+		}
+		for other, has := range model {
+			if has == p {
+				delete(model, other)
+			}
+		}
+		model[c] = p
+		for c := range uint16(12) {
+			want, ok := model[c]
+			if got, found := u.peer(c); got != want || found != ok {
+				t.Fatalf("channel %d is of %x, %v; want %x, %v", c, got[0], found, want[0], ok)
+			}
+			if ok && u.channels[want] != c {
+				t.Fatalf("peer %x has channel %d, want %d", want[0], u.channels[want], c)
+			}
+		}
+	}
+	if u.bind(datagram.MaxChannel+1, rawKey{1}) {
+		t.Error("a channel that does not fit was taken")
+	}
+}
+
+func TestWireKeysDiffer(t *testing.T) {
+	_, one, err1 := newUDPSession(1)
+	_, two, err2 := newUDPSession(2)
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	all := [][]byte{one.UpKey, one.DownKey, two.UpKey, two.DownKey}
+	for i, k := range all {
+		if len(k) != datagram.KeySize || slices.ContainsFunc(all[:i], func(o []byte) bool { return bytes.Equal(o, k) }) {
+			t.Errorf("keys %x", all)
+		}
+	}
+}
