@@ -9,7 +9,7 @@ import (
 // Protocol is what a packet carries.
 type Protocol uint8
 
-// Protocols. An ICMP query has its identifier in the place of both ports.
+// Protocols. An ICMP query has its identifier for a port inside, and 0 for one at the remote end.
 const (
 	UDP Protocol = iota
 	TCP
