@@ -15,6 +15,8 @@ type Access struct {
 	NAT *natmodel.Options
 	// CGNAT is how the provider's box, whose inside is 100.64.0.0/10, translates what the router sends, or the host if there is no router.
 	CGNAT *natmodel.Options
+	// Model has the simulator's model translate even where the kernel's NAT behaves the same.
+	Model bool
 	// NoIPv4 leaves hosts without IPv4. BrokenIPv4 gives them addresses and a default route, and loses all their packets.
 	NoIPv4, BrokenIPv4 bool
 	IPv6               IPv6
@@ -165,7 +167,7 @@ func (a Access) check() error {
 		return errors.New("without IPv4 there is nothing to translate")
 	case a.PortMapping && (a.NAT == nil || a.CGNAT != nil):
 		return errors.New("port mapping needs one NAT")
-	case a.PortMapping && !expressible(a.NAT):
+	case a.PortMapping && a.modelled(a.NAT):
 		return errors.New("port mapping works only with the kernel's NAT")
 	case a.MTU != 0 && (a.MTU < 1280 || a.MTU > 1500):
 		return fmt.Errorf("an MTU of %d; want 1280 to 1500", a.MTU)
@@ -178,9 +180,6 @@ func (a Access) check() error {
 		if o != nil && o.Mapping == natmodel.NoMapping {
 			return errors.New("a NAT must map; leave it nil if it is not to")
 		}
-		if o != nil && !expressible(o) {
-			return fmt.Errorf("the kernel has no NAT with %s", o)
-		}
 	}
 	return nil
 }
@@ -189,6 +188,9 @@ func (a Access) check() error {
 func (a Access) router() bool {
 	return a.NAT != nil || a.BrokenIPv4 || a.Block != BlockNothing || a.MTU != 0 || a.IPv6 == FirewalledIPv6
 }
+
+// modelled reports whether the simulator's model runs a NAT, rather than the kernel.
+func (a Access) modelled(o *natmodel.Options) bool { return o != nil && (a.Model || !expressible(o)) }
 
 // expressible reports whether the kernel's NAT behaves like that: it maps endpoint-independently only because it keeps ports.
 func expressible(o *natmodel.Options) bool {

@@ -83,6 +83,9 @@ func TestKindsHaveNames(t *testing.T) {
 		if got, err := ParseNAT(n.String()); err != nil || got != n {
 			t.Errorf("%s is parsed as %s, %v", n, got, err)
 		}
+		if err := n.Access().check(); err != nil {
+			t.Errorf("%s: %v", n, err)
+		}
 	}
 	if _, err := ParseNAT("soft"); err == nil || !strings.Contains(err.Error(), `"soft"`) || !strings.Contains(err.Error(), "same-nat-hairpin") {
 		t.Errorf("an unknown kind: %v", err)

@@ -15,6 +15,7 @@ import (
 // rules are what a box's kernel does with packets.
 type rules struct {
 	nat         *natmodel.Options // nil: no translation
+	model       bool              // the simulator's model translates, not the kernel
 	ipv6        IPv6
 	block       Block
 	brokenIPv4  bool
@@ -39,11 +40,14 @@ func (h *Host) applyRules(r rules) error {
 		c.DelTable(t)
 	}
 	r.filter(c)
-	if r.nat != nil || r.block == CaptivePortal {
+	if r.nat != nil && !r.model || r.block == CaptivePortal {
 		r.translate(c)
 	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("%s: nftables: %w", h.Name, err)
+	}
+	if r.model {
+		return nil
 	}
 	return h.setTimeout(r.nat)
 }
@@ -71,7 +75,7 @@ func (r rules) translate(c *nftables.Conn) {
 	pre := c.AddChain(&nftables.Chain{
 		Name: "pre", Table: table, Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
 	})
-	if r.nat != nil {
+	if r.nat != nil && !r.model {
 		random := r.nat.Ports == natmodel.RandomPort
 		add(c, post, interfaceIs(expr.MetaKeyOIFNAME, wanName), one(&expr.Masq{Random: random, FullyRandom: random}))
 	}
@@ -103,6 +107,13 @@ func (r rules) filter(c *nftables.Conn) {
 	if r.brokenIPv4 {
 		add(c, forward, familyIs(unix.NFPROTO_IPV4), verdict(expr.VerdictDrop))
 	}
+	if r.block == BlockUDP {
+		add(c, forward, protocolIs(unix.IPPROTO_UDP), verdict(expr.VerdictDrop))
+	}
+	if r.model { // it decides; what it does not see is dropped or let out below
+		add(c, forward, interfaceIs(expr.MetaKeyIIFNAME, modelName), accept)
+		add(c, forward, interfaceIs(expr.MetaKeyIIFNAME, wanName), interfaceIs(expr.MetaKeyOIFNAME, modelName), accept)
+	}
 	switch r.block {
 	case BlockNothing:
 		add(c, forward, fromLAN, accept)
@@ -116,7 +127,6 @@ func (r rules) filter(c *nftables.Conn) {
 			add(c, forward, familyIs(unix.NFPROTO_IPV6), accept)
 		}
 	case BlockUDP:
-		add(c, forward, protocolIs(unix.IPPROTO_UDP), verdict(expr.VerdictDrop))
 		add(c, forward, fromLAN, accept)
 	case BlockAllBut443:
 		add(c, forward, fromLAN, protocolIs(unix.IPPROTO_TCP), portIs(443), accept)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"warren/internal/sim/natmodel"
 )
 
 // Site is a place with one way to the internet, which its hosts share.
@@ -17,6 +19,7 @@ type Site struct {
 	public        netip.Addr
 	proxy         string
 	router, cgnat *Host // nil if there is none
+	models        []*model
 }
 
 // prefixes of site n. Outside are the internet's end (first address) and the site's; what is behind a router is routed there.
@@ -37,6 +40,10 @@ func lan4(n int) netip.Prefix {
 func cgnat4(n int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, byte(n), 0}), 24)
 }
+
+// pool4 is the external address of a box that runs the model, and providerPool4 of one behind such a box: routed to it, not its own.
+func pool4(n int) netip.Addr         { return netip.AddrFrom4([4]byte{192, 0, 2, byte(n + 1)}) }
+func providerPool4(n int) netip.Addr { return netip.AddrFrom4([4]byte{100, 64, byte(n), 254}) }
 
 // site6 is a /64 of the site's 2001:db8:N::/48: 0 of the LAN, 1 behind the provider's box. outside6 joins it to the internet.
 func site6(n, net int) netip.Prefix {
@@ -124,7 +131,24 @@ func (s *Site) addCGNAT() (err error) {
 	if s.cgnat, err = s.addBox(s.Name+"'s CGNAT", cgnat4(s.n), site6(s.n, 1), false); err != nil {
 		return err
 	}
-	return s.cgnat.applyRules(rules{nat: s.Access.CGNAT, ipv6: OpenIPv6})
+	r := rules{nat: s.Access.CGNAT, ipv6: OpenIPv6}
+	if r.model = s.Access.modelled(r.nat); r.model {
+		err = s.addModel(s.cgnat, r.nat, pool4(s.n), s.lab.internet)
+	}
+	return errors.Join(err, s.cgnat.applyRules(r))
+}
+
+// addModel has a box translate by the simulator's model, to an address that the box does not have: outer routes it there.
+func (s *Site) addModel(box *Host, o *natmodel.Options, external netip.Addr, outer *Host) error {
+	m, err := box.startModel(o, s.inside.v4, external, uint64(s.n))
+	if err != nil {
+		return err
+	}
+	s.models = append(s.models, m)
+	if outer == s.lab.internet {
+		s.public = external
+	}
+	return outer.route(netip.PrefixFrom(external, 32), box.Uplinks[0].Addr4)
 }
 
 func (s *Site) addRouter() (err error) {
@@ -136,6 +160,15 @@ func (s *Site) addRouter() (err error) {
 	}
 	if s.router, err = s.addBox(s.Name+"'s NAT", inside, site6(s.n, 0), routed); err != nil {
 		return err
+	}
+	if a.modelled(a.NAT) {
+		external, outer := pool4(s.n), s.lab.internet
+		if s.cgnat != nil {
+			external, outer = providerPool4(s.n), s.cgnat
+		}
+		if err := s.addModel(s.router, a.NAT, external, outer); err != nil {
+			return err
+		}
 	}
 	if err := s.router.applyRules(s.rules()); err != nil {
 		return err
@@ -162,7 +195,7 @@ func (s *Site) addRouter() (err error) {
 
 func (s *Site) rules() rules {
 	a := s.Access
-	return rules{nat: a.NAT, ipv6: a.IPv6, block: a.Block, brokenIPv4: a.BrokenIPv4, portMapping: a.PortMapping}
+	return rules{nat: a.NAT, model: a.modelled(a.NAT), ipv6: a.IPv6, block: a.Block, brokenIPv4: a.BrokenIPv4, portMapping: a.PortMapping}
 }
 
 // Router is the site's own box, nil if it has none: a host like others, where programs can run.
