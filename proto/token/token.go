@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -56,6 +57,9 @@ type Secret [SecretSize]byte
 
 // Format prints that there is a secret, not which.
 func (Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, "[secret]") }
+
+// MarshalText is for loggers that print JSON.
+func (Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
 
 // Key derives the token's key pair. The coordinator stores only Hash of its public half.
 func (s Secret) Key() (key.TokenPrivate, error) {
@@ -155,10 +159,13 @@ func fromProto(m *pb.JoinToken) (*Token, error) {
 	return &t, nil
 }
 
-// CheckEndpoint accepts scheme://host[:port] with a scheme that fits mode, and nothing after it.
+// maxHost is the longest name that DNS has, in bytes.
+const maxHost = 253
+
+// CheckEndpoint accepts scheme://host[:port] with a scheme that fits mode, and nothing after it but a slash.
 func CheckEndpoint(raw string, mode pb.TLSMode) error {
 	u, err := url.Parse(raw)
-	if err != nil || u.Hostname() == "" || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+	if err != nil || !goodHost(u) || (u.Path != "" && u.Path != "/") || strings.ContainsAny(raw, "?#") || u.User != nil {
 		return fmt.Errorf("coordinator address %.200q is not of the form https://host:port", raw)
 	}
 	want := "https"
@@ -173,4 +180,17 @@ func CheckEndpoint(raw string, mode pb.TLSMode) error {
 		return fmt.Errorf("coordinator address %.200q begins with %q, not %q", raw, u.Scheme, want)
 	}
 	return nil
+}
+
+// goodHost checks host and port. A name is in ASCII, as DNS has it, so that it looks like what it is.
+func goodHost(u *url.URL) bool {
+	host, port := u.Hostname(), u.Port()
+	if host == "" || len(host) > maxHost || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return false
+	}
+	if port == "" {
+		return !strings.HasSuffix(u.Host, ":")
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
 }
