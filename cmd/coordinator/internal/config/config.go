@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"warren/coord/domain"
+	"warren/proto/record"
 	"warren/proto/token"
 	pb "warren/proto/warrenv1"
 )
@@ -111,6 +112,9 @@ func (c *Config) Check() error {
 		if err := checkAddress(a.value); err != nil {
 			return c.wrong(a.name, err)
 		}
+	}
+	if len(c.URLs) > record.MaxURLs {
+		return c.wrong("url", fmt.Errorf("%d URLs, more than %d", len(c.URLs), record.MaxURLs))
 	}
 	for _, u := range c.URLs {
 		if err := token.CheckEndpoint(u, urlMode(mode, u)); err != nil {

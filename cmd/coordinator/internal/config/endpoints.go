@@ -35,7 +35,7 @@ func (c *Config) Endpoints(hostAddresses []netip.Addr, port uint16) (out []*pb.E
 	for _, a := range c.reachable(hostAddresses) {
 		u := scheme + "://" + net.JoinHostPort(a.String(), strconv.Itoa(int(port)))
 		out = append(out, &pb.Endpoint{Url: u, TlsMode: mode})
-		private = private && a.IsPrivate()
+		private = private && isPrivate(a)
 	}
 	if len(out) == 0 {
 		return nil, false, fmt.Errorf("this host has no address that devices could reach; name one with --url")
@@ -60,12 +60,18 @@ func (c *Config) reachable(host []netip.Addr) []netip.Addr {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b netip.Addr) int {
-		if a.IsPrivate() != b.IsPrivate() {
-			return boolOrder(b.IsPrivate())
+		if isPrivate(a) != isPrivate(b) {
+			return boolOrder(isPrivate(b))
 		}
 		return boolOrder(b.Is6()) - boolOrder(a.Is6())
 	})
 	return out[:min(len(out), maxOwn)]
+}
+
+// isPrivate tells an address that is not reached from everywhere, be it behind a provider's NAT (RFC 6598) or an overlay's.
+func isPrivate(a netip.Addr) bool {
+	shared := netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64}), 10)
+	return a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || shared.Contains(a.Unmap())
 }
 
 // boolOrder is -1 for true, so that true comes first.
