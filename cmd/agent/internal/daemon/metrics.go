@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"warren/nat/path"
 	"warren/nat/portmapper"
 	"warren/nat/traversal"
 	"warren/proto/key"
@@ -120,6 +121,8 @@ func descs() map[string]*prometheus.Desc {
 		{"last_handshake_seconds", "Unix time of the newest WireGuard handshake.", nil},
 		{"bytes_total", "Bytes inside WireGuard, of all peers.", []string{"direction"}},
 		{"path_changes_total", "Paths that were published, by kind.", []string{"kind"}},
+		{"path_causes_total", "Paths that were published, by what made them change.", []string{"cause"}},
+		{"path_mtu_reductions_total", "Times that a path in use came to carry less.", nil},
 		{"checks_sent_total", "Checks sent.", nil},
 		{"checks_answered_total", "Checks of ours that a peer answered.", nil},
 		{"checks_received_total", "Checks of peers, each answered.", nil},
@@ -226,6 +229,10 @@ func (f *figures) countTraversal(count countFunc) {
 	count("path_changes_total", t.ToNone, traversal.None.String())
 	count("path_changes_total", t.ToRelay, traversal.Relay.String())
 	count("path_changes_total", t.ToDirect, traversal.Direct.String())
+	for _, cause := range path.Causes() {
+		count("path_causes_total", t.Causes[cause], cause.Label())
+	}
+	count("path_mtu_reductions_total", t.MTUReductions)
 	count("checks_sent_total", t.ChecksSent)
 	count("checks_answered_total", t.Answers)
 	count("checks_received_total", t.Requests)

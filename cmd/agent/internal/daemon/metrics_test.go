@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"warren/internal/metricdoc"
+	"warren/nat/path"
 	"warren/nat/traversal"
 	"warren/proto/key"
 	"warren/tunnel/bind"
@@ -34,12 +35,16 @@ func sample() *figures {
 		},
 		traversal: traversal.Stats{
 			ChecksSent: 30, Answers: 31, Requests: 32, SignalsSent: 33, Refused: 34, Dropped: 35, SendErrors: 36, ToNone: 37, ToRelay: 38, ToDirect: 39,
+			MTUReductions: 40, Causes: map[path.Cause]uint64{},
 		},
 		packets: tundev.Counters{NoPeer: 50, Held: 51, HeldDropped: 52, NotOurs: 53, TooBig: 54, Clamped: 55},
 		bind: bind.Stats{
 			UnknownIndex: 60, BadInitiation: 61, UnknownPeer: 62, Limited: 63, Replayed: 64, InjectDropped: 65, RelayOther: 66, ReceiveErrors: 67,
 			SendErrors: 68, Long: 69, GSO4: true, GRO6: true,
 		},
+	}
+	for _, cause := range path.Causes() {
+		f.traversal.Causes[cause] = 90 + uint64(cause)
 	}
 	for v := range f.packets.Filter.In {
 		f.packets.Filter.In[v], f.packets.Filter.Out[v] = uint64(70+v), uint64(80+v)
@@ -80,7 +85,7 @@ func TestMetrics(t *testing.T) {
 		"paths{direct} 3", "paths{relay} 2", "paths{none} 1", "peers_configured{} 1", "last_handshake_seconds{} 200.5",
 		"bytes_total{received} 11", "bytes_total{sent} 22",
 		"path_changes_total{none} 37", "path_changes_total{relay} 38", "path_changes_total{direct} 39",
-		"checks_sent_total{} 30", "checks_answered_total{} 31", "checks_received_total{} 32", "signals_sent_total{} 33", "refused_total{} 34",
+		"path_mtu_reductions_total{} 40", "checks_sent_total{} 30", "checks_answered_total{} 31", "checks_received_total{} 32", "signals_sent_total{} 33", "refused_total{} 34",
 		"overrun_total{} 35", "check_send_errors_total{} 36",
 		"packets_no_peer_total{} 50", "packets_held_total{} 51", "packets_held_dropped_total{} 52", "packets_not_ours_total{} 53",
 		"packets_too_big_total{} 54", "packets_clamped_total{} 55", "packets_long_total{} 69",
@@ -88,6 +93,9 @@ func TestMetrics(t *testing.T) {
 		"initiations_refused_total{replayed} 64", "unknown_session_total{} 60", "relay_packets_dropped_total{overrun} 65",
 		"relay_packets_dropped_total{not WireGuard} 66", "socket_errors_total{receive} 67", "socket_errors_total{send} 68",
 		"port_mapping_active{NAT-PMP} 0", "port_mapping_active{PCP} 0", "port_mapping_active{UPnP} 0", "offload{ipv4,gso} 1", "offload{ipv6,gso} 0", "offload{ipv4,gro} 0", "offload{ipv6,gro} 1",
+	}
+	for _, cause := range path.Causes() {
+		want = append(want, fmt.Sprintf("path_causes_total{%s} %d", cause.Label(), 90+uint64(cause)))
 	}
 	for v := range filter.New().Counters().In {
 		name := filter.Verdict(v).String()
