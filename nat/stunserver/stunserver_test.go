@@ -128,3 +128,46 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+// TestHostileRequests: what is no plain, whole Binding request gets no answer, however near it comes.
+func TestHostileRequests(t *testing.T) {
+	s := New(nil, nil)
+	from := netip.MustParseAddrPort("192.0.2.1:1")
+	whole := stunmsg.NewRequest(stunmsg.TxID{1}, nil, nil)
+	if got := s.answer(whole, from); len(got) != 40 {
+		t.Fatalf("the request itself: %x", got)
+	}
+	for n := range whole {
+		if got := s.answer(whole[:n], from); got != nil {
+			t.Errorf("cut to %d bytes: %x", n, got)
+		}
+	}
+	for bit := range len(whole) * 8 {
+		if bit/8 == 20 || bit/8 == 21 {
+			continue // the type of FINGERPRINT, which may be missing: that is a whole request with an attribute that nobody knows
+		}
+		b := append([]byte(nil), whole...)
+		b[bit/8] ^= 1 << (bit % 8)
+		if got := s.answer(b, from); got != nil {
+			t.Errorf("bit %d changed: %x", bit, got)
+		}
+	}
+	// XOR-MAPPED-ADDRESS of no length, in a request and in an answer (CVE-2026-54909).
+	for _, class := range []byte{0, 1} {
+		b := append([]byte{class, 1, 0, 4, 0x21, 0x12, 0xa4, 0x42}, make([]byte, 12)...)
+		b = append(b, 0, 0x20, 0, 0)
+		if got := s.answer(b, from); got != nil {
+			t.Errorf("an empty mapped address: %x", got)
+		}
+	}
+}
+
+// TestPaddingIsNotPaidBack: a long request has a short answer.
+func TestPaddingIsNotPaidBack(t *testing.T) {
+	s := New(nil, nil)
+	for _, size := range []int{100, 1200, 1500} {
+		if got := s.answer(stunmsg.NewPaddedRequest(stunmsg.TxID{}, nil, nil, size), netip.MustParseAddrPort("[2001:db8::1]:1")); len(got) > 52 {
+			t.Errorf("%d bytes for %d", len(got), size)
+		}
+	}
+}
