@@ -211,9 +211,14 @@ func (c *Core) publish() {
 	}
 }
 
-// tableLost is called when the gateway seems to have restarted. Without a mapping, perhaps it can do better now.
-func (c *Core) tableLost(now time.Time) {
-	if now.Sub(c.remapped) < remapGap || c.stopping() {
+// announced is called when the gateway told all hosts of itself. Anybody on the link can do that: it is a reason to ask, not an answer. It means
+// that the table is new; if that does not show, it may be too new to differ. Without a mapping, perhaps the gateway can do better now.
+func (c *Core) announced(now time.Time, shows bool) {
+	gap := announceGap
+	if shows {
+		gap = remapGap
+	}
+	if now.Sub(c.remapped) < gap || c.stopping() {
 		return
 	}
 	c.remapped = now

@@ -184,6 +184,28 @@ func TestForgedAnnouncements(t *testing.T) {
 	}
 }
 
+// A gateway that restarts soon after it started has a clock that looks right.
+func TestRestartThatDoesNotShow(t *testing.T) {
+	for _, p := range []Protocol{PCP, NATPMP} {
+		w, g := begin(t, func(w *world, g *gateway) { w.only(p); g.reboot(w.now) })
+		w.pass(2 * time.Second)
+		g.reboot(w.now)
+		w.announce(g)
+		w.pass(10 * time.Millisecond)
+		if !w.works() {
+			t.Errorf("%s: not mapped at once", p)
+		}
+		before := w.requests
+		for range 600 {
+			w.announce(g)
+			w.pass(time.Second)
+		}
+		if n := w.requests - before; n > 2*11 {
+			t.Errorf("%s: %d requests in ten minutes of announcements", p, n)
+		}
+	}
+}
+
 func TestNewAddressIsNoticed(t *testing.T) {
 	w, g := begin(t, speaking(NATPMP))
 	w.pass(time.Minute)

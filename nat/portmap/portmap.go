@@ -194,8 +194,10 @@ const (
 	minLife = time.Minute
 	// minRenew is RFC 6887 section 11.2.1's least time between renewals.
 	minRenew = 4 * time.Second
-	// remapGap bounds how often anybody can make us ask again by saying that the gateway has restarted.
-	remapGap = 5 * time.Second
+	// remapGap bounds how often anybody can make us ask again by saying that the gateway has restarted, announceGap by saying anything to all
+	// hosts in its name: ten times in four minutes is usual (RFC 6886 section 3.2.1).
+	remapGap    = 5 * time.Second
+	announceGap = time.Minute
 	// Back-off after all protocols failed.
 	firstRetry = 30 * time.Second
 	maxRetry   = 30 * time.Minute

@@ -30,10 +30,8 @@ func (k *client) busy() bool { return k.state == asking || k.state == mapping ||
 func (c *Core) natpmpResponse(now time.Time, r natpmp.Response, announced bool) {
 	k := &c.clients[NATPMP]
 	lost := c.epochs[NATPMP].restarted(now, r.Epoch)
-	if announced { // anybody on the link can send one: it is a reason to ask, not an answer
-		if lost || r.Op == natpmp.Address && r.External != k.external {
-			c.tableLost(now)
-		}
+	if announced {
+		c.announced(now, lost || r.Op == natpmp.Address && r.External != k.external)
 		return
 	}
 	switch {
@@ -105,8 +103,8 @@ func (c *Core) pcpResponse(now time.Time, r pcp.Response, announced bool) {
 		}
 		return
 	case r.Announce:
-		if c.epochs[PCP].restarted(now, r.Epoch) {
-			c.tableLost(now)
+		if lost := c.epochs[PCP].restarted(now, r.Epoch); announced {
+			c.announced(now, lost)
 		}
 		return
 	case announced,

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -34,6 +35,9 @@ type fake struct {
 	mu     sync.Mutex
 	seen   []string
 	notify chan struct{}
+
+	http     *http.Server
+	location atomic.Pointer[string]
 }
 
 func newFake(t *testing.T) *fake { return &fake{t: t, notify: make(chan struct{}, 100)} }
@@ -101,8 +105,8 @@ func (f *fake) servePCP() {
 	})
 }
 
-// serveIGD answers searches with location, or with where its own description is.
-func (f *fake) serveIGD(locations ...string) {
+// serveHTTP makes the device's own server, and stops the one before.
+func (f *fake) serveHTTP() {
 	l, err := net.Listen("tcp4", netip.AddrPortFrom(loopback, 0).String())
 	if err != nil {
 		f.t.Fatal(err)
@@ -110,14 +114,24 @@ func (f *fake) serveIGD(locations ...string) {
 	s := &http.Server{Handler: http.HandlerFunc(f.igd)}
 	go s.Serve(l)
 	f.t.Cleanup(func() { s.Close() })
-	locations = append(locations, "http://"+l.Addr().String()+"/desc.xml")
+	if old := f.http; old != nil {
+		old.Close()
+	}
+	f.http = s
+	location := "http://" + l.Addr().String() + "/desc.xml"
+	f.location.Store(&location)
+}
+
+// serveIGD answers searches with the locations, one after the other, and from then on with where its own description is.
+func (f *fake) serveIGD(locations ...string) {
+	f.serveHTTP()
 	f.udp(igd.Port, func(b []byte) []byte {
-		if len(locations) == 0 || !strings.HasPrefix(string(b), "M-SEARCH") {
+		if !strings.HasPrefix(string(b), "M-SEARCH") {
 			return nil
 		}
-		next := locations[0]
-		if len(locations) > 1 {
-			locations = locations[1:]
+		next := *f.location.Load()
+		if len(locations) > 0 {
+			next, locations = locations[0], locations[1:]
 		}
 		return []byte("HTTP/1.1 200 OK\r\nST: " + igd.Targets()[0] + "\r\nLOCATION: " + next + "\r\n\r\n")
 	})
@@ -245,6 +259,22 @@ func TestUPnP(t *testing.T) {
 	if got := b.metric(t, "warren_port_mapping_failures_total", "PCP", "not supported"); got != 1 {
 		t.Errorf("%v failures of PCP, though its port is closed", got)
 	}
+	b.stop()
+	f.await("DeletePortMapping 41641")
+}
+
+// A device may be elsewhere after a restart. The mapping is renewed there.
+func TestUPnPDeviceMoves(t *testing.T) {
+	f := newFake(t)
+	f.serveIGD()
+	b := start(t, func(c *Config) { c.Use = []portmap.Protocol{portmap.UPnP} })
+	b.await(t, netip.AddrPortFrom(external, 41641))
+	f.serveHTTP()
+	f.mu.Lock()
+	f.seen = nil
+	f.mu.Unlock()
+	b.Trigger()
+	f.await("AddPortMapping 41641")
 	b.stop()
 	f.await("DeletePortMapping 41641")
 }

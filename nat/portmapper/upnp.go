@@ -65,19 +65,28 @@ func (l *link) do(ctx context.Context, a portmap.Action) portmap.Event {
 }
 
 func (l *link) add(ctx context.Context, a portmap.AddMapping) portmap.Event {
-	if l.device == nil {
-		return portmap.Added{Op: a.Op, Reason: portmap.Unanswered}
-	}
-	life, err := l.device.Map(ctx, a.External, a.Internal, a.Life)
-	var address netip.Addr
-	if err == nil {
-		address, err = l.device.ExternalAddress(ctx) // it may be another by now
+	address, life, err := l.mapOnce(ctx, a)
+	if err != nil && reasonOf(err) == portmap.Unanswered { // after a restart a device may be found elsewhere
+		l.discover(ctx, portmap.Discover{})
+		address, life, err = l.mapOnce(ctx, a)
 	}
 	if err != nil {
 		l.cfg.Log.Debug("no UPnP mapping", "err", err)
 		return portmap.Added{Op: a.Op, Reason: reasonOf(err)}
 	}
 	return portmap.Added{Op: a.Op, External: netip.AddrPortFrom(address, a.External), Life: life}
+}
+
+var errNoDevice = errors.New("no device was found")
+
+func (l *link) mapOnce(ctx context.Context, a portmap.AddMapping) (address netip.Addr, life time.Duration, err error) {
+	if l.device == nil {
+		return address, 0, errNoDevice
+	}
+	if life, err = l.device.Map(ctx, a.External, a.Internal, a.Life); err == nil {
+		address, err = l.device.ExternalAddress(ctx) // it may be another by now
+	}
+	return address, life, err
 }
 
 func reasonOf(err error) portmap.Reason {

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+
 	"warren/internal/lab"
 	"warren/internal/lab/warrennet"
 )
@@ -20,10 +22,14 @@ import (
 //	left --- hard NAT with miniupnpd --- internet --- hard NAT --- right
 //
 // Without a mapping these two stay relayed.
-func mapped(t *testing.T, flags ...string) (context.Context, *warrennet.Network, *warrennet.Device, *warrennet.Device) {
+func mapped(t *testing.T, flags ...string) (context.Context, *warrennet.Network, pairOf) {
 	t.Helper()
 	ctx, n := start(t)
-	h, err := n.Lab.Host("left", lab.PortMapped)
+	site, err := n.Lab.Site("left", lab.PortMapped.Access())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := site.Host("left")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +49,13 @@ func mapped(t *testing.T, flags ...string) (context.Context, *warrennet.Network,
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ctx, n, left, device(t, ctx, n, "right", lab.Hard)
+	return ctx, n, pairOf{left, device(t, ctx, n, "right", lab.Hard), site.Router()}
+}
+
+// pairOf is what mapped makes, with left's router.
+type pairOf struct {
+	left, right *warrennet.Device
+	router      *lab.Host
 }
 
 // TestPortMapping has the agent map its port by each protocol, with a real miniupnpd: a peer that could not be reached otherwise goes direct,
@@ -51,7 +63,8 @@ func mapped(t *testing.T, flags ...string) (context.Context, *warrennet.Network,
 func TestPortMapping(t *testing.T) {
 	for flag, protocol := range map[string]string{"pcp": "PCP", "nat-pmp": "NAT-PMP", "upnp": "UPnP", "pcp,nat-pmp,upnp": "PCP"} {
 		t.Run(flag, func(t *testing.T) {
-			ctx, n, left, right := mapped(t, "--port-mapping", flag)
+			ctx, n, p := mapped(t, "--port-mapping", flag)
+			left, right := p.left, p.right
 			within, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
 			st, err := left.Await(within, "mapped", func(s *warrennet.Status) bool { return s.NAT.PortMapping.Protocol != "" })
@@ -114,8 +127,9 @@ func letsIn(t *testing.T, from *lab.Host, to *warrennet.Device, external netip.A
 
 // With port mapping turned off the same two stay on the relay, and status tells how the NAT maps.
 func TestPortMappingOff(t *testing.T) {
-	ctx, _, left, right := mapped(t, "--port-mapping", "off", "--endpoint", "192.0.2.9:4000")
-	p := ping(t, ctx, left, right)
+	ctx, _, both := mapped(t, "--port-mapping", "off", "--endpoint", "192.0.2.9:4000")
+	left := both.left
+	p := ping(t, ctx, left, both.right)
 	within, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	st, err := left.Await(within, "aware of its NAT", func(s *warrennet.Status) bool { return s.NAT.IPv4.Behaviour != "unknown" })
@@ -135,5 +149,110 @@ func TestPortMappingOff(t *testing.T) {
 	}
 	if st, err = left.Status(ctx); err != nil || st.Peer("right").Path.Kind != "relay" {
 		t.Errorf("%+v, %v; want a relayed path", st, err)
+	}
+}
+
+// TestGatewayRestart has the router lose its table, as after a power cut: it says so to all hosts (RFC 6886 section 3.2.1, RFC 6887 section
+// 14.1.3), and the agent asks again at once.
+func TestGatewayRestart(t *testing.T) {
+	for _, flag := range []string{"pcp", "nat-pmp", "upnp"} {
+		t.Run(flag, func(t *testing.T) {
+			ctx, _, p := mapped(t, "--port-mapping", flag)
+			left, router := p.left, p.router
+			within, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			before, err := left.Await(within, "mapped", func(s *warrennet.Status) bool { return s.NAT.PortMapping.Protocol != "" })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := forwarded(t, router); n != 1 {
+				t.Fatalf("%d ports are forwarded", n)
+			}
+			// It removes the file when it has closed everything.
+			const stop = "kill $(cat /run/miniupnpd.pid) && while [ -e /run/miniupnpd.pid ]; do sleep 0.02; done; rm -f /run/miniupnpd.leases"
+			if out, err := router.Command(within, "/bin/sh", "-c", stop).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			flush(t, router)
+			if n := forwarded(t, router); n != 0 {
+				t.Fatalf("%d ports are still forwarded", n)
+			}
+			again, err := warrennet.Start(router, "/usr/sbin/miniupnpd", "-d", "-f", "/run/miniupnpd.conf", "-P", "/run/miniupnpd.pid")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer again.Signal(syscall.SIGTERM)
+			if err := again.AwaitLog(within, "PCP"); err != nil { // it listens
+				t.Fatal(err)
+			}
+			// A router announces by itself when it is up; of miniupnpd that is asked by this signal.
+			if out, err := router.Command(within, "/bin/sh", "-c", "kill -USR1 $(cat /run/miniupnpd.pid)").CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			st, err := left.Await(within, "mapped again", func(s *warrennet.Status) bool {
+				return s.NAT.PortMapping.Until.After(before.NAT.PortMapping.Until) && forwarded(t, router) == 1
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := st.NAT.PortMapping; got.External != before.NAT.PortMapping.External {
+				t.Errorf("%+v, before %+v", got, before.NAT.PortMapping)
+			}
+		})
+	}
+}
+
+// mapperChain finds the chain into which miniupnpd puts its mappings.
+func mapperChain(c *nftables.Conn) (*nftables.Chain, error) {
+	chains, err := c.ListChains()
+	i := slices.IndexFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == "miniupnpd" && c.Name == "prerouting" })
+	if err == nil && i < 0 {
+		err = errors.New("no chain of miniupnpd's")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return chains[i], nil
+}
+
+// forwarded counts the ports that the router forwards.
+func forwarded(t *testing.T, router *lab.Host) (n int) {
+	t.Helper()
+	err := router.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		chain, err := mapperChain(c)
+		if err != nil {
+			return err
+		}
+		rules, err := c.GetRules(chain.Table, chain)
+		n = len(rules)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// flush empties the chain.
+func flush(t *testing.T, router *lab.Host) {
+	t.Helper()
+	err := router.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		chain, err := mapperChain(c)
+		if err != nil {
+			return err
+		}
+		c.FlushChain(chain)
+		return c.Flush()
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
