@@ -6,9 +6,8 @@
 //	fail HOST PROGRAM ...        the same, with status 1: failed
 //	misuse HOST PROGRAM ...      the same, with status 2: wrong usage
 //	until TEXT HOST PROGRAM ...  run it again and again until it ends with status 0 and its standard output matches the regular expression TEXT
-//	start NAME HOST PROGRAM ...  start a program there and go on
+//	start NAME HOST PROGRAM ...  start a program there and go on; PID_NAME is its process
 //	terminal NAME HOST ...       the same, on a terminal
-//	                             (variable PID_NAME: its process)
 //	await NAME TEXT              wait until a started program has said TEXT
 //	said NAME                    make what it said so far the standard output that "stdout" looks at
 //	end NAME                     end it by SIGTERM; its status must be 0

@@ -119,7 +119,7 @@ func TestStorm(t *testing.T) {
 // ports are all the UDP ports that are open.
 func ports(t *testing.T, ctx context.Context, n *warrennet.Network, x, y *warrennet.Device) []netip.AddrPort {
 	t.Helper()
-	out := []netip.AddrPort{netip.AddrPortFrom(n.Coordinator.Addr, 3478)}
+	out := []netip.AddrPort{netip.AddrPortFrom(n.Coordinator.Addr, 3478), netip.AddrPortFrom(n.Coordinator.Addr, 3479)}
 	for _, d := range [][2]*warrennet.Device{{x, y}, {y, x}} {
 		st, err := d[0].Status(ctx)
 		must(t, err)
