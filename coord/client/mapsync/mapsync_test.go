@@ -399,7 +399,7 @@ func TestCutStreams(t *testing.T) {
 		r.handle(m)
 	}
 	r.c.Begin()
-	if !r.handle(r.statementChange()) {
-		t.Error("a statement outside a snapshot was refused")
+	if res, err := r.c.Handle(r.now, r.statementChange()); err != nil || !res.Publish {
+		t.Errorf("a statement after a snapshot that was cut off: %+v, %v", res, err)
 	}
 }

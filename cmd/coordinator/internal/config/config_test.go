@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 )
 
@@ -213,9 +214,18 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
+// Each host has every port; when a map has no room for all of them, first ports count more.
 func TestSTUNHosts(t *testing.T) {
-	got := STUNHosts([]string{"a.example", "192.0.2.1", "2001:db8::1"}, 3478)
-	if diff := cmp.Diff([]string{"a.example:3478", "192.0.2.1:3478", "[2001:db8::1]:3478"}, got); diff != "" {
+	got := STUNHosts([]string{"a.example", "2001:db8::1"}, []uint16{3478, 3479})
+	want := []string{"a.example:3478", "[2001:db8::1]:3478", "a.example:3479", "[2001:db8::1]:3479"}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	many := strings.Fields(strings.Repeat("a.example ", record.MaxURLs))
+	if got := STUNHosts(many, []uint16{3478, 3479}); len(got) != record.MaxURLs || got[record.MaxURLs-1] != "a.example:3478" {
+		t.Errorf("%d addresses: %v", len(got), got)
+	}
+	if got := STUNHosts(nil, []uint16{3478}); len(got) != 0 {
+		t.Errorf("no hosts gave %v", got)
 	}
 }
