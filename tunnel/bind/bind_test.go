@@ -403,3 +403,35 @@ func TestStats(t *testing.T) {
 		t.Errorf("a new Bind has counted:\n%s", diff)
 	}
 }
+
+// TestBytesByWay: every byte is counted once, by the way that it took.
+func TestBytesByWay(t *testing.T) {
+	a, b := newStation(t, nil, nil), newStation(t, nil, nil)
+	ab := a.knows(t, b, 1, "127.0.0.1")
+	b.knows(t, a, 2, "127.0.0.1")
+	sent := transport(2, 100, 1452, 9000)
+	if err := a.Send(sent, ab); err != nil {
+		t.Fatal(err)
+	}
+	for range sent {
+		next(t, b.received)
+	}
+	public := b.key.Public()
+	a.SetPath(public, Path{Kind: Direct, Remote: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.LocalPort()), MTU: 1280})
+	if err := a.Send(transport(2, 200, 1400), ab); err != nil { // the second is too long for the path
+		t.Fatal(err)
+	}
+	next(t, b.received)
+	a.SetPath(public, Path{Kind: Relay})
+	if err := a.Send(transport(2, 300), ab); err != nil {
+		t.Fatal(err)
+	}
+	b.InjectRelay(a.key.Public(), transport(2, 300)[0])
+	next(t, b.received)
+	if s := a.Stats(); s.SentDirect != 100+1452+9000+200 || s.SentRelay != 1400+300 || s.ReceivedDirect != 0 || s.ReceivedRelay != 0 {
+		t.Errorf("sender: %+v", s)
+	}
+	if s := b.Stats(); s.ReceivedDirect != 100+1452+9000+200 || s.ReceivedRelay != 300 || s.SentDirect != 0 || s.SentRelay != 0 {
+		t.Errorf("receiver: %+v", s)
+	}
+}

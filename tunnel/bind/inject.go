@@ -116,6 +116,7 @@ func (b *Bind) InjectRelay(peer key.NodePublic, m []byte) {
 			return
 		}
 		e.lastReceived.Store(now)
+		b.counters.receivedRelay.Add(uint64(len(m)))
 		b.deliver(e, m)
 	}
 }

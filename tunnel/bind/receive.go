@@ -97,7 +97,8 @@ func (r *receiver) failed(err error) error {
 
 // drain hands on datagrams of the last read until bufs are full or nothing is left.
 func (r *receiver) drain(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int) {
-	now := r.b.now()
+	now, bytes := r.b.now(), 0
+	defer func() { r.b.counters.receivedDirect.Add(uint64(bytes)) }()
 	for n < len(bufs) {
 		for r.rest == nil {
 			if r.next == r.count {
@@ -117,6 +118,7 @@ func (r *receiver) drain(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int
 			copy(bufs[n], datagram)
 		}
 		sizes[n], eps[n] = len(datagram), e
+		bytes += len(datagram)
 		n++
 	}
 	return n

@@ -23,16 +23,14 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	b.noteSent(e, bufs)
 	r := e.route.Load()
 	if r == nil || r.Kind != Direct {
-		if b.cfg.SendRelay == nil {
-			return errNoWay
-		}
-		return b.cfg.SendRelay(e.key, bufs)
+		return b.sendRelay(e, bufs)
 	}
 	s := b.socketFor(r.Remote.Addr().Is6())
 	if s == nil {
 		return fmt.Errorf("sending to %s: %w", r.Remote, b.noSocket())
 	}
 	bufs, long := r.split(bufs)
+	b.counters.sentDirect.Add(total(bufs))
 	err := s.Send(bufs, r.on(s))
 	if err == nil && long == nil {
 		return nil
@@ -77,11 +75,24 @@ func (r *route) tooLong(m []byte) bool { return len(m) > r.MTU+transportMin }
 
 // sendLong has a relay carry what the direct path cannot.
 func (b *Bind) sendLong(e *endpoint, bufs [][]byte) error {
+	b.counters.long.Add(uint64(len(bufs)))
+	return b.sendRelay(e, bufs)
+}
+
+func (b *Bind) sendRelay(e *endpoint, bufs [][]byte) error {
 	if b.cfg.SendRelay == nil {
 		return errNoWay
 	}
-	b.counters.long.Add(uint64(len(bufs)))
+	b.counters.sentRelay.Add(total(bufs))
 	return b.cfg.SendRelay(e.key, bufs)
+}
+
+// total is how many bytes the messages have.
+func total(bufs [][]byte) (n uint64) {
+	for _, m := range bufs {
+		n += uint64(len(m))
+	}
+	return n
 }
 
 // noSocket tells whether the Bind is closed or the host has no such address family.

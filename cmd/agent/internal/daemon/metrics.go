@@ -120,6 +120,7 @@ func descs() map[string]*prometheus.Desc {
 		{"relays_connected", "Of those, connected ones.", nil},
 		{"last_handshake_seconds", "Unix time of the newest WireGuard handshake.", nil},
 		{"bytes_total", "Bytes inside WireGuard, of all peers.", []string{"direction"}},
+		{"path_bytes_total", "Bytes of WireGuard's messages, by the way they took.", []string{"kind", "direction"}},
 		{"path_changes_total", "Paths that were published, by kind.", []string{"kind"}},
 		{"path_causes_total", "Paths that were published, by what made them change.", []string{"cause"}},
 		{"path_mtu_reductions_total", "Times that a path in use came to carry less.", nil},
@@ -258,6 +259,10 @@ func (f *figures) countPackets(count countFunc) {
 
 func (f *figures) countBind(gauge gaugeFunc, count countFunc) {
 	b := f.bind
+	count("path_bytes_total", b.SentDirect, traversal.Direct.String(), "sent")
+	count("path_bytes_total", b.SentRelay, traversal.Relay.String(), "sent")
+	count("path_bytes_total", b.ReceivedDirect, traversal.Direct.String(), "received")
+	count("path_bytes_total", b.ReceivedRelay, traversal.Relay.String(), "received")
 	count("packets_long_total", b.Long)
 	count("initiations_refused_total", b.BadInitiation, "damaged")
 	count("initiations_refused_total", b.UnknownPeer, "unknown peer")

@@ -40,7 +40,7 @@ func sample() *figures {
 		packets: tundev.Counters{NoPeer: 50, Held: 51, HeldDropped: 52, NotOurs: 53, TooBig: 54, Clamped: 55},
 		bind: bind.Stats{
 			UnknownIndex: 60, BadInitiation: 61, UnknownPeer: 62, Limited: 63, Replayed: 64, InjectDropped: 65, RelayOther: 66, ReceiveErrors: 67,
-			SendErrors: 68, Long: 69, GSO4: true, GRO6: true,
+			SendErrors: 68, Long: 69, SentDirect: 44, SentRelay: 45, ReceivedDirect: 46, ReceivedRelay: 47, GSO4: true, GRO6: true,
 		},
 	}
 	for _, cause := range path.Causes() {
@@ -85,6 +85,8 @@ func TestMetrics(t *testing.T) {
 		"paths{direct} 3", "paths{relay} 2", "paths{none} 1", "peers_configured{} 1", "last_handshake_seconds{} 200.5",
 		"bytes_total{received} 11", "bytes_total{sent} 22",
 		"path_changes_total{none} 37", "path_changes_total{relay} 38", "path_changes_total{direct} 39",
+		"path_bytes_total{sent,direct} 44", "path_bytes_total{sent,relay} 45", "path_bytes_total{received,direct} 46",
+		"path_bytes_total{received,relay} 47",
 		"path_mtu_reductions_total{} 40", "checks_sent_total{} 30", "checks_answered_total{} 31", "checks_received_total{} 32", "signals_sent_total{} 33", "refused_total{} 34",
 		"overrun_total{} 35", "check_send_errors_total{} 36",
 		"packets_no_peer_total{} 50", "packets_held_total{} 51", "packets_held_dropped_total{} 52", "packets_not_ours_total{} 53",
