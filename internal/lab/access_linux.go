@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"warren/internal/sim/linkmodel"
 	"warren/internal/sim/natmodel"
 )
 
@@ -27,6 +28,9 @@ type Access struct {
 	// for it.
 	MTU       int
 	BlackHole bool
+	// Link shapes both directions of that cable; nil for as fast as the machine is. Seed decides about its chances.
+	Link *linkmodel.Options
+	Seed uint64
 	// Isolated hosts of the site cannot reach each other at their internal addresses.
 	Isolated bool
 }
@@ -175,6 +179,11 @@ func (a Access) check() error {
 		return errors.New("a black hole needs an MTU")
 	case a.CGNAT != nil && a.NAT == nil && a.router():
 		return errors.New("behind a CGNAT the router needs a NAT of its own")
+	}
+	if a.Link != nil {
+		if err := a.Link.Check(); err != nil {
+			return err
+		}
 	}
 	for _, o := range []*natmodel.Options{a.NAT, a.CGNAT} {
 		if o != nil && o.Mapping == natmodel.NoMapping {

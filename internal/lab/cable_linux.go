@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"warren/internal/sim/linkmodel"
 )
 
 // segment is where hosts can be plugged in: one of the internet's ports, or the LAN of a box.
@@ -21,6 +23,8 @@ type segment struct {
 	isolated bool
 	used     int // hosts so far
 	mtu      int
+	link     *linkmodel.Options // nil: a plain cable
+	seed     uint64
 }
 
 const (
@@ -75,7 +79,7 @@ func (s *segment) plug(h *Host, link string, metric int) (*Uplink, error) {
 	if own4.IsValid() && !s.v4.Contains(nth(s.v4, 2+s.used).Addr()) { // the last one is for broadcasts
 		return nil, fmt.Errorf("%s has no room for %s: %s is full", s.owner.Name, h.Name, s.v4)
 	}
-	if err := cable(h, link, s.owner, port, s.mtu); err != nil {
+	if err := s.cable(h, link, port); err != nil {
 		return nil, err
 	}
 	err := h.raise(link, own4, own6)
@@ -98,7 +102,8 @@ func (h *Host) awaitUp(name string) error {
 	defer tick.Stop()
 	for range 2000 {
 		link, err := h.handle.LinkByName(name)
-		if err != nil || link.Attrs().OperState == netlink.OperUp {
+		// Devices of programs do not say.
+		if err != nil || link.Attrs().OperState == netlink.OperUp || link.Attrs().OperState == netlink.OperUnknown {
 			return err
 		}
 		<-tick.C
@@ -127,8 +132,27 @@ func (s *segment) join(port string) error {
 	return nil
 }
 
-// cable joins two hosts by a pair of interfaces.
-func cable(a *Host, aName string, b *Host, bName string, mtu int) error {
+// cable joins a host to the segment's owner.
+func (s *segment) cable(h *Host, link, port string) error {
+	if s.link == nil {
+		return plainCable(h, link, s.owner, port, s.mtu)
+	}
+	if err := shapedCable(h, link, s.owner, port, *s.link, s.seed); err != nil || s.mtu == 0 {
+		return err
+	}
+	return errors.Join(h.setMTU(link, s.mtu), s.owner.setMTU(port, s.mtu))
+}
+
+func (h *Host) setMTU(name string, mtu int) error {
+	link, err := h.handle.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return h.handle.LinkSetMTU(link, mtu)
+}
+
+// plainCable joins two hosts by a pair of interfaces.
+func plainCable(a *Host, aName string, b *Host, bName string, mtu int) error {
 	veth := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: aName, MTU: mtu, TxQLen: 1000}, PeerName: bName,
 		PeerNamespace: netlink.NsFd(b.ns.Fd()), PeerMTU: uint32(mtu),

@@ -19,5 +19,7 @@
 // removes everything. Nothing needs to be removed after a crash either: namespaces go with their holder, and the holder with its parent.
 //
 // Where a site has IPv6, its hosts have global addresses of 2001:db8:N::/48. A router with port mapping has an address of
-// 128.66.0.0/16, since the daemon refuses to work with documentation addresses.
+// 128.66.0.0/16, since the daemon refuses to work with documentation addresses. NATs that the kernel's does not express run the
+// simulator's model on a TUN device of the box, with an external address of 192.0.2.0/24 that is routed there. A shaped link is a pair of
+// TAP devices with the simulator's model of a link between them. Both run inside the lab's own program, and need /dev/net/tun.
 package lab

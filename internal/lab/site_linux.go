@@ -68,7 +68,7 @@ func (l *Lab) Site(name string, a Access) (*Site, error) {
 	}
 	s := &Site{Name: name, Access: a, lab: l, n: l.count}
 	l.count++
-	s.inside = &segment{owner: l.internet, v4: outside4(s.n), v6: outside6(s.n), mtu: a.MTU}
+	s.inside = &segment{owner: l.internet, v4: outside4(s.n), v6: outside6(s.n), mtu: a.MTU, link: a.Link, seed: a.Seed}
 	if a.PortMapping {
 		s.inside.v4 = mapped4(s.n)
 	}

@@ -27,7 +27,7 @@ func (h *Host) openTUN(name string, kind uint16) (f *os.File, err error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%s: device %s: %w", h.Name, name, err)
+		return nil, fmt.Errorf("%s: device %s by /dev/net/tun: %w", h.Name, name, err)
 	}
 	return f, nil
 }
