@@ -126,6 +126,9 @@ func (s *session) send(p *pair) {
 	s.sendCheck(p, size)
 }
 
+// sendFrom sends a check of a pair that is none yet.
+func (s *session) sendFrom(at Pair) { s.sendCheck(&pair{Pair: at}, 0) }
+
 // sendCheck sends a check that is as long as a packet of size bytes is inside the tunnel, or short.
 func (s *session) sendCheck(p *pair, size int) {
 	now := s.c.now
@@ -188,10 +191,13 @@ func (s *session) requested(at Pair) {
 // answered takes an answer to a check of ours. It must come the way that the check went (RFC 8445 section 7.2.5.2.1).
 func (s *session) answered(pr *probe, at Pair) {
 	now := s.c.now
-	if !s.awake || at.Remote != pr.at.Remote || (pr.at.Local.IsValid() && at.Local.IsValid() && at.Local != pr.at.Local) {
+	if !s.awake || at.Remote != pr.at.Remote || at.Socket != pr.at.Socket || (pr.at.Local.IsValid() && at.Local.IsValid() && at.Local != pr.at.Local) {
 		return
 	}
 	p := s.find(pr.at)
+	if p == nil && s.current == nil && s.c.hunt != nil && s.c.hunt.s == s {
+		p = s.learn(pr.at)
+	}
 	if p == nil || pr.sent.Before(p.after) {
 		return
 	}

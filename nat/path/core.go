@@ -28,12 +28,17 @@ type Core struct {
 	probes   map[stunmsg.TxID]*probe
 	budget   bucket
 	mtu      int // of the interface
+	mapping  Mapping
+	hunt     *hunt // nil while none is in progress
 }
 
 // New makes a Core. now is the time that Handle's go on from.
 func New(now time.Time, cfg Config) *Core {
 	if cfg.Traffic == nil {
 		cfg.Traffic = func(ID) (t Traffic) { return }
+	}
+	if cfg.BirthdayRate == 0 {
+		cfg.BirthdayRate = huntRate
 	}
 	if cfg.NewTx == nil {
 		cfg.NewTx = stunmsg.NewTxID
@@ -120,6 +125,10 @@ func (c *Core) schedule(s *session, due time.Time) {
 
 // end forgets s.
 func (c *Core) end(s *session) {
+	if c.hunt != nil && c.hunt.s == s {
+		c.endHunt(false)
+	}
+	s.closeSockets(nil, 0)
 	for _, p := range s.probes {
 		delete(c.probes, p.tx)
 	}

@@ -51,7 +51,7 @@ func (n *node) data(to *node, echo bool) {
 	}
 	switch l.path.Kind {
 	case path.Direct:
-		n.fly(l.path.Local, l.path.Remote, 0, func(got *node, at path.Pair) {
+		n.fly(l.path.Pair, 0, func(got *node, at path.Pair) {
 			if got == to {
 				arrive(got, at)
 			} else {

@@ -78,7 +78,7 @@ func (s *session) rebuild() {
 	want := map[Pair]int{}
 	for _, r := range s.remote {
 		for _, l := range s.localsFor(r.Addr.Addr()) {
-			want[Pair{l, r.Addr}] = rank(l, r.Addr.Addr(), r.Kind)
+			want[Pair{Local: l, Remote: r.Addr}] = rank(l, r.Addr.Addr(), r.Kind)
 		}
 	}
 	if _, ok := want[s.lastGood]; ok {
@@ -165,7 +165,7 @@ func near(a, b netip.Addr) bool {
 // find gives the pair; nil if there is none. Without a local address, which not every system tells, any of that remote address will do.
 func (s *session) find(at Pair) *pair {
 	for _, p := range s.pairs {
-		if p.Pair == at || (!at.Local.IsValid() && p.Remote == at.Remote) {
+		if p.Pair == at || (!at.Local.IsValid() && p.Remote == at.Remote && p.Socket == at.Socket) {
 			return p
 		}
 	}

@@ -49,9 +49,11 @@ func (k Kind) String() string {
 	return "none"
 }
 
-// Pair is the two ends of a direct path as this device sees them. Local is zero where the kernel is to choose.
+// Pair is the two ends of a direct path as this device sees them. Local is zero where the kernel is to choose. Socket is 0 for the tunnel's
+// own socket, else one that SocketsOpened told of.
 type Pair struct {
 	Local  netip.Addr
+	Socket uint16
 	Remote netip.AddrPort
 }
 
@@ -79,6 +81,8 @@ type Config struct {
 	Traffic func(ID) Traffic
 	// NewTx draws transaction ids, which nobody must be able to guess. Nil: from crypto/rand.
 	NewTx func() stunmsg.TxID
+	// BirthdayRate is how many ports of a hard NAT are tried in a second; 0: 100. Negative: none are.
+	BirthdayRate int
 	// Rand spreads periodic checks. Nil: seeded at random.
 	Rand *rand.Rand
 }
@@ -98,6 +102,13 @@ type (
 	SetLocal struct{ Candidates []candidate.Candidate }
 	// SetRelay tells whether a relay is connected.
 	SetRelay struct{ Up bool }
+	// SetMapping tells how the NAT before this device maps.
+	SetMapping struct{ Mapping Mapping }
+	// SocketsOpened answers OpenSockets: ids of as many sockets as could be opened, none of them 0.
+	SocketsOpened struct {
+		Peer    ID
+		Sockets []uint16
+	}
 	// InterfaceMTU tells the MTU of the tunnel's interface, which is DefaultMTU before. Less than 1280 is ignored.
 	InterfaceMTU struct{ MTU int }
 	// NetworkChanged says that nothing known of the local network need be true any more.
@@ -109,6 +120,9 @@ type (
 		Peer       ID
 		Candidates []candidate.Candidate
 		Call       bool
+		// Mapping is that of the peer's NAT; Ready says that its sockets wait for checks of random ports.
+		Mapping Mapping
+		Ready   bool
 	}
 	// Request is an authenticated check of the peer. Whoever runs the core has answered it already.
 	Request struct {
@@ -141,6 +155,17 @@ type (
 		Peer       ID
 		Candidates []candidate.Candidate
 		Call       bool
+		Mapping    Mapping
+		Ready      bool
+	}
+	// OpenSockets asks for extra sockets, told of by SocketsOpened; CloseSockets is to close some.
+	OpenSockets struct {
+		Peer  ID
+		Count int
+	}
+	CloseSockets struct {
+		Peer    ID
+		Sockets []uint16
 	}
 	// SetPath is to publish a path. Reason is for a person, Cause its class.
 	SetPath struct {
@@ -166,10 +191,12 @@ type (
 	Ended struct{ Peer ID }
 )
 
-func (SendCheck) action()  {}
-func (SendSignal) action() {}
-func (SetPath) action()    {}
-func (SetRTT) action()     {}
-func (SetMTU) action()     {}
-func (Wanted) action()     {}
-func (Ended) action()      {}
+func (SendCheck) action()    {}
+func (SendSignal) action()   {}
+func (SetPath) action()      {}
+func (OpenSockets) action()  {}
+func (CloseSockets) action() {}
+func (SetRTT) action()       {}
+func (SetMTU) action()       {}
+func (Wanted) action()       {}
+func (Ended) action()        {}

@@ -42,6 +42,11 @@ type session struct {
 	budget, reflex     bucket
 	probes             []*probe // oldest first
 
+	mapping              Mapping // of the peer's NAT
+	lackSince, huntAfter time.Time
+	huntFailed           int
+	socket               uint16 // an extra one, of the path in use
+
 	answerDue, calling             bool
 	callTries                      int
 	nextCall, lastSignal, onlyCall time.Time // onlyCall: when the call whose answer measures the relay was sent
@@ -59,6 +64,7 @@ func (s *session) run() {
 			s.wake()
 		}
 	}
+	s.settleSocket()
 	if !s.awake {
 		if s.configured {
 			c.schedule(s, c.grid(pollAsleep))
@@ -72,6 +78,7 @@ func (s *session) run() {
 	due = earlier(due, s.runRound())
 	due = earlier(due, s.runSignals())
 	due = earlier(due, s.runProbes())
+	due = earlier(due, s.runHunt())
 	due = earlier(due, s.nextPoll())
 	if soonest := c.now.Add(time.Millisecond); due.Before(soonest) {
 		due = soonest
@@ -127,6 +134,9 @@ func (s *session) sleep() {
 	s.awake, s.calling, s.answerDue, s.doubt = false, false, false, false
 	s.waiting, s.nextRound = time.Time{}, time.Time{}
 	s.current = nil
+	if s.c.hunt != nil && s.c.hunt.s == s {
+		s.c.endHunt(false)
+	}
 	s.relayRTT = 0
 	s.forgetProbes(s.c.now.Add(lateAfter))
 	for _, p := range s.pairs {
@@ -257,6 +267,9 @@ func (s *session) networkChanged() {
 	s.rebuild()
 	s.doubt = s.current != nil
 	s.relayRTT = 0
+	if s.c.mapping.hard() { // another NAT, another try
+		s.huntAfter, s.huntFailed = time.Time{}, 0
+	}
 	s.startRound(triesFull)
 	s.retrySoon()
 	if s.used() {

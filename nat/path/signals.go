@@ -49,7 +49,7 @@ func (s *session) runSignals() time.Time {
 				s.onlyCall = time.Time{}
 			}
 		}
-		s.c.emit(SendSignal{s.id, s.c.local, isCall})
+		s.c.emit(SendSignal{Peer: s.id, Candidates: s.c.local, Call: isCall, Mapping: s.c.mapping})
 	}
 	if s.calling {
 		return s.nextCall
@@ -64,7 +64,7 @@ func (s *session) signalled(e Signal) {
 	remote := candidate.Sort(e.Candidates)
 	remote = remote[:min(len(remote), candidate.Max)]
 	changed := !slices.Equal(remote, s.remote)
-	s.remote = remote
+	s.remote, s.mapping = remote, e.Mapping
 	if s.calling && s.callTries > 0 {
 		if !e.Call && !s.onlyCall.IsZero() {
 			s.relayRTT = max(now.Sub(s.onlyCall), time.Microsecond)
@@ -84,6 +84,10 @@ func (s *session) signalled(e Signal) {
 		return // a call wakes, and waking rebuilds
 	}
 	s.rebuild()
+	if e.Ready {
+		s.ready()
+		return
+	}
 	if changed {
 		s.retrySoon()
 	}

@@ -35,6 +35,8 @@ type sim struct {
 	relay time.Duration // one way
 	rand  *rand.Rand
 	trace bool
+	// random draws the ports of hard NATs that are added; nil: they come in sequence.
+	random *rand.Rand
 	// lenient switches off the rule of one second, where a test makes it impossible.
 	lenient bool
 }
@@ -50,11 +52,13 @@ type node struct {
 	relaySet time.Time // when relayUp or whether the host is up last changed
 	local    []candidate.Candidate
 	links    map[path.ID]*link
+	sockets  uint16 // opened so far
 	txs      uint64
 	checks   int // sent, in all
 	second   int64
 	inSecond int
 	idleRuns int // Handle without event in this second
+	mayHunt  int // checks more in a second
 }
 
 // link is what a node knows of a peer's traffic, and what really became of it.
@@ -110,6 +114,7 @@ func (s *sim) logf(format string, args ...any) {
 func (s *sim) add(kind pathtest.NAT) *node {
 	i := byte(len(s.nodes) + 1)
 	box := pathtest.NewBox(kind, netip.AddrFrom4([4]byte{203, 0, 113, i}))
+	box.Random = s.random
 	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, i, 2}), 4000+uint16(i))
 	if kind == pathtest.Public {
 		at = netip.AddrPortFrom(box.External, at.Port())
@@ -231,7 +236,7 @@ func (n *node) do(a path.Action) {
 	case path.SendCheck:
 		n.countCheck()
 		s.logf("%s -> %s check of %d from %s", n.host.Name, a.Remote, a.Size, a.Local)
-		n.fly(a.Local, a.Remote, a.Size, func(to *node, at path.Pair) { to.request(n, at, a.Tx) }, nil)
+		n.fly(a.Pair, a.Size, func(to *node, at path.Pair) { to.request(n, at, a.Tx) }, nil)
 	case path.SendSignal:
 		n.link(a.Peer).signals++
 		s.logf("%s => signal, call %v", n.host.Name, a.Call)
@@ -242,6 +247,12 @@ func (n *node) do(a path.Action) {
 		l.changes++
 		l.history = append(l.history, a.Path.Kind.String())
 		s.logf("%s PATH %s %s (%s)", n.host.Name, a.Path.Kind, a.Path.Remote, a.Reason)
+	case path.OpenSockets:
+		n.open(a)
+	case path.CloseSockets:
+		for _, id := range a.Sockets {
+			delete(n.host.Extra, id)
+		}
 	case path.SetMTU:
 		n.link(a.Peer).path.MTU = a.MTU
 		s.logf("%s MTU %d (%s)", n.host.Name, a.MTU, a.Reason)
@@ -262,17 +273,17 @@ const perSecond = 64 + 40 + 20 + 20 + 50
 
 func (n *node) countCheck() {
 	n.checks++
-	if n.inSecond++; n.inSecond > perSecond*max(len(n.links), 1) {
+	if n.inSecond++; n.inSecond > perSecond*max(len(n.links), 1)+n.mayHunt {
 		n.sim.t.Fatalf("%s: %d checks in a second", n.host.Name, n.inSecond)
 	}
 }
 
 // fly sends a datagram. lost, if set, hears of its fate when it does not arrive.
-func (n *node) fly(local netip.Addr, remote netip.AddrPort, size int, arrive func(*node, path.Pair), lost func(pathtest.Fate)) {
+func (n *node) fly(from path.Pair, size int, arrive func(*node, path.Pair), lost func(pathtest.Fate)) {
 	s := n.sim
-	f := s.net.Send(s.now, n.host, local, remote, size)
+	f := s.net.Send(s.now, n.host, from.Socket, from.Local, from.Remote, size)
 	s.after(f.At.Sub(s.now), func() {
-		h, fate := s.net.Arrive(f)
+		h, socket, fate := s.net.Arrive(f)
 		if fate != pathtest.Arrived {
 			if lost != nil {
 				lost(fate)
@@ -281,7 +292,7 @@ func (n *node) fly(local netip.Addr, remote netip.AddrPort, size int, arrive fun
 		}
 		for _, to := range s.nodes {
 			if to.host == h {
-				arrive(to, path.Pair{Local: h.At.Addr(), Remote: f.Src})
+				arrive(to, path.Pair{Local: h.At.Addr(), Socket: socket, Remote: f.Src})
 			}
 		}
 	})
@@ -289,12 +300,28 @@ func (n *node) fly(local netip.Addr, remote netip.AddrPort, size int, arrive fun
 
 // request answers and then tells the core, as the shell does.
 func (n *node) request(from *node, at path.Pair, tx stunmsg.TxID) {
-	n.fly(at.Local, at.Remote, 0, func(to *node, back path.Pair) {
+	n.fly(at, 0, func(to *node, back path.Pair) {
 		if id, ok := to.core.Pending(tx); ok && id == n.id {
 			to.handle(path.Answer{Peer: id, Pair: back, Tx: tx})
 		}
 	}, nil)
 	n.handle(path.Request{Peer: from.id, Pair: at})
+}
+
+// open opens extra sockets, a moment later.
+func (n *node) open(a path.OpenSockets) {
+	n.sim.after(10*time.Millisecond, func() {
+		var ids []uint16
+		if n.host.Extra == nil {
+			n.host.Extra = map[uint16]uint16{}
+		}
+		for range a.Count {
+			n.sockets++
+			n.host.Extra[n.sockets] = 10000 + n.sockets
+			ids = append(ids, n.sockets)
+		}
+		n.handle(path.SocketsOpened{Peer: a.Peer, Sockets: ids})
+	})
 }
 
 func (s *sim) find(id path.ID) *node {
@@ -314,7 +341,7 @@ func (n *node) signal(a path.SendSignal) {
 	n.sim.after(n.sim.relay, func() {
 		if to.relayUp && !to.host.Down {
 			n.sim.after(n.sim.relay, func() {
-				to.handle(path.Signal{Peer: n.id, Candidates: a.Candidates, Call: a.Call})
+				to.handle(path.Signal{Peer: n.id, Candidates: a.Candidates, Call: a.Call, Mapping: a.Mapping, Ready: a.Ready})
 			})
 			return
 		}

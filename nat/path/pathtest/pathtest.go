@@ -30,14 +30,20 @@ type Box struct {
 	// Expiry is how long a mapping lives without a packet.
 	Expiry time.Duration
 
+	// Random draws the ports of a hard NAT; nil: they come in sequence, 7 apart.
+	Random *rand.Rand
+
 	nextPort uint16
 	flows    map[flow]*state
+	// byOutside holds the same, by the address that others see.
+	byOutside map[netip.AddrPort]*state
 }
 
 // flow is a mapping; remote is zero for those that hold for every destination.
 type flow struct{ inside, remote netip.AddrPort }
 
 type state struct {
+	flow
 	outside  netip.AddrPort
 	lastUsed time.Time
 	allowed  map[netip.AddrPort]time.Time
@@ -45,18 +51,23 @@ type state struct {
 
 // NewBox makes a box.
 func NewBox(kind NAT, external netip.Addr) *Box {
-	return &Box{Kind: kind, External: external, Expiry: 30 * time.Second, nextPort: 20000, flows: map[flow]*state{}}
+	return &Box{Kind: kind, External: external, Expiry: 30 * time.Second, nextPort: 20000, flows: map[flow]*state{}, byOutside: map[netip.AddrPort]*state{}}
 }
 
 // Forget loses every mapping, as a reboot does.
-func (b *Box) Forget() { clear(b.flows) }
+func (b *Box) Forget() {
+	clear(b.flows)
+	clear(b.byOutside)
+}
 
-// Host has one address and one port.
+// Host has one address, and one port for each socket.
 type Host struct {
 	Name string
-	At   netip.AddrPort
-	Box  *Box
-	Down bool
+	// At is where socket 0 is. Extra holds the ports of others.
+	At    netip.AddrPort
+	Extra map[uint16]uint16
+	Box   *Box
+	Down  bool
 }
 
 // Net is the internet. Delay is one way.
@@ -92,9 +103,33 @@ type Flight struct {
 	inside   bool // never left the box
 }
 
-// Send has a datagram of size bytes leave a host. A local address that the host does not have sends nothing.
-func (n *Net) Send(now time.Time, from *Host, local netip.Addr, remote netip.AddrPort, size int) Flight {
-	f := Flight{From: from, Src: from.At, Dst: remote, At: now.Add(n.Delay)}
+// at is where a socket of the host is.
+func (h *Host) at(socket uint16) netip.AddrPort {
+	if port, ok := h.Extra[socket]; ok {
+		return netip.AddrPortFrom(h.At.Addr(), port)
+	}
+	return h.At
+}
+
+// socket tells which socket is at an address.
+func (h *Host) socket(at netip.AddrPort) (uint16, bool) {
+	if at == h.At {
+		return 0, true
+	}
+	if at.Addr() != h.At.Addr() {
+		return 0, false
+	}
+	for id, port := range h.Extra {
+		if port == at.Port() {
+			return id, true
+		}
+	}
+	return 0, false
+}
+
+// Send has a datagram of size bytes leave a socket of a host. A local address that the host does not have sends nothing.
+func (n *Net) Send(now time.Time, from *Host, socket uint16, local netip.Addr, remote netip.AddrPort, size int) Flight {
+	f := Flight{From: from, Src: from.at(socket), Dst: remote, At: now.Add(n.Delay)}
 	switch {
 	case from.Down || (local.IsValid() && local != from.At.Addr()):
 		f.fate = ByFault
@@ -106,7 +141,7 @@ func (n *Net) Send(now time.Time, from *Host, local netip.Addr, remote netip.Add
 		f.fate = ByFault
 		return f
 	}
-	f.Src = from.Box.out(now, from.At, remote)
+	f.Src = from.Box.out(now, from.at(socket), remote)
 	if n.Largest > 0 && size > n.Largest {
 		f.fate = ByFault
 		return f
@@ -127,23 +162,24 @@ func (n *Net) sameLAN(from *Host, remote netip.AddrPort) bool {
 	return false
 }
 
-// Arrive tells which host gets the datagram.
-func (n *Net) Arrive(f Flight) (*Host, Fate) {
+// Arrive tells which host gets the datagram, and at which socket.
+func (n *Net) Arrive(f Flight) (*Host, uint16, Fate) {
 	if f.fate != Arrived {
-		return nil, f.fate
+		return nil, 0, f.fate
 	}
 	for _, h := range n.Hosts {
 		if h == f.From || h.Down || (n.Cut != nil && n.Cut(f.From, h)) {
 			continue
 		}
-		if f.inside && h.At == f.Dst && h.Box == f.From.Box {
-			return h, Arrived
+		inside, ok := f.Dst, h.Box == f.From.Box
+		if !f.inside {
+			inside, ok = h.Box.in(f.At, f.Src, f.Dst)
 		}
-		if !f.inside && h.Box.in(f.At, h.At, f.Src, f.Dst) {
-			return h, Arrived
+		if socket, here := h.socket(inside); ok && here {
+			return h, socket, Arrived
 		}
 	}
-	return nil, ByFault
+	return nil, 0, ByFault
 }
 
 // Mapped is what a STUN server at server would tell the host.
@@ -165,45 +201,66 @@ func (b *Box) out(now time.Time, inside, remote netip.AddrPort) netip.AddrPort {
 	}
 	s := b.flows[k]
 	if s == nil || now.Sub(s.lastUsed) > b.Expiry {
-		s = &state{outside: b.port(now, inside), allowed: map[netip.AddrPort]time.Time{}}
-		b.flows[k] = s
+		if s != nil {
+			b.drop(s)
+		}
+		s = &state{flow: k, outside: b.port(now, inside), allowed: map[netip.AddrPort]time.Time{}}
+		b.flows[k], b.byOutside[s.outside] = s, s
 	}
 	s.lastUsed = now
 	s.allowed[remote] = now
 	return s.outside
 }
 
+// drop forgets a mapping.
+func (b *Box) drop(s *state) {
+	if b.flows[s.flow] == s {
+		delete(b.flows, s.flow)
+	}
+	if b.byOutside[s.outside] == s {
+		delete(b.byOutside, s.outside)
+	}
+}
+
 func (b *Box) port(now time.Time, inside netip.AddrPort) netip.AddrPort {
 	if keep := netip.AddrPortFrom(b.External, inside.Port()); b.Kind == Easy && !b.taken(now, keep) {
 		return keep
+	}
+	for b.Random != nil {
+		p := netip.AddrPortFrom(b.External, uint16(1024+b.Random.IntN(64512)))
+		if !b.taken(now, p) {
+			return p
+		}
 	}
 	b.nextPort += 7
 	return netip.AddrPortFrom(b.External, b.nextPort)
 }
 
+// taken reports whether a port is in use; a mapping that has expired makes room.
 func (b *Box) taken(now time.Time, outside netip.AddrPort) bool {
-	for _, s := range b.flows {
-		if s.outside == outside && now.Sub(s.lastUsed) <= b.Expiry {
-			return true
-		}
-	}
-	return false
-}
-
-// in reports whether a packet from src to dst reaches the host at inside.
-func (b *Box) in(now time.Time, inside, src, dst netip.AddrPort) bool {
-	switch b.Kind {
-	case Public:
-		return inside == dst
-	case Blocked:
+	s := b.byOutside[outside]
+	if s != nil && now.Sub(s.lastUsed) > b.Expiry {
+		b.drop(s)
 		return false
 	}
-	for k, s := range b.flows {
-		at, ok := s.allowed[src]
-		if k.inside == inside && s.outside == dst && ok && now.Sub(at) <= b.Expiry && now.Sub(s.lastUsed) <= b.Expiry {
-			s.lastUsed, s.allowed[src] = now, now
-			return true
-		}
+	return s != nil
+}
+
+// in tells where behind the box a packet from src to dst goes.
+func (b *Box) in(now time.Time, src, dst netip.AddrPort) (inside netip.AddrPort, ok bool) {
+	switch b.Kind {
+	case Public:
+		return dst, true
+	case Blocked:
+		return inside, false
 	}
-	return false
+	s := b.byOutside[dst]
+	if s == nil || now.Sub(s.lastUsed) > b.Expiry {
+		return inside, false
+	}
+	if at, ok := s.allowed[src]; !ok || now.Sub(at) > b.Expiry {
+		return inside, false
+	}
+	s.lastUsed, s.allowed[src] = now, now
+	return s.inside, true
 }
