@@ -54,6 +54,9 @@ type Signal struct {
 	View View
 	// Talk is set in a signal that only carries a view, or asks for one. Its candidates count for nothing.
 	Talk pb.Talk
+	// Mapping is how the sender's NAT maps; Ready says that its sockets wait for checks of random ports.
+	Mapping pb.HardNAT_Mapping
+	Ready   bool
 }
 
 // Keys are those of one pair of node keys.
@@ -111,7 +114,7 @@ func (b *Box) Seal(now time.Time, s Signal) ([]byte, error) {
 	}
 	b.sent = max(b.sent+1, uint64(max(now.UnixNano(), 0)))
 	plain, err := proto.Marshal(&pb.Signal{
-		Sequence: b.sent, Candidates: candidate.ToProto(s.Candidates), Call: s.Call, View: s.View.toProto(), Talk: s.Talk,
+		Sequence: b.sent, Candidates: candidate.ToProto(s.Candidates), Call: s.Call, View: s.View.toProto(), Talk: s.Talk, HardNat: hardNAT(s),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encoding a signal: %w", err)
@@ -120,6 +123,13 @@ func (b *Box) Seal(now time.Time, s Signal) ([]byte, error) {
 	out[0] = version
 	rand.Read(out[1:headerSize])
 	return b.keys[0].out.Seal(out, out[1:headerSize], plain, out[:1]), nil
+}
+
+func hardNAT(s Signal) *pb.HardNAT {
+	if s.Mapping == pb.HardNAT_MAPPING_UNSPECIFIED && !s.Ready {
+		return nil
+	}
+	return &pb.HardNAT{Mapping: s.Mapping, Ready: s.Ready}
 }
 
 // Open reads a signal of the peer. Candidates that nothing may be sent to, such as those inside overlay, are left out.
@@ -147,7 +157,10 @@ func (b *Box) Open(sealed []byte, overlay []netip.Prefix) (Signal, error) {
 		return Signal{}, fmt.Errorf("%w: talk %d", ErrFormat, talk)
 	}
 	b.received = m.GetSequence()
-	return Signal{Candidates: candidates, Call: m.GetCall(), View: viewFromProto(m.GetView()), Talk: talk}, nil
+	return Signal{
+		Candidates: candidates, Call: m.GetCall(), View: viewFromProto(m.GetView()), Talk: talk,
+		Mapping: m.GetHardNat().GetMapping(), Ready: m.GetHardNat().GetReady(),
+	}, nil
 }
 
 func (b *Box) decrypt(sealed []byte) ([]byte, error) {

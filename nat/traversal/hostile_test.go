@@ -355,7 +355,7 @@ func FuzzInput(f *testing.F) {
 		o := newOwner(tr)
 		o.setPeers([]Peer{{Device: device, Node: peer.Public()}})
 		o.deriveSome()
-		o.packet(packet{netip.MustParseAddr("10.0.0.2"), netip.AddrPortFrom(stranger.Addr(), port), b})
+		o.packet(packet{0, netip.MustParseAddr("10.0.0.2"), netip.AddrPortFrom(stranger.Addr(), port), b})
 		o.signal(sealed{device.Raw(), b})
 		if s := tr.Stats(); s.Refused != 2 || len(tr.Paths()) != 0 || o.core.Sessions() != 0 {
 			t.Errorf("%+v, %d sessions", s, o.core.Sessions())

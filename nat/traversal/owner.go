@@ -10,6 +10,7 @@ import (
 	"warren/nat/signal"
 	"warren/nat/stunmsg"
 	"warren/proto/key"
+	pb "warren/proto/warrenv1"
 )
 
 // owner is what belongs to Run's goroutine: the core and the keys.
@@ -43,7 +44,11 @@ type peer struct {
 
 func newOwner(t *Traversal) *owner {
 	o := &owner{t: t, peers: map[path.ID]*peer{}, byNode: map[[key.Size]byte]path.ID{}, table: check.NewTable()}
-	o.core = path.New(time.Now(), path.Config{Traffic: o.traffic})
+	rate := t.cfg.BirthdayRate
+	if t.cfg.Extra == nil {
+		rate = -1
+	}
+	o.core = path.New(time.Now(), path.Config{Traffic: o.traffic, BirthdayRate: rate})
 	return o
 }
 
@@ -62,6 +67,10 @@ func (o *owner) do(a path.Action) {
 		o.sendCheck(a)
 	case path.SendSignal:
 		o.sendSignal(a)
+	case path.OpenSockets:
+		o.openSockets(a)
+	case path.CloseSockets:
+		o.t.cfg.Extra.CloseExtra(a.Sockets)
 	case path.SetPath:
 		o.publish(a)
 	case path.SetRTT:
@@ -88,15 +97,34 @@ func (o *owner) sendCheck(a path.SendCheck) {
 		return // the session ends with the peer; this is the rest of it
 	}
 	o.t.counters.checks.Add(1)
-	if err := o.t.cfg.Send(a.Local, a.Remote, keys[0].PaddedRequest(a.Tx, a.Size)); err != nil {
+	if err := o.send(a.Pair, keys[0].PaddedRequest(a.Tx, a.Size)); err != nil {
 		o.t.counters.sendErrors.Add(1)
 		o.t.log.Debug("check not sent", "local", a.Local, "remote", a.Remote, "err", err)
 	}
 }
 
+// send sends a datagram from the socket of a pair.
+func (o *owner) send(at path.Pair, b []byte) error {
+	if at.Socket != 0 {
+		return o.t.cfg.Extra.WriteExtra(at.Socket, at.Local, at.Remote, b)
+	}
+	return o.t.cfg.Send(at.Local, at.Remote, b)
+}
+
+// openSockets opens extra sockets without keeping Run from its work.
+func (o *owner) openSockets(a path.OpenSockets) {
+	t := o.t
+	go func() {
+		ids := t.cfg.Extra.OpenExtra(a.Count)
+		t.tell(func(o *owner) { o.handle(path.SocketsOpened{Peer: a.Peer, Sockets: ids}) })
+	}()
+}
+
 func (o *owner) sendSignal(a path.SendSignal) {
 	if p := o.peers[a.Peer]; p != nil {
-		o.seal(a.Peer, p, signal.Signal{Candidates: a.Candidates, Call: a.Call, View: o.viewFor(p)})
+		o.seal(a.Peer, p, signal.Signal{
+			Candidates: a.Candidates, Call: a.Call, View: o.viewFor(p), Mapping: pb.HardNAT_Mapping(a.Mapping), Ready: a.Ready,
+		})
 	}
 }
 
@@ -122,7 +150,7 @@ func (o *owner) publish(a path.SetPath) {
 	out := Path{Kind: a.Path.Kind, RTT: a.Path.RTT, MTU: a.Path.MTU, Since: a.Path.Since}
 	switch out.Kind {
 	case Direct:
-		out.Remote = a.Path.Remote
+		out.Remote, out.Socket = a.Path.Remote, a.Path.Socket
 		if l := a.Path.Local; l.IsValid() {
 			out.Local = netip.AddrPortFrom(l, o.portOf(l))
 		}
@@ -216,7 +244,7 @@ func (o *owner) packet(p packet) {
 		o.t.counters.refused.Add(1)
 		return
 	}
-	at := path.Pair{Local: p.local, Remote: p.remote}
+	at := path.Pair{Local: p.local, Socket: p.socket, Remote: p.remote}
 	switch m.Class {
 	case stunmsg.Request:
 		o.request(m, at)
@@ -234,7 +262,7 @@ func (o *owner) request(m *stunmsg.Message, at path.Pair) {
 		return
 	}
 	o.t.counters.requests.Add(1)
-	if err := o.t.cfg.Send(at.Local, at.Remote, e.Keys.Success(m.Tx, at.Remote)); err != nil {
+	if err := o.send(at, e.Keys.Success(m.Tx, at.Remote)); err != nil {
 		o.t.counters.sendErrors.Add(1)
 	}
 	o.handle(path.Request{Peer: e.Peer, Pair: at})
@@ -279,5 +307,18 @@ func (o *owner) signal(s sealed) {
 		return
 	}
 	o.derive(s.from) // its checks follow
-	o.handle(path.Signal{Peer: s.from, Candidates: m.Candidates, Call: m.Call})
+	o.handle(path.Signal{Peer: s.from, Candidates: m.Candidates, Call: m.Call, Mapping: mappingOf(m.Mapping), Ready: m.Ready})
+}
+
+// mappingOf takes a peer's word; what we do not know counts as unknown.
+func mappingOf(m pb.HardNAT_Mapping) path.Mapping {
+	switch m {
+	case pb.HardNAT_MAPPING_INDEPENDENT:
+		return path.MappingIndependent
+	case pb.HardNAT_MAPPING_DEPENDENT:
+		return path.MappingDependent
+	case pb.HardNAT_MAPPING_SEQUENTIAL:
+		return path.MappingSequential
+	}
+	return path.MappingUnknown
 }

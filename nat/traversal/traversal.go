@@ -34,11 +34,23 @@ const (
 	Direct = path.Direct
 )
 
+// Mapping is how a NAT maps.
+type Mapping = path.Mapping
+
+// The kinds of mapping.
+const (
+	MappingUnknown     = path.MappingUnknown
+	MappingIndependent = path.MappingIndependent
+	MappingDependent   = path.MappingDependent
+	MappingSequential  = path.MappingSequential
+)
+
 // Path is how a peer's packets travel now.
 type Path struct {
 	Kind Kind
-	// Local and Remote are set on a direct path. Local is zero where the kernel chooses.
+	// Local and Remote are set on a direct path. Local is zero where the kernel chooses. Socket is an extra one, or 0.
 	Local, Remote netip.AddrPort
+	Socket        uint16
 	// RTT is the last measured round trip of the path; 0 while unknown.
 	RTT time.Duration
 	// MTU is the largest packet inside the tunnel that a direct path carries, in bytes; 0 on others.
@@ -71,6 +83,18 @@ type Config struct {
 	OnPath func(peer key.NodePublic, p Path)
 	// Wanted, if set, is told that a peer calls which is not active.
 	Wanted func(peer key.NodePublic)
+	// Extra opens sockets beside the tunnel's own, for meeting hard NATs; nil: that is not done. HandleExtra takes what comes to them.
+	Extra ExtraSockets
+	// BirthdayRate is how many ports of a peer's hard NAT are tried in a second; 0: 100. Negative: none are.
+	BirthdayRate int
+}
+
+// ExtraSockets are sockets beside the tunnel's own, known by ids that are not 0. Its methods are called from goroutines of their own or
+// Run's; only Open may take its time.
+type ExtraSockets interface {
+	OpenExtra(count int) []uint16
+	CloseExtra(ids []uint16)
+	WriteExtra(id uint16, local netip.Addr, remote netip.AddrPort, b []byte) error
 }
 
 // Bounds of what waits for Run. What does not fit is dropped: checks and signals are repeated.
@@ -82,6 +106,7 @@ const (
 )
 
 type packet struct {
+	socket uint16
 	local  netip.Addr
 	remote netip.AddrPort
 	b      []byte
@@ -198,16 +223,26 @@ func (t *Traversal) Idle(peer key.NodePublic) { t.tell(func(o *owner) { o.idle(p
 // SetMTU tells the MTU of the tunnel's interface.
 func (t *Traversal) SetMTU(mtu int) { t.tell(func(o *owner) { o.handle(path.InterfaceMTU{MTU: mtu}) }) }
 
+// SetMapping tells how the NAT before this device maps.
+func (t *Traversal) SetMapping(m Mapping) {
+	t.tell(func(o *owner) { o.handle(path.SetMapping{Mapping: m}) })
+}
+
 // NetworkChanged tells that addresses, links or routes of the host changed, or that it woke from sleep.
 func (t *Traversal) NetworkChanged() { t.tell(func(o *owner) { o.handle(path.NetworkChanged{}) }) }
 
 // HandlePacket takes a datagram from the tunnel's sockets that is neither WireGuard's nor an answer of a STUN server. It copies b.
 func (t *Traversal) HandlePacket(local netip.Addr, remote netip.AddrPort, b []byte) {
+	t.HandleExtra(0, local, remote, b)
+}
+
+// HandleExtra is HandlePacket for what came to an extra socket.
+func (t *Traversal) HandleExtra(socket uint16, local netip.Addr, remote netip.AddrPort, b []byte) {
 	if len(b) > maxPacket {
 		t.counters.refused.Add(1)
 		return
 	}
-	p := packet{local.Unmap(), netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()), bytes.Clone(b)}
+	p := packet{socket, local.Unmap(), netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()), bytes.Clone(b)}
 	select {
 	case t.packets <- p:
 	default:

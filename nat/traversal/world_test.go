@@ -180,11 +180,11 @@ func (w *world) data(a, b *device, answer bool) {
 			})
 		}
 	case Direct:
-		f := w.net.Send(time.Now(), a.host, p.Local.Addr(), p.Remote, 100)
+		f := w.net.Send(time.Now(), a.host, p.Socket, p.Local.Addr(), p.Remote, 100)
 		time.AfterFunc(time.Until(f.At), func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			if h, fate := w.net.Arrive(f); fate == pathtest.Arrived && h == b.host {
+			if h, _, fate := w.net.Arrive(f); fate == pathtest.Arrived && h == b.host {
 				arrived(true)
 			}
 		})
@@ -192,23 +192,50 @@ func (w *world) data(a, b *device, answer bool) {
 }
 
 func (d *device) send(local netip.Addr, remote netip.AddrPort, b []byte) error {
+	return d.WriteExtra(0, local, remote, b)
+}
+
+// WriteExtra, OpenExtra and CloseExtra make the device its own ExtraSockets.
+func (d *device) WriteExtra(id uint16, local netip.Addr, remote netip.AddrPort, b []byte) error {
 	w := d.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	b = bytes.Clone(b)
 	d.out = append(d.out, datagram{remote, b})
-	f := w.net.Send(time.Now(), d.host, local, remote, len(b))
+	f := w.net.Send(time.Now(), d.host, id, local, remote, len(b))
 	time.AfterFunc(time.Until(f.At), func() {
 		w.mu.Lock()
-		h, fate := w.net.Arrive(f)
+		h, socket, fate := w.net.Arrive(f)
 		w.mu.Unlock()
 		for _, other := range w.devices {
 			if fate == pathtest.Arrived && other.host == h {
-				other.tr.HandlePacket(h.At.Addr(), f.Src, b)
+				other.tr.HandleExtra(socket, h.At.Addr(), f.Src, b)
 			}
 		}
 	})
 	return nil
+}
+
+func (d *device) OpenExtra(count int) (ids []uint16) {
+	d.w.mu.Lock()
+	defer d.w.mu.Unlock()
+	if d.host.Extra == nil {
+		d.host.Extra = map[uint16]uint16{}
+	}
+	for range count {
+		id := uint16(len(d.host.Extra) + 1)
+		d.host.Extra[id] = 20000 + id
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func (d *device) CloseExtra(ids []uint16) {
+	d.w.mu.Lock()
+	defer d.w.mu.Unlock()
+	for _, id := range ids {
+		delete(d.host.Extra, id)
+	}
 }
 
 var errNoRelay = errors.New("no relay is connected")

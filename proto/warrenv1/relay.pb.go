@@ -282,6 +282,60 @@ func (PathKind) EnumDescriptor() ([]byte, []int) {
 	return file_warren_v1_relay_proto_rawDescGZIP(), []int{4}
 }
 
+type HardNAT_Mapping int32
+
+const (
+	HardNAT_MAPPING_UNSPECIFIED HardNAT_Mapping = 0
+	// Every destination sees the same address.
+	HardNAT_MAPPING_INDEPENDENT HardNAT_Mapping = 1
+	HardNAT_MAPPING_DEPENDENT   HardNAT_Mapping = 2
+	// As MAPPING_DEPENDENT, with ports one after the other.
+	HardNAT_MAPPING_SEQUENTIAL HardNAT_Mapping = 3
+)
+
+// Enum value maps for HardNAT_Mapping.
+var (
+	HardNAT_Mapping_name = map[int32]string{
+		0: "MAPPING_UNSPECIFIED",
+		1: "MAPPING_INDEPENDENT",
+		2: "MAPPING_DEPENDENT",
+		3: "MAPPING_SEQUENTIAL",
+	}
+	HardNAT_Mapping_value = map[string]int32{
+		"MAPPING_UNSPECIFIED": 0,
+		"MAPPING_INDEPENDENT": 1,
+		"MAPPING_DEPENDENT":   2,
+		"MAPPING_SEQUENTIAL":  3,
+	}
+)
+
+func (x HardNAT_Mapping) Enum() *HardNAT_Mapping {
+	p := new(HardNAT_Mapping)
+	*p = x
+	return p
+}
+
+func (x HardNAT_Mapping) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HardNAT_Mapping) Descriptor() protoreflect.EnumDescriptor {
+	return file_warren_v1_relay_proto_enumTypes[5].Descriptor()
+}
+
+func (HardNAT_Mapping) Type() protoreflect.EnumType {
+	return &file_warren_v1_relay_proto_enumTypes[5]
+}
+
+func (x HardNAT_Mapping) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HardNAT_Mapping.Descriptor instead.
+func (HardNAT_Mapping) EnumDescriptor() ([]byte, []int) {
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{8, 0}
+}
+
 // RelayChallenge is the first message on a relay connection, from the relay.
 type RelayChallenge struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -702,7 +756,8 @@ type Signal struct {
 	Call bool  `protobuf:"varint,3,opt,name=call,proto3" json:"call,omitempty"`
 	View *View `protobuf:"bytes,4,opt,name=view,proto3" json:"view,omitempty"`
 	// Set in a signal that only carries a view: it has no candidates and changes nothing.
-	Talk          Talk `protobuf:"varint,5,opt,name=talk,proto3,enum=warren.v1.Talk" json:"talk,omitempty"`
+	Talk          Talk     `protobuf:"varint,5,opt,name=talk,proto3,enum=warren.v1.Talk" json:"talk,omitempty"`
+	HardNat       *HardNAT `protobuf:"bytes,6,opt,name=hard_nat,json=hardNat,proto3" json:"hard_nat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -770,6 +825,13 @@ func (x *Signal) GetTalk() Talk {
 		return x.Talk
 	}
 	return Talk_TALK_UNSPECIFIED
+}
+
+func (x *Signal) GetHardNat() *HardNAT {
+	if x != nil {
+		return x.HardNat
+	}
+	return nil
 }
 
 // View is what a device knows of its own network and of its path to the other, for people: nothing is decided by it.
@@ -842,6 +904,61 @@ func (x *View) GetMtu() uint32 {
 	return 0
 }
 
+// HardNAT is by what two devices agree on trying the ports of a NAT that has another for every destination. See warren/nat/path.
+type HardNAT struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sender's.
+	Mapping HardNAT_Mapping `protobuf:"varint,1,opt,name=mapping,proto3,enum=warren.v1.HardNAT_Mapping" json:"mapping,omitempty"`
+	// The sender's sockets wait for checks of random ports.
+	Ready         bool `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HardNAT) Reset() {
+	*x = HardNAT{}
+	mi := &file_warren_v1_relay_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HardNAT) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HardNAT) ProtoMessage() {}
+
+func (x *HardNAT) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_relay_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HardNAT.ProtoReflect.Descriptor instead.
+func (*HardNAT) Descriptor() ([]byte, []int) {
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HardNAT) GetMapping() HardNAT_Mapping {
+	if x != nil {
+		return x.Mapping
+	}
+	return HardNAT_MAPPING_UNSPECIFIED
+}
+
+func (x *HardNAT) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
 var File_warren_v1_relay_proto protoreflect.FileDescriptor
 
 const file_warren_v1_relay_proto_rawDesc = "" +
@@ -880,7 +997,7 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\tCandidate\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.warren.v1.CandidateKindR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\xb8\x01\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\xe7\x01\n" +
 	"\x06Signal\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x124\n" +
 	"\n" +
@@ -888,12 +1005,21 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"candidates\x12\x12\n" +
 	"\x04call\x18\x03 \x01(\bR\x04call\x12#\n" +
 	"\x04view\x18\x04 \x01(\v2\x0f.warren.v1.ViewR\x04view\x12#\n" +
-	"\x04talk\x18\x05 \x01(\x0e2\x0f.warren.v1.TalkR\x04talk\"\x93\x01\n" +
+	"\x04talk\x18\x05 \x01(\x0e2\x0f.warren.v1.TalkR\x04talk\x12-\n" +
+	"\bhard_nat\x18\x06 \x01(\v2\x12.warren.v1.HardNATR\ahardNat\"\x93\x01\n" +
 	"\x04View\x12\"\n" +
 	"\x03udp\x18\x01 \x01(\x0e2\x10.warren.v1.ReachR\x03udp\x12,\n" +
 	"\amapping\x18\x02 \x01(\x0e2\x12.warren.v1.MappingR\amapping\x12'\n" +
 	"\x04path\x18\x03 \x01(\x0e2\x13.warren.v1.PathKindR\x04path\x12\x10\n" +
-	"\x03mtu\x18\x04 \x01(\rR\x03mtu*\x8d\x01\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu\"\xc1\x01\n" +
+	"\aHardNAT\x124\n" +
+	"\amapping\x18\x01 \x01(\x0e2\x1a.warren.v1.HardNAT.MappingR\amapping\x12\x14\n" +
+	"\x05ready\x18\x02 \x01(\bR\x05ready\"j\n" +
+	"\aMapping\x12\x17\n" +
+	"\x13MAPPING_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13MAPPING_INDEPENDENT\x10\x01\x12\x15\n" +
+	"\x11MAPPING_DEPENDENT\x10\x02\x12\x16\n" +
+	"\x12MAPPING_SEQUENTIAL\x10\x03*\x8d\x01\n" +
 	"\rCandidateKind\x12\x1e\n" +
 	"\x1aCANDIDATE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CANDIDATE_KIND_HOST\x10\x01\x12#\n" +
@@ -931,41 +1057,45 @@ func file_warren_v1_relay_proto_rawDescGZIP() []byte {
 	return file_warren_v1_relay_proto_rawDescData
 }
 
-var file_warren_v1_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_warren_v1_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_warren_v1_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_warren_v1_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_warren_v1_relay_proto_goTypes = []any{
 	(CandidateKind)(0),     // 0: warren.v1.CandidateKind
 	(Talk)(0),              // 1: warren.v1.Talk
 	(Reach)(0),             // 2: warren.v1.Reach
 	(Mapping)(0),           // 3: warren.v1.Mapping
 	(PathKind)(0),          // 4: warren.v1.PathKind
-	(*RelayChallenge)(nil), // 5: warren.v1.RelayChallenge
-	(*RelayHello)(nil),     // 6: warren.v1.RelayHello
-	(*RelayProof)(nil),     // 7: warren.v1.RelayProof
-	(*RelayWelcome)(nil),   // 8: warren.v1.RelayWelcome
-	(*RelayUDP)(nil),       // 9: warren.v1.RelayUDP
-	(*Candidate)(nil),      // 10: warren.v1.Candidate
-	(*Signal)(nil),         // 11: warren.v1.Signal
-	(*View)(nil),           // 12: warren.v1.View
-	(*Signed)(nil),         // 13: warren.v1.Signed
+	(HardNAT_Mapping)(0),   // 5: warren.v1.HardNAT.Mapping
+	(*RelayChallenge)(nil), // 6: warren.v1.RelayChallenge
+	(*RelayHello)(nil),     // 7: warren.v1.RelayHello
+	(*RelayProof)(nil),     // 8: warren.v1.RelayProof
+	(*RelayWelcome)(nil),   // 9: warren.v1.RelayWelcome
+	(*RelayUDP)(nil),       // 10: warren.v1.RelayUDP
+	(*Candidate)(nil),      // 11: warren.v1.Candidate
+	(*Signal)(nil),         // 12: warren.v1.Signal
+	(*View)(nil),           // 13: warren.v1.View
+	(*HardNAT)(nil),        // 14: warren.v1.HardNAT
+	(*Signed)(nil),         // 15: warren.v1.Signed
 }
 var file_warren_v1_relay_proto_depIdxs = []int32{
-	13, // 0: warren.v1.RelayHello.proof:type_name -> warren.v1.Signed
-	13, // 1: warren.v1.RelayHello.ticket:type_name -> warren.v1.Signed
-	13, // 2: warren.v1.RelayHello.signing_certificate:type_name -> warren.v1.Signed
-	9,  // 3: warren.v1.RelayWelcome.udp:type_name -> warren.v1.RelayUDP
+	15, // 0: warren.v1.RelayHello.proof:type_name -> warren.v1.Signed
+	15, // 1: warren.v1.RelayHello.ticket:type_name -> warren.v1.Signed
+	15, // 2: warren.v1.RelayHello.signing_certificate:type_name -> warren.v1.Signed
+	10, // 3: warren.v1.RelayWelcome.udp:type_name -> warren.v1.RelayUDP
 	0,  // 4: warren.v1.Candidate.kind:type_name -> warren.v1.CandidateKind
-	10, // 5: warren.v1.Signal.candidates:type_name -> warren.v1.Candidate
-	12, // 6: warren.v1.Signal.view:type_name -> warren.v1.View
+	11, // 5: warren.v1.Signal.candidates:type_name -> warren.v1.Candidate
+	13, // 6: warren.v1.Signal.view:type_name -> warren.v1.View
 	1,  // 7: warren.v1.Signal.talk:type_name -> warren.v1.Talk
-	2,  // 8: warren.v1.View.udp:type_name -> warren.v1.Reach
-	3,  // 9: warren.v1.View.mapping:type_name -> warren.v1.Mapping
-	4,  // 10: warren.v1.View.path:type_name -> warren.v1.PathKind
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	14, // 8: warren.v1.Signal.hard_nat:type_name -> warren.v1.HardNAT
+	2,  // 9: warren.v1.View.udp:type_name -> warren.v1.Reach
+	3,  // 10: warren.v1.View.mapping:type_name -> warren.v1.Mapping
+	4,  // 11: warren.v1.View.path:type_name -> warren.v1.PathKind
+	5,  // 12: warren.v1.HardNAT.mapping:type_name -> warren.v1.HardNAT.Mapping
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_relay_proto_init() }
@@ -979,8 +1109,8 @@ func file_warren_v1_relay_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_relay_proto_rawDesc), len(file_warren_v1_relay_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   8,
+			NumEnums:      6,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

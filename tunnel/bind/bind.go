@@ -15,6 +15,7 @@
 //	shape.go       telling WireGuard messages from others
 //	index.go       receiver index -> endpoint
 //	initiation.go  admission of handshake initiations; noise.go opens them, limit.go limits their rate
+//	extra.go       sockets beside the tunnel's own
 //	inject.go      packets that come not from a socket
 //	receive.go     from sockets to WireGuard; send.go the other way
 package bind
@@ -53,6 +54,8 @@ type Config struct {
 	// OnPacket takes every datagram that is not WireGuard by its shape. It is called from the receiving goroutines, one per address
 	// family; b is valid during the call only. local is the zero Addr where the system does not tell it.
 	OnPacket func(local netip.Addr, remote netip.AddrPort, b []byte)
+	// OnExtra is OnPacket for what comes to an extra socket; it is called from a goroutine of that socket.
+	OnExtra func(id uint16, local netip.Addr, remote netip.AddrPort, b []byte)
 	// SendRelay carries packets of one peer through a relay. It must not keep bufs.
 	SendRelay func(peer key.NodePublic, bufs [][]byte) error
 	// OnInitiation tells that an allowed peer calls which is not configured: configure it, then call Release. So does a peer that goes on
@@ -76,6 +79,7 @@ type Bind struct {
 	index     indexTable
 	admission admission
 	inject    injectQueue
+	extras    extras
 	counters  counters
 
 	mu     sync.Mutex    // guards what follows, and opening and closing
@@ -225,6 +229,7 @@ func (b *Bind) Close() error {
 	}
 	close(b.closed)
 	b.closed = nil
+	b.closeExtras()
 	var errs []error
 	for _, slot := range []*atomic.Pointer[udpbatch.Conn]{&b.v4, &b.v6} {
 		if s := slot.Swap(nil); s != nil {

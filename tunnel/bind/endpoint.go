@@ -28,6 +28,8 @@ type Path struct {
 	Kind Kind
 	// Local pins the source address of a direct path; zero leaves it to the kernel.
 	Local netip.Addr
+	// Socket is the extra socket that a direct path uses; 0 for the tunnel's own.
+	Socket uint16
 	// Remote is the peer's address on a direct path.
 	Remote netip.AddrPort
 	// MTU is the largest packet inside the tunnel that a direct path carries, in bytes; longer ones go by the relay. 0: there is no limit.
@@ -54,7 +56,8 @@ type endpoint struct {
 // route is a Path with what sending needs worked out.
 type route struct {
 	Path
-	wire atomic.Pointer[wire]
+	extra *udpbatch.Conn // of Path.Socket
+	wire  atomic.Pointer[wire]
 }
 
 // wire is the destination as one socket wants it; a socket that was reopened makes its own.
@@ -169,7 +172,17 @@ func (b *Bind) SetPath(peer key.NodePublic, p Path) {
 	if (p.Kind == None || !b.allowed(peer)) && b.endpoints.find(peer) == nil {
 		return
 	}
-	b.endpoints.get(peer).route.Store(&route{Path: p})
+	r := &route{Path: p}
+	if p.Kind == Direct && p.Socket != 0 {
+		x := b.extras.find(p.Socket)
+		if x == nil {
+			b.log.Warn("direct path from a socket that is closed; using the relay", "peer", peer.Short(), "socket", p.Socket)
+			r = &route{Path: Path{RelayAddr: p.RelayAddr}}
+		} else {
+			r.extra = x.conn
+		}
+	}
+	b.endpoints.get(peer).route.Store(r)
 }
 
 // Forget says that the device no longer has the peer: its indices, held packets and path are dropped, and its next initiation is held

@@ -25,7 +25,10 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if r == nil || r.Kind != Direct {
 		return b.sendRelay(e, bufs)
 	}
-	s := b.socketFor(r.Remote.Addr().Is6())
+	s := r.extra
+	if s == nil {
+		s = b.socketFor(r.Remote.Addr().Is6())
+	}
 	if s == nil {
 		return fmt.Errorf("sending to %s: %w", r.Remote, b.noSocket())
 	}

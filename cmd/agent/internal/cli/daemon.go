@@ -25,6 +25,9 @@ import (
 // serviceUnit is the systemd unit that the packages install.
 const serviceUnit = "warren.service"
 
+// Bounds of --hard-nat-rate: faster than that, some boxes take it for an attack.
+const defaultHardNATRate, maxHardNATRate = 100, 1000
+
 // readyWord is what a detached daemon writes to its parent once it serves; anything else is why it does not.
 const readyWord = "ready"
 
@@ -33,6 +36,7 @@ func (a *app) daemon() *cobra.Command {
 	var readyFD int
 	var verbose bool
 	var mapping string
+	hardNATRate := defaultHardNATRate
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon in the foreground",
@@ -45,7 +49,7 @@ func (a *app) daemon() *cobra.Command {
 			if err := router.CheckName(a.tun); err != nil {
 				return usagef("--tun: %w", err)
 			}
-			if err := natFlags(&cfg, mapping); err != nil {
+			if err := natFlags(&cfg, mapping, hardNATRate); err != nil {
 				return err
 			}
 			cfg.StateDir, cfg.Socket, cfg.Interface, cfg.Now = a.state, a.socket, a.tun, a.now
@@ -70,6 +74,7 @@ func (a *app) daemon() *cobra.Command {
 	f.StringVar(&mapping, "port-mapping", "pcp,nat-pmp,upnp", "have the gateway map the port by these `protocols`, or off")
 	f.BoolVar(&cfg.DisableGSO, "disable-gso", false, "send UDP without segmentation offload")
 	f.BoolVar(&cfg.DisableGRO, "disable-gro", false, "receive UDP without receive offload")
+	f.IntVar(&hardNATRate, "hard-nat-rate", hardNATRate, "`ports` of a peer's hard NAT to try in a second when traffic wants a direct path; 0 tries none")
 	f.IntVar(&readyFD, "ready-fd", 0, "")
 	if err := f.MarkHidden("ready-fd"); err != nil {
 		panic(err) // the flag was defined two lines up
@@ -81,7 +86,13 @@ func (a *app) daemon() *cobra.Command {
 const maxEndpoints = 8
 
 // natFlags checks the flags about reachability before anything is started.
-func natFlags(cfg *daemon.Config, mapping string) (err error) {
+func natFlags(cfg *daemon.Config, mapping string, hardNATRate int) (err error) {
+	if hardNATRate < 0 || hardNATRate > maxHardNATRate {
+		return usagef("--hard-nat-rate %d: want 0 to %d", hardNATRate, maxHardNATRate)
+	}
+	if cfg.HardNATRate = hardNATRate; hardNATRate == 0 {
+		cfg.HardNATRate = -1
+	}
 	if cfg.PortMapping, err = portmap.ParseProtocols(mapping); err != nil {
 		return usagef("--port-mapping: %w", err)
 	}

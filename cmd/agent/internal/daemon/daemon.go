@@ -52,7 +52,9 @@ type Config struct {
 	PortMapping []portmap.Protocol
 	// DisableGSO and DisableGRO turn off UDP offloads where a kernel gets them wrong.
 	DisableGSO, DisableGRO bool
-	Log                    *slog.Logger
+	// HardNATRate is how many ports of a peer's hard NAT are tried in a second; 0: 100. Negative: none are.
+	HardNATRate int
+	Log         *slog.Logger
 	// Now is this machine's clock; nil: the real one.
 	Now func() time.Time
 }

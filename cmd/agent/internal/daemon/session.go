@@ -121,6 +121,7 @@ func (s *session) makeTunnel() (err error) {
 		Port: port, Mark: firewallMark, Log: s.log, Private: s.cfg.state.Node,
 		DisableGSO: s.cfg.DisableGSO, DisableGRO: s.cfg.DisableGRO,
 		OnPacket:     s.onPacket,
+		OnExtra:      s.onExtra,
 		SendRelay:    s.sendRelay,
 		OnInitiation: func(peer key.NodePublic) { s.engine.Want(peer) },
 		Allowed:      func(peer key.NodePublic) bool { return s.known.Load().hasNode(peer) },
@@ -145,6 +146,7 @@ func (s *session) makeNAT() error {
 		Traffic:    s.traffic,
 		OnPath:     s.onPath,
 		Wanted:     func(peer key.NodePublic) { s.engine.Want(peer) },
+		Extra:      s.bind, BirthdayRate: s.cfg.HardNATRate,
 	})
 	s.gatherer = gather.New(gather.Config{
 		Log: s.log, Interface: s.router.Name(), Port: s.bind.LocalPort, Send: s.bind.WriteTo,

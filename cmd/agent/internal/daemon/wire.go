@@ -131,6 +131,11 @@ func (s *session) onPacket(local netip.Addr, remote netip.AddrPort, b []byte) {
 	}
 }
 
+// onExtra is onPacket for the sockets that are open for one peer only.
+func (s *session) onExtra(socket uint16, local netip.Addr, remote netip.AddrPort, b []byte) {
+	s.traversal.HandleExtra(socket, local, remote, b)
+}
+
 func (s *session) traffic(peer key.NodePublic) path.Traffic {
 	sent, received := s.bind.Traffic(peer)
 	return path.Traffic{Sent: sent, Received: received, Direct: s.bind.LastDirect(peer)}
@@ -170,7 +175,7 @@ func (s *session) relaysChanged() {
 
 // onPath publishes a peer's path to the Bind.
 func (s *session) onPath(peer key.NodePublic, p traversal.Path) {
-	out := bind.Path{Local: p.Local.Addr(), Remote: p.Remote, MTU: p.MTU, RelayAddr: p.RelayAddr}
+	out := bind.Path{Local: p.Local.Addr(), Remote: p.Remote, MTU: p.MTU, Socket: p.Socket, RelayAddr: p.RelayAddr}
 	switch p.Kind {
 	case traversal.Direct:
 		out.Kind = bind.Direct
