@@ -151,7 +151,10 @@ func (s *session) makeNAT() error {
 	s.gatherer = gather.New(gather.Config{
 		Log: s.log, Interface: s.router.Name(), Port: s.bind.LocalPort, Send: s.bind.WriteTo,
 		Endpoints: s.cfg.Endpoints, OnCandidates: s.traversal.SetCandidates,
-		OnReport: func(r gather.Report) { s.traversal.SetView(ownView(r)) },
+		OnReport: func(r gather.Report) {
+			s.traversal.SetView(ownView(r))
+			s.traversal.SetMapping(mappingFor(r.IPv4))
+		},
 	})
 	s.makeMapper()
 	s.monitor = netmon.New(netmon.Config{Log: s.log, Ignore: s.router.Name(), OnEvent: s.onNetworkEvent})

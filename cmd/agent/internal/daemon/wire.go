@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"warren/coord/client"
+	"warren/nat/gather"
 	"warren/nat/netmon"
 	"warren/nat/path"
 	"warren/nat/traversal"
@@ -129,6 +130,25 @@ func (s *session) onPacket(local netip.Addr, remote netip.AddrPort, b []byte) {
 	if !s.gatherer.HandlePacket(local, remote, b) {
 		s.traversal.HandlePacket(local, remote, b)
 	}
+}
+
+// sequenceStep is how far apart two ports of a NAT that gives them out in sequence may be.
+const sequenceStep = 16
+
+// mappingFor tells path choice what it needs to know of the NAT's behaviour.
+func mappingFor(m gather.Mapping) traversal.Mapping {
+	switch {
+	case m.Behaviour == gather.NoNAT, m.Behaviour == gather.EndpointIndependent:
+		return traversal.MappingIndependent
+	case !m.Behaviour.Dependent():
+		return traversal.MappingUnknown
+	}
+	for i := 1; i < len(m.External); i++ {
+		if d := int(m.External[i].Port()) - int(m.External[i-1].Port()); d == 0 || d > sequenceStep || d < -sequenceStep {
+			return traversal.MappingDependent
+		}
+	}
+	return traversal.MappingSequential
 }
 
 // onExtra is onPacket for the sockets that are open for one peer only.
