@@ -31,6 +31,7 @@ type follower struct {
 	statement       *record.Statement
 	tickets         int
 	statements      int
+	keepAlives      int
 	snapshots       int
 	changes         int // records and removals outside a snapshot
 	within          bool
@@ -149,6 +150,8 @@ func (f *follower) handle(m *pb.WatchResponse) (err error) {
 		f.revision = e.SnapshotEnd.GetRevision()
 	case *pb.WatchResponse_Change:
 		return f.change(e.Change)
+	case *pb.WatchResponse_KeepAlive:
+		f.keepAlives++
 	case *pb.WatchResponse_Presence:
 		k := rawKey(e.Presence.GetDeviceKey())
 		if e.Presence.GetOnline() && !f.usable[k] {

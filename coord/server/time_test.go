@@ -68,3 +68,57 @@ func TestGoneWithinASecond(t *testing.T) {
 		}
 	})
 }
+
+// An ephemeral device is removed once it has been away for long enough, not while it is here; a restart of the coordinator gives it time.
+func TestEphemeral(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startPiped(t, nil)
+		stays := c.member(c.token(domain.TokenWish{}), "stays").watch(0, 0)
+		stays.sees("stays")
+		d := c.member(c.token(domain.TokenWish{Ephemeral: true}), "job")
+		f := d.watch(0, 0)
+		stays.sees("job", "stays")
+		c.advance(10 * DefaultEphemeralAfter)
+		synctest.Wait()
+		if c.list()["job"] == nil {
+			t.Fatal("removed while it was here")
+		}
+		f.close()
+		c.advance(DefaultEphemeralAfter - time.Minute)
+		synctest.Wait()
+		if c.list()["job"] == nil {
+			t.Fatal("removed too early")
+		}
+		c.advance(time.Minute)
+		stays.sees("stays")
+		if _, err := d.login(); err == nil {
+			t.Error("a removed ephemeral device logged in")
+		}
+		if c.list()["stays"] == nil {
+			t.Error("another device was removed")
+		}
+	})
+}
+
+// Silence is broken by keep-alives, and ticket and statement are renewed before half of their life is over.
+func TestKeepAlivesAndRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startPiped(t, func(cfg *Config) { cfg.KeepAlive, cfg.MapMaxAge = 5*time.Second, 20*time.Second })
+		f := c.member(c.token(domain.TokenWish{}), "a").watch(0, 0)
+		f.sees("a")
+		first, began := f.statement.GetGoodUntil().AsTime(), time.Now()
+		f.until("a keep-alive", func() bool { return f.keepAlives == 1 })
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("silent for %s", took)
+		}
+		for i := range 5 {
+			tickets := f.tickets
+			f.until("a new ticket", func() bool { return f.tickets > tickets })
+			f.until("a new statement", func() bool { return f.statement.GetGoodUntil().AsTime().After(first) })
+			if left := time.Until(first); left < 10*time.Second {
+				t.Errorf("renewal %d with %s left of 20 s", i, left)
+			}
+			first = f.statement.GetGoodUntil().AsTime()
+		}
+	})
+}
