@@ -22,13 +22,14 @@ func main() {
 	bin := flag.String("bin", "bin", "directory of the built programs, wireguard-go among them")
 	runs := flag.Int("runs", 5, "runs of each figure")
 	stream := flag.Duration("stream", 2*time.Second, "length of a TCP stream")
-	only := flag.String("only", "", "one part alone: start, direct or relayed")
+	only := flag.String("only", "", "one part alone: start, direct or relayed; or nat, which is left out otherwise")
+	doc := flag.String("doc", "", "document that gets the table of part nat")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	path, err := filepath.Abs(*bin)
 	if err == nil {
-		b := &bench{ctx: ctx, bin: path, runs: *runs, stream: *stream, only: *only}
+		b := &bench{ctx: ctx, bin: path, runs: *runs, stream: *stream, only: *only, doc: *doc}
 		err = b.run()
 	}
 	if err != nil {
@@ -43,6 +44,7 @@ type bench struct {
 	runs   int
 	stream time.Duration
 	only   string
+	doc    string
 }
 
 func (b *bench) run() error {
@@ -51,8 +53,8 @@ func (b *bench) run() error {
 	for _, part := range []struct {
 		name string
 		run  func() error
-	}{{"start", b.startUp}, {"direct", b.direct}, {"relayed", b.relayed}} {
-		if b.only != "" && b.only != part.name {
+	}{{"start", b.startUp}, {"direct", b.direct}, {"relayed", b.relayed}, {"nat", b.nat}} {
+		if b.only != part.name && (b.only != "" || part.name == "nat") {
 			continue
 		}
 		found = true
@@ -61,7 +63,7 @@ func (b *bench) run() error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("there is no part %q: start, direct, relayed", b.only)
+		return fmt.Errorf("there is no part %q: start, direct, relayed, nat", b.only)
 	}
 	return nil
 }
