@@ -277,17 +277,17 @@ func (g *Gatherer) learn(s *state, a answer, waiting map[netip.AddrPort]bool) {
 func (g *Gatherer) compare(s *state) {
 	port := g.cfg.Port()
 	own := func(a netip.AddrPort) bool { return a.Port() == port && slices.Contains(s.local, a.Addr()) }
-	var v4, v6 []view
+	var v4, v6 []View
 	for _, t := range s.targets {
 		switch m := s.mapped[t.addr]; {
 		case m.at.Before(s.began) || !m.addr.IsValid():
 		case t.addr.Addr().Is4():
-			v4 = append(v4, view{t.addr, m.addr})
+			v4 = append(v4, View{t.addr, m.addr})
 		default:
-			v6 = append(v6, view{t.addr, m.addr})
+			v6 = append(v6, View{t.addr, m.addr})
 		}
 	}
-	s.v4, s.v6, s.whole = behaviour(v4, own), behaviour(v6, own), true
+	s.v4, s.v6, s.whole = Compare(v4, own), Compare(v6, own), true
 	g.tell(s)
 }
 

@@ -75,14 +75,14 @@ func (r *Report) same(o *Report) bool {
 		slices.EqualFunc(r.Servers, o.Servers, func(a, b ServerReport) bool { return a.Addr == b.Addr && a.Mapped == b.Mapped })
 }
 
-// view is what one server said.
-type view struct{ server, mapped netip.AddrPort }
+// View is what one server said: where it saw us.
+type View struct{ Server, Mapped netip.AddrPort }
 
-// behaviour compares what servers of one address family said in one round. own are our addresses without any NAT.
-func behaviour(views []view, own func(netip.AddrPort) bool) (m Mapping) {
+// Compare tells the mapping behaviour from what servers of one address family said in one round. own are our addresses without any NAT.
+func Compare(views []View, own func(netip.AddrPort) bool) (m Mapping) {
 	for _, v := range views {
-		if !slices.Contains(m.External, v.mapped) {
-			m.External = append(m.External, v.mapped)
+		if !slices.Contains(m.External, v.Mapped) {
+			m.External = append(m.External, v.Mapped)
 		}
 	}
 	if len(views) > 0 && !slices.ContainsFunc(m.External, func(a netip.AddrPort) bool { return !own(a) }) {
@@ -93,8 +93,8 @@ func behaviour(views []view, own func(netip.AddrPort) bool) (m Mapping) {
 	var samePort, otherPort, otherAddr bool
 	for i, a := range views {
 		for _, b := range views[:i] {
-			same := a.mapped == b.mapped
-			if a.server.Addr() != b.server.Addr() {
+			same := a.Mapped == b.Mapped
+			if a.Server.Addr() != b.Server.Addr() {
 				otherAddr = true
 				continue
 			}

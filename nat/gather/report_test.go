@@ -33,16 +33,16 @@ func TestBehaviour(t *testing.T) {
 		"A1=x A2=y B1=x":      {Behaviour: AddressAndPortDependent, Sure: true},
 	} {
 		t.Run(text, func(t *testing.T) {
-			var views []view
+			var views []View
 			for _, one := range strings.Fields(text) {
 				server, seen, _ := strings.Cut(one, "=")
-				v := view{server: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, server[0]}), uint16(server[1]-'0')), mapped: own}
+				v := View{Server: netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, server[0]}), uint16(server[1]-'0')), Mapped: own}
 				if seen != "own" {
-					v.mapped = netip.AddrPortFrom(netip.MustParseAddr("198.51.100.9"), uint16(seen[0]))
+					v.Mapped = netip.AddrPortFrom(netip.MustParseAddr("198.51.100.9"), uint16(seen[0]))
 				}
 				views = append(views, v)
 			}
-			got := behaviour(views, func(a netip.AddrPort) bool { return a == own })
+			got := Compare(views, func(a netip.AddrPort) bool { return a == own })
 			got.External = nil
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Error(diff)
@@ -65,14 +65,14 @@ func TestBehaviourOfModels(t *testing.T) {
 			}
 			return netip.AddrPortFrom(netip.MustParseAddr("198.51.100.9"), ports[key])
 		}
-		var views []view
+		var views []View
 		for range 1 + rng.IntN(5) {
 			server := netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(1 + rng.IntN(3))}), uint16(3478+rng.IntN(2)))
-			if !slices.ContainsFunc(views, func(v view) bool { return v.server == server }) {
-				views = append(views, view{server, mapped(server)})
+			if !slices.ContainsFunc(views, func(v View) bool { return v.Server == server }) {
+				views = append(views, View{server, mapped(server)})
 			}
 		}
-		got := behaviour(views, func(netip.AddrPort) bool { return false })
+		got := Compare(views, func(netip.AddrPort) bool { return false })
 		ok := got.Behaviour == truth
 		if !got.Sure {
 			ok = ok || len(views) == 1 && got.Behaviour == Unknown ||
@@ -240,14 +240,14 @@ func TestCheckEndpoint(t *testing.T) {
 func FuzzBehaviour(f *testing.F) {
 	f.Add([]byte{1, 1, 1, 1, 2, 1, 2, 1, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var views []view
+		var views []View
 		for ; len(b) >= 3 && len(views) < maxServers; b = b[3:] {
-			views = append(views, view{
+			views = append(views, View{
 				netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, b[0]}), uint16(b[1])),
 				netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, 1}), uint16(b[2])),
 			})
 		}
-		m := behaviour(views, func(netip.AddrPort) bool { return false })
+		m := Compare(views, func(netip.AddrPort) bool { return false })
 		if (len(m.External) > 1) != m.Behaviour.Dependent() || m.Behaviour == Unknown && m.Sure || fmt.Sprint(m.Behaviour) == "" {
 			t.Fatalf("%+v of %v", m, views)
 		}

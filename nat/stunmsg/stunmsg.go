@@ -42,6 +42,8 @@ type Message struct {
 	Username []byte
 	// Mapped is the XOR-MAPPED-ADDRESS; zero if there is none.
 	Mapped netip.AddrPort
+	// OtherPort asks for the answer to come from another port (CHANGE-REQUEST, RFC 5780 section 7.2).
+	OtherPort bool
 	// signed says that MESSAGE-INTEGRITY is there, and FINGERPRINT behind it.
 	signed bool
 	raw    []byte
@@ -63,6 +65,7 @@ const (
 	maxUsername = 64
 	// RFC 8489 section 14: the attributes that count here. Those below 0x8000 must be understood.
 	attrMappedAddress    = 0x0001
+	attrChangeRequest    = 0x0003 // RFC 5780 section 7.2
 	attrUsername         = 0x0006
 	attrMessageIntegrity = 0x0008
 	attrErrorCode        = 0x0009
@@ -70,6 +73,7 @@ const (
 	attrPadding          = 0x0026 // RFC 5780 section 7.6
 	attrFingerprint      = 0x8028
 	comprehensionOnly    = 0x8000
+	changePort           = 0x02 // the flag in CHANGE-REQUEST
 )
 
 // Looks reports whether b may be a STUN message, by its first bytes and its length. WireGuard's messages are to be told apart before: a
@@ -104,7 +108,7 @@ func Parse(b []byte) (*Message, error) {
 }
 
 // present says which attributes a message has.
-type present struct{ username, mapped, padding, integrity, fingerprint bool }
+type present struct{ username, mapped, padding, otherPort, integrity, fingerprint bool }
 
 // checkAttributes walks the attributes by their lengths.
 func (m *Message) checkAttributes() (has present, err error) {
@@ -154,6 +158,10 @@ func (p *present) add(kind uint16, value []byte) error {
 		return err
 	case attrMappedAddress:
 		return bad(!addressSize(value))
+	case attrChangeRequest: // nobody of ours has a second address to answer from
+		err := bad(len(value) != 4 || p.otherPort || value[3]&^changePort != 0)
+		p.otherPort = err == nil && value[3] == changePort
+		return err
 	case attrMessageIntegrity:
 		p.integrity = true
 		return bad(len(value) != 20)
@@ -203,6 +211,7 @@ func (m *Message) read(has present) error {
 		}
 		m.Mapped = netip.AddrPortFrom(ip.Unmap(), uint16(a.Port))
 	}
+	m.OtherPort = has.otherPort
 	m.signed = has.integrity && has.fingerprint
 	return nil
 }
@@ -241,6 +250,14 @@ func NewPaddedRequest(tx TxID, username, key []byte, size int) []byte {
 		setters = append(setters, stun.MessageIntegrity(key))
 	}
 	return build(append(setters, stun.Fingerprint))
+}
+
+// NewOtherPortRequest writes a Binding request whose answer is to come from another port of the server.
+func NewOtherPortRequest(tx TxID) []byte {
+	return build([]stun.Setter{
+		stun.BindingRequest, stun.NewTransactionIDSetter(tx), stun.RawAttribute{Type: attrChangeRequest, Value: []byte{0, 0, 0, changePort}},
+		stun.Fingerprint,
+	})
 }
 
 // NewSuccess writes the answer to a request that came from mapped. Without a key it has no MESSAGE-INTEGRITY.

@@ -182,3 +182,33 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestOtherPortRequest(t *testing.T) {
+	m, err := Parse(NewOtherPortRequest(testTx))
+	if err != nil || m.Class != Request || m.Tx != testTx || !m.OtherPort {
+		t.Errorf("parsed %+v, %v", m, err)
+	}
+	if m, err := Parse(NewRequest(testTx, nil, nil)); err != nil || m.OtherPort {
+		t.Errorf("an ordinary request: %+v, %v", m, err)
+	}
+	for name, tc := range map[string]struct {
+		values [][]byte
+		ok     bool
+	}{
+		"no change":     {[][]byte{{0, 0, 0, 0}}, true},
+		"other port":    {[][]byte{{0, 0, 0, 2}}, true},
+		"other address": {[][]byte{{0, 0, 0, 4}}, false},
+		"both":          {[][]byte{{0, 0, 0, 6}}, false},
+		"twice":         {[][]byte{{0, 0, 0, 2}, {0, 0, 0, 2}}, false},
+		"short":         {[][]byte{{2}}, false},
+		"long":          {[][]byte{{0, 0, 0, 2, 0}}, false},
+	} {
+		b := header(1)
+		for _, v := range tc.values {
+			b = attr(b, attrChangeRequest, v)
+		}
+		if m, err := Parse(b); (err == nil) != tc.ok || err == nil && m.OtherPort != (tc.values[0][3] == 2) {
+			t.Errorf("%s: %+v, %v", name, m, err)
+		}
+	}
+}

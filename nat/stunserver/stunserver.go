@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,6 +31,9 @@ type Server struct {
 	now     func() time.Time
 	answers prometheus.Counter
 	ignored *prometheus.CounterVec
+
+	// other is the socket of another port, from which answers go where that is asked.
+	other atomic.Pointer[net.UDPConn]
 
 	mu      sync.Mutex
 	sources map[netip.Addr]*rate.Limiter
@@ -74,6 +78,10 @@ func (s *Server) Run(ctx context.Context, c *net.UDPConn) error {
 	}
 }
 
+// SetOther names the socket, which Run serves too, from which requests to the others have their answers sent if they ask for another port: by
+// such an answer a device tells how what is in front of it filters (RFC 5780 section 4.4). Without one such requests are ignored.
+func (s *Server) SetOther(c *net.UDPConn) { s.other.Store(c) }
+
 // Answer gives what to send back for a datagram, or nil. It is for whoever shares a socket with others; Run calls it for its own.
 func (s *Server) Answer(b []byte, from netip.AddrPort) []byte {
 	answer := s.answer(b, from)
@@ -98,7 +106,17 @@ func (s *Server) answer(b []byte, from netip.AddrPort) []byte {
 		s.ignored.WithLabelValues("malformed").Inc()
 		return nil
 	}
-	return stunmsg.NewSuccess(m.Tx, from, nil)
+	answer := stunmsg.NewSuccess(m.Tx, from, nil)
+	if !m.OtherPort {
+		return answer
+	}
+	other := s.other.Load()
+	if other == nil {
+		s.ignored.WithLabelValues("no other port").Inc()
+	} else if _, err := other.WriteToUDPAddrPort(answer, from); err == nil {
+		s.answers.Inc()
+	}
+	return nil
 }
 
 func (s *Server) allow(a netip.Addr) bool {

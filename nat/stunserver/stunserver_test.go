@@ -67,6 +67,42 @@ func TestIgnored(t *testing.T) {
 	}
 }
 
+// TestOtherPort: where another port is asked for, the answer comes from there, and goes to nobody else.
+func TestOtherPort(t *testing.T) {
+	listen := func() *net.UDPConn {
+		c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	client, other := listen(), listen()
+	from := client.LocalAddr().(*net.UDPAddr).AddrPort()
+	s := New(nil, nil)
+	tx := stunmsg.NewTxID()
+	request := stunmsg.NewOtherPortRequest(tx)
+	if got := s.Answer(request, from); got != nil {
+		t.Errorf("with one port there was an answer: %x", got)
+	}
+	s.SetOther(other)
+	if got := s.Answer(request, from); got != nil {
+		t.Errorf("an answer from the same port: %x", got)
+	}
+	if err := client.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 1500)
+	n, source, err := client.ReadFromUDPAddrPort(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := stunmsg.Parse(b[:n])
+	if err != nil || m.Tx != tx || m.Mapped != from || source.String() != other.LocalAddr().String() {
+		t.Errorf("%+v from %s, %v; want it from %s", m, source, err, other.LocalAddr())
+	}
+}
+
 func TestNoAmplification(t *testing.T) {
 	s := New(nil, nil)
 	request := stunmsg.NewRequest(stunmsg.TxID{}, nil, nil)
@@ -119,6 +155,7 @@ func TestTableIsBounded(t *testing.T) {
 
 func FuzzAnswer(f *testing.F) {
 	f.Add(stunmsg.NewRequest(stunmsg.TxID{1}, nil, nil))
+	f.Add(stunmsg.NewOtherPortRequest(stunmsg.TxID{1}))
 	f.Add([]byte("x"))
 	s := New(nil, func() time.Time { return time.Unix(0, 0).Add(time.Duration(len(f.Name())) * time.Hour) })
 	from := netip.MustParseAddrPort("192.0.2.1:1")

@@ -52,6 +52,9 @@ func (s stunSockets) serve(ctx context.Context, group *errgroup.Group, server *s
 	if len(s) == 1 {
 		log.Warn("STUN is served on one port only, since the next one is taken; devices cannot tell how their NAT maps", "port", s.ports()[0])
 	}
+	if len(s) > 1 {
+		server.SetOther(s[1].UDPConn())
+	}
 	for i, c := range s {
 		group.Go(func() error {
 			if i == 0 && relays != nil {
