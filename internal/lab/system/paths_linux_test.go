@@ -117,6 +117,11 @@ func TestPaths(t *testing.T) {
 		{lab.Hard, lab.None, "direct"},
 		{lab.Hard, lab.Hard, "relay"},
 		{lab.UDPBlocked, lab.Easy, "relay"},
+		{lab.EasyCGNAT, lab.Easy, "direct"},
+		{lab.SameNAT, lab.SameNAT, "direct"},
+		{lab.IPv6Firewalled, lab.IPv6Firewalled, "direct"},
+		{lab.BrokenV4, lab.Hard, "relay"},
+		{lab.TCP443Only, lab.ShortTimeout, "relay"},
 	} {
 		t.Run(tc.a.String()+"-"+tc.b.String(), func(t *testing.T) {
 			ctx, _, x, y, p := pair(t, tc.a, tc.b)

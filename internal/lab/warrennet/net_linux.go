@@ -146,7 +146,11 @@ func New(ctx context.Context, bin, dir string, args ...string) (*Network, error)
 		return nil, err
 	}
 	n := &Network{Lab: l, bin: bin, dir: dir, args: args}
-	if n.Coordinator, err = l.Host("coordinator", lab.None); err == nil {
+	site, err := l.Site("coordinator", lab.Access{IPv6: lab.OpenIPv6})
+	if err == nil {
+		n.Coordinator, err = site.Host("coordinator")
+	}
+	if err == nil {
 		err = n.Serve(ctx)
 	}
 	if err != nil {
