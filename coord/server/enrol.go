@@ -198,7 +198,7 @@ func (a *agents) enrolRelay(ctx context.Context, e *enrolment, r *pb.EnrolRespon
 			return err
 		}
 		stored.LastSeen = a.cfg.Now()
-		stored.Desc = &pb.Relay{RelayKey: e.device.Bytes(), Name: desc.GetName(), Urls: desc.GetUrls(), TlsMode: desc.GetTlsMode(), Stun: desc.GetStun()}
+		stored.Desc = &pb.Relay{RelayKey: e.device.Bytes(), Name: desc.GetName(), Urls: desc.GetUrls(), TlsMode: desc.GetTlsMode(), Stun: desc.GetStun(), Region: desc.GetRegion()}
 		a.log.Info("relay enrolled", "relay", desc.GetName(), "urls", desc.GetUrls())
 		return b.putRelay(stored)
 	})
@@ -243,6 +243,9 @@ func checkRelay(r *pb.Relay) error {
 	}
 	if len(r.GetUrls()) == 0 || len(r.GetUrls()) > record.MaxURLs || len(r.GetStun()) > record.MaxURLs {
 		return fmt.Errorf("%w: a relay has 1 to %d URLs and at most as many STUN addresses", errForm, record.MaxURLs)
+	}
+	if err := record.CheckRegion(r.GetRegion()); err != nil {
+		return fmt.Errorf("%w: %w", errForm, err)
 	}
 	for _, u := range r.GetUrls() {
 		if err := token.CheckEndpoint(u, r.GetTlsMode()); err != nil {

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -323,6 +324,7 @@ func (c *Client) handshake(ctx context.Context, ws *websocket.Conn, state *tls.C
 func (c *Client) serve(ctx context.Context, ws *websocket.Conn, q *queue, offer *pb.RelayUDP) error {
 	group, ctx := errgroup.WithContext(ctx)
 	var heard atomic.Bool
+	pings := new(pinger)
 	if offer != nil && c.cfg.ListenUDP != nil {
 		l, err := newUDPLink(&c.cfg, offer, q)
 		if err != nil {
@@ -338,8 +340,8 @@ func (c *Client) serve(ctx context.Context, ws *websocket.Conn, q *queue, offer 
 	group.Go(func() error {
 		return q.write(ctx, func(b []byte) error { return ws.Write(ctx, websocket.MessageBinary, b) })
 	})
-	group.Go(func() error { return c.read(ctx, ws, &heard) })
-	group.Go(func() error { return c.ping(ctx, q, &heard) })
+	group.Go(func() error { return c.read(ctx, ws, &heard, pings) })
+	group.Go(func() error { return c.ping(ctx, q, &heard, pings) })
 	err := group.Wait()
 	if cause := context.Cause(ctx); errors.Is(cause, errReset) {
 		return cause
@@ -348,10 +350,11 @@ func (c *Client) serve(ctx context.Context, ws *websocket.Conn, q *queue, offer 
 }
 
 // ping notices a relay that has vanished: when nothing was heard for a while a ping is sent, and its answer must come in time.
-func (c *Client) ping(ctx context.Context, q *queue, heard *atomic.Bool) error {
+func (c *Client) ping(ctx context.Context, q *queue, heard *atomic.Bool, pings *pinger) error {
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	silent := time.Duration(0)
+	q.push(pings.next())
 	for {
 		select {
 		case <-ctx.Done():
@@ -363,13 +366,38 @@ func (c *Client) ping(ctx context.Context, q *queue, heard *atomic.Bool) error {
 		} else if silent += pingEvery; silent > pingEvery+pingDead {
 			return fmt.Errorf("nothing heard for %s", silent)
 		}
-		var b [8]byte
-		binary.BigEndian.PutUint64(b[:], rand.Uint64())
-		q.push(relayframe.Frame{Type: relayframe.Ping, Payload: b[:]})
+		q.push(pings.next())
 	}
 }
 
-func (c *Client) read(ctx context.Context, ws *websocket.Conn, heard *atomic.Bool) error {
+// pinger measures the round trip of the WebSocket connection.
+type pinger struct {
+	mu sync.Mutex
+	id [8]byte // of the last ping; zero once it was answered
+	at time.Time
+}
+
+func (p *pinger) next() relayframe.Frame {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	binary.BigEndian.PutUint64(p.id[:], rand.Uint64()|1)
+	p.at = time.Now()
+	id := p.id
+	return relayframe.Frame{Type: relayframe.Ping, Payload: id[:]}
+}
+
+// answered gives the round trip if the answer is to the last ping.
+func (p *pinger) answered(id []byte) (time.Duration, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !bytes.Equal(id, p.id[:]) || p.id == [8]byte{} {
+		return 0, false
+	}
+	p.id = [8]byte{}
+	return time.Since(p.at), true
+}
+
+func (c *Client) read(ctx context.Context, ws *websocket.Conn, heard *atomic.Bool, pings *pinger) error {
 	in := newReader(ws)
 	for {
 		b, err := in.next(ctx)
@@ -389,6 +417,10 @@ func (c *Client) read(ctx context.Context, ws *websocket.Conn, heard *atomic.Boo
 					l.lane(f.Peer) // so that the next may come over UDP
 				}
 				c.cfg.OnData(f.Peer, f.Payload)
+			case relayframe.Pong:
+				if rtt, ok := pings.answered(f.Payload); ok && c.cfg.OnRTT != nil {
+					c.cfg.OnRTT(rtt)
+				}
 			case relayframe.Bound:
 				if l := c.udp.Load(); l != nil {
 					l.bound(f.Peer, f.Payload)

@@ -151,6 +151,8 @@ func (l *udpLink) do(a carrier.Action) {
 	switch a := a.(type) {
 	case carrier.SendPing:
 		l.ping(a)
+	case carrier.Doubt:
+		l.queue.push(relayframe.Frame{Type: relayframe.Ping, Payload: make([]byte, 8)})
 	case carrier.RTT:
 		if l.cfg.OnRTT != nil {
 			l.cfg.OnRTT(a.RTT)

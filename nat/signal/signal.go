@@ -57,7 +57,12 @@ type Signal struct {
 	// Mapping is how the sender's NAT maps; Ready says that its sockets wait for checks of random ports.
 	Mapping pb.HardNAT_Mapping
 	Ready   bool
+	// Relays are the keys of the relays at which the sender is reached, its home first. At most MaxRelays go along.
+	Relays [][key.Size]byte
 }
+
+// MaxRelays bounds the relays in a signal.
+const MaxRelays = 4
 
 // Keys are those of one pair of node keys.
 type Keys struct{ out, in cipher.AEAD }
@@ -115,6 +120,7 @@ func (b *Box) Seal(now time.Time, s Signal) ([]byte, error) {
 	b.sent = max(b.sent+1, uint64(max(now.UnixNano(), 0)))
 	plain, err := proto.Marshal(&pb.Signal{
 		Sequence: b.sent, Candidates: candidate.ToProto(s.Candidates), Call: s.Call, View: s.View.toProto(), Talk: s.Talk, HardNat: hardNAT(s),
+		Relays: relaysToProto(s.Relays),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encoding a signal: %w", err)
@@ -156,11 +162,35 @@ func (b *Box) Open(sealed []byte, overlay []netip.Prefix) (Signal, error) {
 	if _, ok := pb.Talk_name[int32(talk)]; !ok {
 		return Signal{}, fmt.Errorf("%w: talk %d", ErrFormat, talk)
 	}
+	relays, err := relaysFromProto(m.GetRelays())
+	if err != nil {
+		return Signal{}, err
+	}
 	b.received = m.GetSequence()
 	return Signal{
 		Candidates: candidates, Call: m.GetCall(), View: viewFromProto(m.GetView()), Talk: talk,
-		Mapping: m.GetHardNat().GetMapping(), Ready: m.GetHardNat().GetReady(),
+		Mapping: m.GetHardNat().GetMapping(), Ready: m.GetHardNat().GetReady(), Relays: relays,
 	}, nil
+}
+
+func relaysToProto(relays [][key.Size]byte) (out [][]byte) {
+	for _, r := range relays[:min(len(relays), MaxRelays)] {
+		out = append(out, r[:])
+	}
+	return out
+}
+
+func relaysFromProto(relays [][]byte) (out [][key.Size]byte, err error) {
+	if len(relays) > MaxRelays {
+		return nil, fmt.Errorf("%w: %d relays", ErrFormat, len(relays))
+	}
+	for _, r := range relays {
+		if len(r) != key.Size {
+			return nil, fmt.Errorf("%w: relay key of %d bytes", ErrFormat, len(r))
+		}
+		out = append(out, [key.Size]byte(r))
+	}
+	return out, nil
 }
 
 func (b *Box) decrypt(sealed []byte) ([]byte, error) {

@@ -26,7 +26,8 @@ type owner struct {
 	local     []candidate.Candidate
 	relay     string
 	relayAddr netip.AddrPort
-	view      signal.View // of our network
+	homes     [][key.Size]byte // relays at which this device is reached
+	view      signal.View      // of our network
 }
 
 // peer is one device of the map.
@@ -130,6 +131,7 @@ func (o *owner) sendSignal(a path.SendSignal) {
 
 // seal sends a signal and reports whether a relay took it.
 func (o *owner) seal(id path.ID, p *peer, s signal.Signal) bool {
+	s.Relays = o.homes
 	b, err := o.boxOf(p).Seal(time.Now(), s)
 	if err == nil {
 		o.t.counters.signals.Add(1)
@@ -303,6 +305,7 @@ func (o *owner) signal(s sealed) {
 		o.t.log.Debug("signal refused", "peer", p.Node.Short(), "err", err)
 		return
 	}
+	o.t.cfg.OnRelays(s.from, m.Relays)
 	if o.talk(s.from, p, m) {
 		return
 	}

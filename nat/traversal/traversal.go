@@ -81,6 +81,8 @@ type Config struct {
 	Traffic func(peer key.NodePublic) path.Traffic
 	// OnPath publishes a path to the tunnel.
 	OnPath func(peer key.NodePublic, p Path)
+	// OnRelays, if set, is told at which relays a device says that it is reached, its home first.
+	OnRelays func(device [key.Size]byte, relays [][key.Size]byte)
 	// Wanted, if set, is told that a peer calls which is not active.
 	Wanted func(peer key.NodePublic)
 	// Extra opens sockets beside the tunnel's own, for meeting hard NATs; nil: that is not done. HandleExtra takes what comes to them.
@@ -142,6 +144,9 @@ func New(cfg Config) *Traversal {
 	if cfg.OnPath == nil {
 		cfg.OnPath = func(key.NodePublic, Path) {}
 	}
+	if cfg.OnRelays == nil {
+		cfg.OnRelays = func([key.Size]byte, [][key.Size]byte) {}
+	}
 	if cfg.Wanted == nil {
 		cfg.Wanted = func(key.NodePublic) {}
 	}
@@ -197,6 +202,12 @@ func (t *Traversal) SetCandidates(candidates []candidate.Candidate) {
 // SetRelay tells whether a relay is connected, and which is shown.
 func (t *Traversal) SetRelay(connected bool, relay string, addr netip.AddrPort) {
 	t.tell(func(o *owner) { o.setRelay(connected, relay, addr) })
+}
+
+// SetHomes gives the relays at which this device is reached, its home first. Peers hear of them in the signals that follow.
+func (t *Traversal) SetHomes(relays [][key.Size]byte) {
+	relays = slices.Clone(relays)
+	t.tell(func(o *owner) { o.homes = relays })
 }
 
 // PeerGone tells that the relay has no connection to a device. A relay may say so as often as it likes: not all of it is kept.

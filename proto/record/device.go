@@ -233,6 +233,17 @@ func CheckLabel(s string) error {
 	return nil
 }
 
+// CheckRegion accepts the region of a relay: none, or what CheckLabel accepts.
+func CheckRegion(s string) error {
+	if s == "" {
+		return nil
+	}
+	if err := CheckLabel(s); err != nil {
+		return fmt.Errorf("region: %w", err)
+	}
+	return nil
+}
+
 func timeToProto(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil

@@ -118,7 +118,7 @@ func checkStatement(m *pb.MapStatement) ([]netip.Prefix, error) {
 		}
 	}
 	for _, r := range m.GetRelays() {
-		if len(r.GetRelayKey()) != key.Size || len(r.GetUrls()) > MaxURLs || len(r.GetStun()) > MaxURLs {
+		if len(r.GetRelayKey()) != key.Size || len(r.GetUrls()) > MaxURLs || len(r.GetStun()) > MaxURLs || CheckRegion(r.GetRegion()) != nil {
 			return nil, fmt.Errorf("relay %q is malformed", r.GetName())
 		}
 	}

@@ -756,8 +756,10 @@ type Signal struct {
 	Call bool  `protobuf:"varint,3,opt,name=call,proto3" json:"call,omitempty"`
 	View *View `protobuf:"bytes,4,opt,name=view,proto3" json:"view,omitempty"`
 	// Set in a signal that only carries a view: it has no candidates and changes nothing.
-	Talk          Talk     `protobuf:"varint,5,opt,name=talk,proto3,enum=warren.v1.Talk" json:"talk,omitempty"`
-	HardNat       *HardNAT `protobuf:"bytes,6,opt,name=hard_nat,json=hardNat,proto3" json:"hard_nat,omitempty"`
+	Talk    Talk     `protobuf:"varint,5,opt,name=talk,proto3,enum=warren.v1.Talk" json:"talk,omitempty"`
+	HardNat *HardNAT `protobuf:"bytes,6,opt,name=hard_nat,json=hardNat,proto3" json:"hard_nat,omitempty"`
+	// Keys of the relays at which the sender is reached, its home first; at most 4.
+	Relays        [][]byte `protobuf:"bytes,7,rep,name=relays,proto3" json:"relays,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -830,6 +832,13 @@ func (x *Signal) GetTalk() Talk {
 func (x *Signal) GetHardNat() *HardNAT {
 	if x != nil {
 		return x.HardNat
+	}
+	return nil
+}
+
+func (x *Signal) GetRelays() [][]byte {
+	if x != nil {
+		return x.Relays
 	}
 	return nil
 }
@@ -997,7 +1006,7 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\tCandidate\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.warren.v1.CandidateKindR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\xe7\x01\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\xff\x01\n" +
 	"\x06Signal\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x124\n" +
 	"\n" +
@@ -1006,7 +1015,8 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\x04call\x18\x03 \x01(\bR\x04call\x12#\n" +
 	"\x04view\x18\x04 \x01(\v2\x0f.warren.v1.ViewR\x04view\x12#\n" +
 	"\x04talk\x18\x05 \x01(\x0e2\x0f.warren.v1.TalkR\x04talk\x12-\n" +
-	"\bhard_nat\x18\x06 \x01(\v2\x12.warren.v1.HardNATR\ahardNat\"\x93\x01\n" +
+	"\bhard_nat\x18\x06 \x01(\v2\x12.warren.v1.HardNATR\ahardNat\x12\x16\n" +
+	"\x06relays\x18\a \x03(\fR\x06relays\"\x93\x01\n" +
 	"\x04View\x12\"\n" +
 	"\x03udp\x18\x01 \x01(\x0e2\x10.warren.v1.ReachR\x03udp\x12,\n" +
 	"\amapping\x18\x02 \x01(\x0e2\x12.warren.v1.MappingR\amapping\x12'\n" +

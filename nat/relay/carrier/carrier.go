@@ -71,11 +71,14 @@ type (
 	}
 	// RTT is a new measure of the round trip to the relay.
 	RTT struct{ RTT time.Duration }
+	// Doubt says that an answer is late: what is sent over the WebSocket connection now tells soon whether the relay is there at all.
+	Doubt struct{}
 )
 
 func (SendPing) action() {}
 func (Use) action()      {}
 func (RTT) action()      {}
+func (Doubt) action()    {}
 
 // Device is the device's part.
 type Device struct {
@@ -91,6 +94,7 @@ type Device struct {
 	nextPing  time.Time
 	tries     int
 	traffic   time.Time
+	doubted   bool
 }
 
 type ping struct {
@@ -213,10 +217,16 @@ func (d *Device) interval() time.Duration {
 
 // hurry brings the next ping forward when an answer is late.
 func (d *Device) hurry() {
-	if d.up && d.unanswered() >= d.late() {
-		if at := d.pending[len(d.pending)-1].at.Add(pingQuick); at.Before(d.nextPing) {
-			d.nextPing = at
-		}
+	if !d.up || d.unanswered() < d.late() {
+		d.doubted = false
+		return
+	}
+	if !d.doubted {
+		d.doubted = true
+		d.emit(Doubt{})
+	}
+	if at := d.pending[len(d.pending)-1].at.Add(pingQuick); at.Before(d.nextPing) {
+		d.nextPing = at
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -21,6 +22,7 @@ import (
 	"warren/internal/connectproxy"
 	"warren/internal/udpbatch"
 	"warren/nat/gather"
+	"warren/nat/home"
 	"warren/nat/netmon"
 	"warren/nat/portmapper"
 	"warren/nat/relay"
@@ -136,6 +138,7 @@ func (s *session) makeTunnel() (err error) {
 
 func (s *session) makeNAT() error {
 	s.relays = &relays{
+		wake: make(chan struct{}, 1), homes: func(ids []home.ID) { s.traversal.SetHomes(ids) },
 		log: s.log, ctx: s.ctx, changed: s.relaysChanged, client: s.newRelayClient,
 		on: relayEvents{data: s.onRelayData, signal: s.onRelaySignal, gone: s.onRelayGone},
 	}
@@ -143,6 +146,7 @@ func (s *session) makeNAT() error {
 		Self: s.cfg.state.Node, Log: s.log,
 		Send:       s.bind.WriteTo,
 		SendSignal: s.relays.sendSignal,
+		OnRelays:   s.relays.reachedAt,
 		Traffic:    s.traffic,
 		OnPath:     s.onPath,
 		Wanted:     func(peer key.NodePublic) { s.engine.Want(peer) },
@@ -165,11 +169,19 @@ func (s *session) newRelayClient(r *pb.Relay, on relayEvents) (*relay.Client, er
 	m := s.cfg.state.Membership
 	return relay.NewClient(relay.ClientConfig{
 		Relay: r, Network: m.Network, Authority: m.Authority, Device: s.cfg.state.Device, Log: s.log,
-		Ticket: s.ticket, Dial: s.cfg.dial,
+		Ticket: s.ticket, Dial: s.dialRelay,
 		ListenUDP: s.listenRelayUDP, LongestUDP: defaultMTU + wireGuardOverhead,
 		Known:  func(device [key.Size]byte) bool { _, ok := s.known.Load().byDevice[device]; return ok },
-		OnData: on.data, OnSignal: on.signal, OnGone: on.gone, OnState: on.state,
+		OnData: on.data, OnSignal: on.signal, OnGone: on.gone, OnState: on.state, OnRTT: on.rtt,
 	})
+}
+
+func (s *session) dialRelay(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := s.cfg.dial(ctx, network, address)
+	if err == nil {
+		hasten(c)
+	}
+	return c, err
 }
 
 // wireGuardOverhead is what WireGuard adds to a packet, in bytes.

@@ -52,7 +52,7 @@ func (s *session) applyMap(m *client.Map) {
 		self = m.Self
 	}
 	s.applyAddresses(self, m.Statement)
-	s.relays.set(s.ctx, m.Statement.GetRelays())
+	s.relays.set(m.Statement.GetRelays())
 	s.relays.keep(func(device [key.Size]byte) bool { _, ok := k.byDevice[device]; return ok })
 	s.gatherer.SetServers(stunServers(m.Statement))
 	s.gatherer.SetOverlay(m.Statement.Prefixes)

@@ -29,6 +29,7 @@ func (a *app) relay() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Name, "name", "", "`name` of the relay (default: made from the host's name)")
+	f.StringVar(&o.Region, "region", "", "where this relay is, in a `word` for people")
 	f.StringVar(&text, "token", "", "join `token` for a relay")
 	f.StringVar(&o.Listen, "listen", o.Listen, "TCP `address` for relayed packets")
 	f.StringArrayVar(&o.URLs, "url", nil, "`URL` at which devices find the relay; may be repeated (default: the host's own addresses)")

@@ -29,6 +29,7 @@ prints the command that adds a device. Settings come from the defaults, then --c
 	f.StringVar(&flags.STUN, "stun", flags.STUN, "UDP `address` of the STUN server, or off")
 	f.StringVar(&flags.TLS, "tls", flags.TLS, "self, off, or the two files `CERT,KEY`")
 	f.StringVar(&flags.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
+	f.StringVar(&flags.Region, "region", "", "where this relay is, in a `word` for people")
 	f.BoolVar(&flags.Relay, "relay", true, "run a relay")
 	f.StringVar(&flags.IPv4, "ipv4", "", "`prefix` of devices' IPv4 addresses, at the first start (default: a random /16 of 100.64.0.0/10)")
 	f.StringVar(&flags.IPv6, "ipv6", "", "`prefix` of devices' IPv6 addresses, at the first start (default: a random unique local /48)")
@@ -67,6 +68,7 @@ func (a *app) settings(set *pflag.FlagSet, file string, flags config.Config) (co
 		"tls":         func() { c.TLS = flags.TLS },
 		"metrics":     func() { c.Metrics = flags.Metrics },
 		"relay":       func() { c.Relay = flags.Relay },
+		"region":      func() { c.Region = flags.Region },
 		"ipv4":        func() { c.IPv4 = flags.IPv4 },
 		"ipv6":        func() { c.IPv6 = flags.IPv6 },
 		"map-max-age": func() { c.MapMaxAge = flags.MapMaxAge },

@@ -74,6 +74,7 @@ func statusView(m *pb.ServerStatusResponse) (statusJSON, error) {
 
 type relayJSON struct {
 	Name    string   `json:"name"`
+	Region  string   `json:"region"`
 	URLs    []string `json:"urls"`
 	STUN    []string `json:"stun"`
 	Online  bool     `json:"online"`
@@ -93,16 +94,16 @@ func (a *app) relays() *cobra.Command {
 			views := []relayJSON{}
 			for _, s := range r.Msg.GetRelays() {
 				d := s.GetRelay()
-				views = append(views, relayJSON{d.GetName(), append([]string{}, d.GetUrls()...), append([]string{}, d.GetStun()...), s.GetOnline(), s.GetBuiltIn()})
+				views = append(views, relayJSON{d.GetName(), d.GetRegion(), append([]string{}, d.GetUrls()...), append([]string{}, d.GetStun()...), s.GetOnline(), s.GetBuiltIn()})
 			}
 			if a.json {
 				return a.printJSON(views)
 			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "NAME\tONLINE\tURLS\tSTUN")
+			fmt.Fprintln(w, "NAME\tREGION\tONLINE\tURLS\tSTUN")
 			for _, v := range views {
 				online := map[bool]string{true: "yes", false: "no"}[v.Online]
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", v.Name, online, strings.Join(v.URLs, " "), dash(strings.Join(v.STUN, " ")))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Name, dash(v.Region), online, strings.Join(v.URLs, " "), dash(strings.Join(v.STUN, " ")))
 			}
 			return w.Flush()
 		},

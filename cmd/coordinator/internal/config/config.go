@@ -33,6 +33,8 @@ type Config struct {
 	// TLS is "self", "off" or "CERT,KEY".
 	TLS     string `toml:"tls"`
 	Metrics string `toml:"metrics"`
+	// Region says where the relay inside is, in the administrator's words.
+	Region string `toml:"region"`
 	// Relay is false where the relay inside is not wanted.
 	Relay bool `toml:"relay"`
 	// IPv4 and IPv6 are the prefixes for devices' addresses, chosen at the first start.
@@ -98,6 +100,9 @@ func (c *Config) Check() error {
 	}
 	if mode == pb.TLSMode_TLS_MODE_PUBLIC && len(c.URLs) == 0 {
 		return c.wrong("tls", errNoName)
+	}
+	if err := record.CheckRegion(c.Region); err != nil {
+		return c.wrong("region", err)
 	}
 	if _, err := prefix(c.IPv4, false); err != nil {
 		return c.wrong("ipv4", err)

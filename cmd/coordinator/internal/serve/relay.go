@@ -46,7 +46,7 @@ var ErrNoToken = errors.New("this relay has joined no network yet")
 
 // RelayOptions are what a separate relay runs with.
 type RelayOptions struct {
-	State, Name, Listen, STUN, Metrics string
+	State, Name, Region, Listen, STUN, Metrics string
 	// Proxy is the URL of the HTTP proxy for the coordinator; "off" for none, empty for what the environment says.
 	Proxy string
 	URLs  []string
@@ -151,13 +151,16 @@ func (o RelayOptions) describe(c config.Config, s *sockets) (*pb.Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &pb.Relay{Name: o.Name, TlsMode: pb.TLSMode_TLS_MODE_SELF}
+	d := &pb.Relay{Name: o.Name, Region: o.Region, TlsMode: pb.TLSMode_TLS_MODE_SELF}
 	if d.Name == "" {
 		hostname, _ := os.Hostname()
 		d.Name, _, _ = strings.Cut(strings.ToLower(hostname), ".")
 	}
 	if err := record.CheckLabel(d.GetName()); err != nil {
 		return nil, fmt.Errorf("%w; name the relay with --name", err)
+	}
+	if err := record.CheckRegion(d.GetRegion()); err != nil {
+		return nil, err
 	}
 	var hosts []string
 	for _, e := range endpoints {

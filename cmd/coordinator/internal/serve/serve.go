@@ -201,7 +201,7 @@ func (o Options) serverConfig(endpoints []*pb.Endpoint, s *sockets, registry pro
 		StateDir: o.Config.State, Log: o.Log, Version: buildversion.Get(), Prefix4: v4, Prefix6: v6,
 		Endpoints: endpoints, MapMaxAge: o.Config.MapMaxAge, Registerer: registry,
 	}
-	desc := &pb.Relay{Name: "coordinator", TlsMode: endpoints[0].GetTlsMode()}
+	desc := &pb.Relay{Name: "coordinator", Region: o.Config.Region, TlsMode: endpoints[0].GetTlsMode()}
 	var hosts []string
 	for _, e := range endpoints {
 		if e.GetTlsMode() == desc.TlsMode {
