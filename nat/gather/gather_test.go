@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +23,7 @@ var (
 
 // bench runs a Gatherer in fake time; the test plays the servers.
 type bench struct {
+	mu    sync.Mutex
 	g     *Gatherer
 	local []netip.Addr
 	sent  []time.Duration
@@ -37,6 +39,8 @@ func run(t *testing.T, f func(b *bench)) {
 		b.g = New(Config{
 			Port: func() uint16 { return 51820 },
 			Send: func(_ netip.Addr, to netip.AddrPort, p []byte) error {
+				b.mu.Lock()
+				defer b.mu.Unlock()
 				b.sent = append(b.sent, time.Since(b.began))
 				b.reply(to, slices.Clone(p))
 				return nil
@@ -48,7 +52,11 @@ func run(t *testing.T, f func(b *bench)) {
 				}
 				b.lists = append(b.lists, texts)
 			},
-			Addresses: func(string) ([]netip.Addr, error) { return b.local, nil },
+			Addresses: func(string) ([]netip.Addr, error) {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				return b.local, nil
+			},
 			Resolve: func(context.Context, string) ([]netip.Addr, error) {
 				return []netip.Addr{server.Addr(), netip.MustParseAddr("203.0.113.2")}, nil
 			},
@@ -65,9 +73,12 @@ func run(t *testing.T, f func(b *bench)) {
 	})
 }
 
-// pass lets fake time go by.
-func pass(d time.Duration) {
-	<-time.After(d)
+// pass lets fake time go by. What the test changed before is seen by Run's goroutine after.
+func (b *bench) pass(d time.Duration) {
+	b.mu.Lock()
+	wait := time.After(d)
+	b.mu.Unlock()
+	<-wait
 	synctest.Wait()
 }
 
@@ -88,7 +99,7 @@ func TestFindsBoth(t *testing.T) {
 	run(t, func(b *bench) {
 		b.answerWith(func() netip.AddrPort { return outside })
 		b.g.SetServers([]string{server.String()})
-		pass(time.Second)
+		b.pass(time.Second)
 		want := []string{"host 192.168.1.5:51820", "server reflexive 198.51.100.9:40000"}
 		if diff := cmp.Diff(want, b.last()); diff != "" {
 			t.Error(diff)
@@ -102,7 +113,7 @@ func TestFindsBoth(t *testing.T) {
 func TestRetriesUntilAnswered(t *testing.T) {
 	run(t, func(b *bench) {
 		b.g.SetServers([]string{server.String()})
-		pass(20 * time.Second)
+		b.pass(20 * time.Second)
 		want := []time.Duration{0, 100, 300, 700, 1500, 3100}
 		for i := range want {
 			want[i] *= time.Millisecond
@@ -118,9 +129,9 @@ func TestNewMappingReplacesTheOld(t *testing.T) {
 		now := outside
 		b.answerWith(func() netip.AddrPort { return now })
 		b.g.SetServers([]string{server.String()})
-		pass(time.Second)
+		b.pass(time.Second)
 		now = outside2
-		pass(refreshEvery)
+		b.pass(refreshEvery)
 		want := []string{"host 192.168.1.5:51820", "server reflexive 198.51.100.9:40001"}
 		if diff := cmp.Diff(want, b.last()); diff != "" {
 			t.Error(diff)
@@ -132,9 +143,9 @@ func TestUnconfirmedMappingIsDropped(t *testing.T) {
 	run(t, func(b *bench) {
 		b.answerWith(func() netip.AddrPort { return outside })
 		b.g.SetServers([]string{server.String()})
-		pass(time.Second)
+		b.pass(time.Second)
 		b.reply = func(netip.AddrPort, []byte) {}
-		pass(5 * refreshEvery)
+		b.pass(5 * refreshEvery)
 		if diff := cmp.Diff([]string{"host 192.168.1.5:51820"}, b.last()); diff != "" {
 			t.Error(diff)
 		}
@@ -143,10 +154,10 @@ func TestUnconfirmedMappingIsDropped(t *testing.T) {
 
 func TestNetworkChange(t *testing.T) {
 	run(t, func(b *bench) {
-		pass(time.Second)
+		b.pass(time.Second)
 		b.local = []netip.Addr{netip.MustParseAddr("10.0.0.8")}
 		b.g.Trigger()
-		pass(time.Millisecond)
+		b.pass(time.Millisecond)
 		if diff := cmp.Diff([]string{"host 10.0.0.8:51820"}, b.last()); diff != "" {
 			t.Error(diff)
 		}
@@ -159,7 +170,7 @@ func TestOverlayIsNoCandidate(t *testing.T) {
 		b.answerWith(func() netip.AddrPort { return netip.MustParseAddrPort("100.70.0.9:51820") })
 		b.g.SetOverlay([]netip.Prefix{netip.MustParsePrefix("100.70.0.0/16")})
 		b.g.SetServers([]string{server.String()})
-		pass(time.Second)
+		b.pass(time.Second)
 		if diff := cmp.Diff([]string{"host 192.168.1.5:51820"}, b.last()); diff != "" {
 			t.Error(diff)
 		}
@@ -186,7 +197,7 @@ func TestHostileAnswers(t *testing.T) {
 			b.g.HandlePacket(netip.Addr{}, to, evil) // a second answer
 		}
 		b.g.SetServers([]string{server.String()})
-		pass(time.Second)
+		b.pass(time.Second)
 		want := []string{"host 192.168.1.5:51820", "server reflexive 198.51.100.9:40000"}
 		if diff := cmp.Diff(want, b.last()); diff != "" {
 			t.Error(diff)
@@ -199,7 +210,7 @@ func TestResolves(t *testing.T) {
 		var asked []netip.AddrPort
 		b.reply = func(to netip.AddrPort, _ []byte) { asked = append(asked, to) }
 		b.g.SetServers([]string{"stun.example:3478", "nonsense"})
-		pass(50 * time.Millisecond)
+		b.pass(50 * time.Millisecond)
 		if diff := cmp.Diff([]string{server.String()}, []string{asked[0].String()}); diff != "" || len(asked) != 1 {
 			t.Errorf("asked %v; want one address of the family", asked)
 		}

@@ -124,7 +124,7 @@ func TestReport(t *testing.T) {
 			run(t, func(b *bench) {
 				b.answerBy(tc.nat)
 				b.g.SetServers(strings.Fields(twoPorts))
-				pass(10 * time.Second)
+				b.pass(10 * time.Second)
 				r := b.g.Report()
 				if r.IPv4.Behaviour != tc.want || r.IPv6.Behaviour != Unknown || len(r.Servers) != 3 {
 					t.Errorf("%+v, want %s", r, tc.want)
@@ -150,9 +150,9 @@ func TestNewMappingIsNotDependence(t *testing.T) {
 		var seen []Behaviour
 		b.g.cfg.OnReport = func(r Report) { seen = append(seen, r.IPv4.Behaviour) }
 		b.g.SetServers(strings.Fields(twoPorts))
-		pass(time.Second)
+		b.pass(time.Second)
 		now = outside2
-		pass(6 * refreshEvery) // what the silent one said is dropped by then
+		b.pass(6 * refreshEvery) // what the silent one said is dropped by then
 		for _, s := range seen {
 			if s.Dependent() {
 				t.Fatalf("reported %v", seen)
@@ -162,13 +162,13 @@ func TestNewMappingIsNotDependence(t *testing.T) {
 			t.Errorf("%+v", m)
 		}
 		n := len(seen)
-		pass(10 * refreshEvery)
+		b.pass(10 * refreshEvery)
 		if len(seen) != n {
 			t.Errorf("%d reports when nothing changed", len(seen)-n)
 		}
 		b.reply = func(netip.AddrPort, []byte) {}
 		b.g.Trigger()
-		pass(time.Second)
+		b.pass(time.Second)
 		if m := b.g.Report().IPv4; m.Behaviour != Unknown {
 			t.Errorf("in another network still %+v", m)
 		}
@@ -185,7 +185,7 @@ func TestRoundTrip(t *testing.T) {
 			time.AfterFunc(30*time.Millisecond, func() { b.g.HandlePacket(netip.Addr{}, to, stunmsg.NewSuccess(m.Tx, outside, nil)) })
 		}
 		b.g.SetServers([]string{server.String()})
-		pass(time.Second)
+		b.pass(time.Second)
 		if r := b.g.Report().Servers[0]; r.RTT != 30*time.Millisecond || r.Name != server.String() || r.Mapped != outside || r.At.IsZero() {
 			t.Errorf("%+v", r)
 		}
@@ -196,7 +196,7 @@ func TestPortMappedAndFixed(t *testing.T) {
 	run(t, func(b *bench) {
 		mapped := netip.MustParseAddrPort("198.51.100.9:51820")
 		b.g.SetMapped(mapped)
-		pass(time.Millisecond)
+		b.pass(time.Millisecond)
 		if diff := cmp.Diff([]string{"host 192.168.1.5:51820", "port mapped 198.51.100.9:51820"}, b.last()); diff != "" {
 			t.Error(diff)
 		}
@@ -205,19 +205,19 @@ func TestPortMappedAndFixed(t *testing.T) {
 		}
 		sent := len(b.sent)
 		b.g.SetMapped(netip.AddrPort{})
-		pass(time.Millisecond)
+		b.pass(time.Millisecond)
 		if diff := cmp.Diff([]string{"host 192.168.1.5:51820"}, b.last()); diff != "" || len(b.sent) != sent {
 			t.Errorf("%s; %d requests for it", diff, len(b.sent)-sent)
 		}
 		b.g.SetOverlay([]netip.Prefix{netip.MustParsePrefix("100.70.0.0/16")})
 		b.g.SetMapped(netip.MustParseAddrPort("100.70.1.1:9"))
-		pass(time.Millisecond)
+		b.pass(time.Millisecond)
 		if diff := cmp.Diff([]string{"host 192.168.1.5:51820"}, b.last()); diff != "" {
 			t.Errorf("an overlay address: %s", diff)
 		}
 		b.g.cfg.Endpoints = []string{"192.0.2.77:4000", "vpn.example:4001", "nonsense"}
 		b.g.Trigger()
-		pass(time.Millisecond)
+		b.pass(time.Millisecond)
 		want := []string{"host 192.168.1.5:51820", "port mapped 192.0.2.77:4000", "port mapped 203.0.113.1:4001"}
 		if diff := cmp.Diff(want, b.last()); diff != "" {
 			t.Error(diff)
@@ -259,16 +259,16 @@ func TestWhole(t *testing.T) {
 	run(t, func(b *bench) {
 		b.reply = func(netip.AddrPort, []byte) {}
 		b.g.SetServers([]string{server.String()})
-		pass(time.Second)
+		b.pass(time.Second)
 		if b.g.Report().Whole {
 			t.Error("a silent server counts as such after a second")
 		}
-		pass(6 * time.Second)
+		b.pass(6 * time.Second)
 		if r := b.g.Report(); !r.Whole || !r.Servers[0].At.IsZero() {
 			t.Errorf("after seven seconds: %+v", r)
 		}
 		b.g.Trigger()
-		pass(time.Millisecond)
+		b.pass(time.Millisecond)
 		if b.g.Report().Whole {
 			t.Error("a change of the network is no new beginning")
 		}

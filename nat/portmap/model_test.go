@@ -135,7 +135,7 @@ func FuzzHandle(f *testing.F) {
 			case 0:
 				w.pass(time.Duration(take()) * time.Millisecond * 10)
 			case 1:
-				w.pass(time.Duration(take()) * 10 * time.Second)
+				w.pass(time.Duration(take()) * 2 * time.Second)
 			case 2:
 				w.loss = float64(take()) / 255
 			case 3, 4:
