@@ -15,6 +15,7 @@
 //	shape.go       telling WireGuard messages from others
 //	index.go       receiver index -> endpoint
 //	initiation.go  admission of handshake initiations; noise.go opens them, limit.go limits their rate
+//	glare.go       two peers that call each other at once
 //	extra.go       sockets beside the tunnel's own
 //	inject.go      packets that come not from a socket
 //	receive.go     from sockets to WireGuard; send.go the other way

@@ -49,6 +49,7 @@ type endpoint struct {
 	// lastSent, lastReceived and lastDirect are nanoseconds since Bind.start; 0 is never.
 	lastSent, lastReceived, lastDirect atomic.Int64
 
+	glare      glare
 	configured bool          // guarded by admission.mu
 	indices    []*indexEntry // guarded by indexTable.mu
 }
@@ -193,6 +194,7 @@ func (b *Bind) Forget(peer key.NodePublic) {
 		return
 	}
 	b.admission.unconfigure(e)
+	e.glare.forget()
 	b.index.removeAll(e)
 	e.route.Store(nil)
 	if !b.allowed(peer) {

@@ -26,7 +26,8 @@ const (
 // left, refuses unknown keys and replays, and hands it on, or holds it while its peer is not configured.
 type admission struct {
 	opener  *opener
-	err     error // why there is no opener
+	public  [key.Size]byte // ours
+	err     error          // why there is no opener
 	limiter limiter
 	calls   chan [initiationSize]byte
 	strays  chan key.NodePublic
@@ -43,7 +44,9 @@ type heldCall struct {
 }
 
 func (a *admission) init(private key.NodePrivate) {
-	a.opener, a.err = newOpener(private)
+	if a.opener, a.err = newOpener(private); a.err == nil {
+		a.public = private.Public().Raw()
+	}
 	a.limiter.init()
 	a.calls = make(chan [initiationSize]byte, callsMax)
 	a.strays = make(chan key.NodePublic, straysMax)
@@ -126,7 +129,7 @@ func (b *Bind) admit(m *[initiationSize]byte) {
 		}
 		return
 	}
-	b.deliver(e, m[:])
+	b.deliverCall(e, *m)
 }
 
 // accept reports whether stamp is newer than the peer's last, and remembers it.
@@ -198,7 +201,7 @@ func (b *Bind) Release(peer key.NodePublic) (called bool) {
 	e := b.endpoints.get(peer)
 	m, called := b.admission.release(e, b.now())
 	if called {
-		b.deliver(e, m[:])
+		b.deliverCall(e, m)
 	}
 	return called
 }

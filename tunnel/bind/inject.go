@@ -115,6 +115,9 @@ func (b *Bind) InjectRelay(peer key.NodePublic, m []byte) {
 			b.queueStray(peer)
 			return
 		}
+		if s == shapeResponse {
+			e.glare.answered()
+		}
 		e.lastReceived.Store(now)
 		b.counters.receivedRelay.Add(uint64(len(m)))
 		b.deliver(e, m)

@@ -142,6 +142,9 @@ func (r *receiver) sort(m []byte, now int64) *endpoint {
 		r.b.counters.unknownIndex.Add(1)
 		return nil
 	}
+	if s == shapeResponse {
+		e.glare.answered()
+	}
 	e.lastReceived.Store(now)
 	e.lastDirect.Store(now)
 	return e

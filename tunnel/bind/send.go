@@ -20,6 +20,13 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if !ok {
 		return conn.ErrWrongEndpointType
 	}
+	if len(bufs) == 1 && shapeOf(bufs[0]) == shapeInitiation {
+		return b.sendCall(e, bufs[0])
+	}
+	return b.send(e, bufs)
+}
+
+func (b *Bind) send(e *endpoint, bufs [][]byte) error {
 	b.noteSent(e, bufs)
 	r := e.route.Load()
 	if r == nil || r.Kind != Direct {
@@ -114,6 +121,9 @@ func (b *Bind) noteSent(e *endpoint, bufs [][]byte) {
 		case initiationSize, responseSize:
 			if s := shapeOf(m); s == shapeInitiation || s == shapeResponse {
 				b.index.learn(senderIndex(m), e, b.now())
+				if s == shapeResponse {
+					e.glare.answers()
+				}
 				continue
 			}
 		}

@@ -1,0 +1,111 @@
+package bind
+
+import (
+	"bytes"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"warren/proto/key"
+)
+
+// TestGlare plays calls and answers of both sides. Steps: "out" our call may leave, "in" the peer's is delivered (a ! before it: is not), "late" and
+// "due": ours or the peer's, which was kept back, goes on; "answered" ours was answered, "answers" we answer the peer's, "forget".
+func TestGlare(t *testing.T) {
+	type step struct {
+		at   time.Duration
+		what string
+	}
+	for name, c := range map[string]struct {
+		stands bool
+		steps  []step
+	}{
+		"alone":                               {true, []step{{0, "out"}, {0, "answered"}, {0, "!due"}}},
+		"called alone":                        {true, []step{{0, "in"}, {1, "answers"}, {200e6, "out"}}},
+		"both, ours stands":                   {true, []step{{1, "out"}, {2, "!in"}, {3, "answered"}, {250e6, "!due"}}},
+		"both, ours stands, but is lost":      {true, []step{{1, "out"}, {2, "!in"}, {250e6, "due"}, {250e6, "!due"}, {250e6, "!out"}, {251e6, "answers"}, {451e6, "out"}}},
+		"both, theirs stands":                 {false, []step{{1, "out"}, {2, "in"}}},
+		"ours is old":                         {true, []step{{1, "out"}, {1 + 250e6, "in"}}},
+		"crossed, behind the answer":          {true, []step{{1, "out"}, {2, "answered"}, {3, "!in"}, {249e6, "!in"}, {1 + 250e6, "in"}}},
+		"answered, ours does not stand":       {false, []step{{1, "out"}, {2, "answered"}, {3, "in"}}},
+		"called again while theirs waits":     {true, []step{{1, "out"}, {2, "!in"}, {3, "!in"}, {4, "answered"}, {5, "!due"}}},
+		"no call while one is to be answered": {false, []step{{1, "in"}, {2, "!out"}, {199e6, "!out"}, {1 + 200e6, "late"}, {1 + 200e6, "out"}}},
+		"a call made before the answer":       {false, []step{{1, "in"}, {2, "!out"}, {3, "answers"}, {4, "!late"}}},
+		"a call sent after the answer":        {false, []step{{1, "in"}, {2, "answers"}, {3, "!out"}, {4, "!late"}, {1 + 200e6, "out"}}},
+		"a late call stands like any":         {true, []step{{1, "in"}, {2, "!out"}, {201e6, "late"}, {202e6, "!in"}, {450e6, "!in"}, {452e6, "in"}}},
+		"forgotten":                           {true, []step{{1, "out"}, {2, "!in"}, {3, "forget"}, {4, "!due"}, {4, "in"}, {5, "forget"}, {5, "out"}}},
+	} {
+		var g glare
+		for i, s := range c.steps {
+			now := int64(s.at) + 1
+			want, what := true, s.what
+			if what[0] == '!' {
+				want, what = false, what[1:]
+			}
+			got := true
+			switch what {
+			case "out":
+				got, _ = g.leaves(new(call), now)
+			case "late":
+				got = g.late(now) != nil
+			case "in":
+				got, _ = g.arrives(new(call), c.stands, now)
+			case "due":
+				got = g.due(now) != nil
+			case "answered":
+				g.answered()
+			case "answers":
+				g.answers()
+			case "forget":
+				g.forget()
+			default:
+				t.Fatal(what)
+			}
+			if got != want {
+				t.Errorf("%s, step %d: %s is %v", name, i+1, what, got)
+			}
+		}
+	}
+}
+
+// TestCallsCross: of two Binds whose calls cross, one delivers the other's call and one does not, unless its own goes unanswered.
+func TestCallsCross(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newDoor(), newDoor()
+		if bytes.Compare(a.admission.public[:], b.admission.public[:]) < 0 {
+			a, b = b, a
+		}
+		for i, answered := range []bool{true, false} {
+			response := make([]byte, responseSize)
+			response[0] = 2
+			for _, pair := range [][2]*door{{b, a}, {a, b}} {
+				us, peer := pair[0], pair[1].private
+				us.cfg.SendRelay = func(key.NodePublic, [][]byte) error { return nil }
+				us.Release(peer.Public())
+				ours := caller{us.private, peer.Public()}.initiation(t, uint64(10+i))
+				if err := us.Send([][]byte{ours}, us.endpoints.get(peer.Public())); err != nil {
+					t.Fatal(err)
+				}
+				us.knock(t, peer, uint64(10+i))
+				copy(response[8:], ours[4:8])
+			}
+			if got := len(b.delivered()); got != 1 {
+				t.Errorf("the smaller key's side delivers %d calls", got)
+			}
+			if got := len(a.delivered()); got != 0 {
+				t.Errorf("the larger key's side delivers %d calls at once", got)
+			}
+			if answered {
+				a.InjectRelay(b.private.Public(), response)
+				if got := len(a.delivered()); got != 1 {
+					t.Errorf("the answer came %d times", got)
+				}
+			}
+			time.Sleep(glareWait) // in the bubble
+			synctest.Wait()
+			if got := len(a.delivered()); (got == 1) != !answered {
+				t.Errorf("answered %v: then it delivers %d calls", answered, got)
+			}
+		}
+	})
+}
