@@ -1,4 +1,5 @@
-// Package netmon notices that the host's network changed: addresses, links and routes come and go, or the machine slept. A Monitor is a task
+// Package netmon notices that the host's network changed: addresses, links and routes come and go, or the machine slept, or the program itself
+// was stopped for long, as by SIGSTOP, a debugger or a virtual machine's pause, which is the same to those that wait for it. A Monitor is a task
 // that calls OnEvent once things have settled for a moment. The system announces more than matters, such as an address that has passed
 // its duplicate detection; what counts is whether addresses and routes differ afterwards.
 package netmon
@@ -11,7 +12,7 @@ import (
 
 // Event says what happened, in words for a log.
 type Event struct {
-	// Woke says that the machine slept: every NAT mapping and connection may be gone.
+	// Woke says that the machine slept or the program was stopped: every NAT mapping and connection may be gone.
 	Woke bool
 	// Changed says that addresses, links or routes changed.
 	Changed bool
@@ -21,7 +22,7 @@ type Event struct {
 func (e Event) String() string {
 	switch {
 	case e.Woke:
-		return "woke from sleep"
+		return "woke from sleep or a stop"
 	case e.Changed:
 		return "addresses, links or routes changed"
 	}
@@ -33,7 +34,8 @@ const (
 	settle = 100 * time.Millisecond
 	// longestSettle bounds that when messages never cease.
 	longestSettle = time.Second
-	// sleepCheck is how often the clocks are compared, and sleepGap what counts as sleep.
+	// sleepCheck is how often the clocks are compared, and sleepGap what counts as sleep. A comparison that comes later than due by sleepGap
+	// tells that the program was stopped: both clocks go on then.
 	sleepCheck = 2 * time.Second
 	sleepGap   = 3 * time.Second
 )
@@ -58,6 +60,9 @@ type Monitor struct {
 	look func(ignore string) string
 	// asleep is how long the machine has slept since it was started.
 	asleep func() time.Duration
+	// ticks delivers a word every so often, until ctx ends. Where the system can, the time that the machine sleeps counts too, so that a word
+	// is there as soon as it wakes.
+	ticks func(ctx context.Context, every time.Duration, tick chan<- struct{})
 }
 
 // New makes a Monitor.
@@ -65,16 +70,16 @@ func New(cfg Config) *Monitor {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Monitor{cfg: cfg, source: watch, look: look, asleep: asleep}
+	return &Monitor{cfg: cfg, source: watch, look: look, asleep: asleep, ticks: ticks}
 }
 
 // Run watches until ctx ends. A source that fails is opened again, and the network then counts as changed.
 func (m *Monitor) Run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	go m.keepWatching(ctx, changed)
-	tick := time.NewTicker(sleepCheck)
-	defer tick.Stop()
-	slept, known := m.asleep(), m.look(m.cfg.Ignore)
+	tick := make(chan struct{}, 1)
+	go m.ticks(ctx, sleepCheck, tick)
+	slept, known, ticked := m.asleep(), m.look(m.cfg.Ignore), time.Now()
 	var quiet <-chan time.Time
 	var since time.Time
 	for {
@@ -95,13 +100,13 @@ func (m *Monitor) Run(ctx context.Context) error {
 			}
 			known = now
 			m.cfg.OnEvent(Event{Changed: true})
-		case <-tick.C:
-			if now := m.asleep(); now-slept > sleepGap {
+		case <-tick:
+			asleep, now := m.asleep(), time.Now()
+			if asleep-slept > sleepGap || now.Sub(ticked) > sleepCheck+sleepGap {
 				m.cfg.OnEvent(Event{Woke: true})
-				slept = now
-			} else {
-				slept = max(slept, now)
+				slept = asleep
 			}
+			slept, ticked = max(slept, asleep), time.Now() // what OnEvent takes is no sleep
 		}
 	}
 }
@@ -130,5 +135,19 @@ func notify(changed chan<- struct{}) {
 	select {
 	case changed <- struct{}{}:
 	default:
+	}
+}
+
+// tickMonotonic is ticks by the clock that stands still while the machine sleeps.
+func tickMonotonic(ctx context.Context, every time.Duration, tick chan<- struct{}) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			notify(tick)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -177,4 +178,35 @@ func asleep() time.Duration {
 		return 0
 	}
 	return time.Duration(boot.Nano() - mono.Nano())
+}
+
+// ticks runs by the boot clock: what fell due in sleep comes at once on waking.
+func ticks(ctx context.Context, every time.Duration, tick chan<- struct{}) {
+	if tickBoot(ctx, every, tick) != nil {
+		tickMonotonic(ctx, every, tick)
+	}
+}
+
+// tickBoot fails if the kernel has no such timer.
+func tickBoot(ctx context.Context, every time.Duration, tick chan<- struct{}) error {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_BOOTTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	timer := os.NewFile(uintptr(fd), "timerfd")
+	defer timer.Close()
+	step := unix.NsecToTimespec(every.Nanoseconds())
+	if err := unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{Interval: step, Value: step}, nil); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { timer.Close() })
+	defer stop()
+	for expirations := make([]byte, 8); ; {
+		if _, err := timer.Read(expirations); ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("timer: %w", err)
+		}
+		notify(tick)
+	}
 }

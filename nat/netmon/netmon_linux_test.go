@@ -112,3 +112,17 @@ func TestKernel(t *testing.T) {
 	do("link gone", func() error { return netlink.LinkDel(link) })
 	expect("a link that is gone")
 }
+
+// TestBootClockTicks: the kernel's timer delivers, again and again, and ends with its context.
+func TestBootClockTicks(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	tick, done := make(chan struct{}, 1), make(chan error)
+	go func() { done <- tickBoot(ctx, time.Millisecond, tick) }()
+	for range 3 {
+		<-tick
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}

@@ -52,3 +52,7 @@ func look(ignore string) string {
 
 // asleep is not known on this system yet: a change of addresses, which mostly comes with waking, has to do.
 func asleep() time.Duration { return 0 }
+
+func ticks(ctx context.Context, every time.Duration, tick chan<- struct{}) {
+	tickMonotonic(ctx, every, tick)
+}

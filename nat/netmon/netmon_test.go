@@ -26,7 +26,7 @@ func drive(t *testing.T, play func(notify func(), sleep func(time.Duration))) []
 			}
 			at = append(at, ms)
 		}})
-		m.asleep = func() time.Duration { return slept }
+		m.asleep, m.ticks = func() time.Duration { return slept }, tickMonotonic
 		m.look = func(string) string { return time.Now().String() } // always another
 		m.source = func(ctx context.Context, _ string, changed chan<- struct{}) error {
 			out = changed
@@ -81,7 +81,7 @@ func TestSameAsBeforeIsNoEvent(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		events := 0
 		m := New(Config{OnEvent: func(Event) { events++ }})
-		m.look = func(string) string { return "the same" }
+		m.look, m.ticks = func(string) string { return "the same" }, tickMonotonic
 		m.source = func(ctx context.Context, _ string, changed chan<- struct{}) error {
 			notify(changed)
 			<-ctx.Done()
@@ -116,7 +116,7 @@ func TestFailedSourceIsOpenedAgain(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		opened, events := 0, 0
 		m := New(Config{OnEvent: func(Event) { events++ }})
-		m.look = func(string) string { return time.Now().String() }
+		m.look, m.ticks = func(string) string { return time.Now().String() }, tickMonotonic
 		m.source = func(ctx context.Context, _ string, _ chan<- struct{}) error {
 			if opened++; opened < 3 {
 				return errors.New("broken")
@@ -133,5 +133,41 @@ func TestFailedSourceIsOpenedAgain(t *testing.T) {
 		}
 		cancel()
 		<-done
+	})
+}
+
+// TestStopped: a tick that comes much too late tells of a stop, though no clock stood still; one that comes a little late does not, nor do those
+// after an event that took long.
+func TestStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		began := time.Now()
+		var at []time.Duration
+		m := New(Config{OnEvent: func(e Event) {
+			if e.Woke {
+				at = append(at, time.Since(began))
+			}
+			pass(30 * time.Second)
+		}})
+		m.look, m.asleep = func(string) string { return "the same" }, func() time.Duration { return 0 }
+		m.source = func(ctx context.Context, _ string, _ chan<- struct{}) error {
+			<-ctx.Done()
+			return nil
+		}
+		m.ticks = func(ctx context.Context, every time.Duration, tick chan<- struct{}) {
+			for _, late := range []time.Duration{0, sleepGap, 0, sleepGap + time.Millisecond, 30 * time.Second, 0} {
+				pass(every + late)
+				notify(tick)
+			}
+		}
+		done := make(chan error)
+		go func() { done <- m.Run(ctx) }()
+		pass(5 * time.Minute)
+		cancel()
+		<-done
+		// 2 + 5 + 2 + 5.001 s
+		if diff := cmp.Diff([]time.Duration{14*time.Second + time.Millisecond}, at); diff != "" {
+			t.Error(diff)
+		}
 	})
 }
