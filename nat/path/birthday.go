@@ -67,7 +67,6 @@ type hunt struct {
 	next    time.Time // when to send again
 	end     time.Time
 	tried   map[uint16]bool
-	signal  bool // the peer is still to be told that we are ready
 }
 
 func (e SetMapping) apply(c *Core) { c.mapping = e.Mapping }
@@ -76,7 +75,7 @@ func (e SocketsOpened) apply(c *Core) {
 	h := c.hunt
 	if h == nil || !h.hard || h.s.id != e.Peer || h.sockets != nil {
 		if len(e.Sockets) > 0 {
-			c.emit(CloseSockets{Peer: e.Peer, Sockets: e.Sockets})
+			c.emit(CloseSockets(e))
 		}
 		return
 	}

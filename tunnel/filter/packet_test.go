@@ -27,7 +27,7 @@ func with(b []byte, i int, v byte) []byte {
 
 func TestParse(t *testing.T) {
 	v4, v6 := Packet{Src: netip.MustParseAddr(a4), Dst: netip.MustParseAddr(b4)}, Packet{Src: netip.MustParseAddr(a6), Dst: netip.MustParseAddr(b6)}
-	var inner shape = udp(b4, a4, 1, 2)
+	inner := udp(b4, a4, 1, 2)
 	for name, c := range map[string]struct {
 		in     []byte
 		base   Packet

@@ -94,7 +94,7 @@ func TestHoldAndRelease(t *testing.T) {
 		s.expect("one is", nil, 1, 3)
 		s.inner.feed(to("10.0.0.2", 5), to("10.0.0.1", 6))
 		s.expect("more packets", nil, 6)
-		time.Sleep(wantAgain)
+		<-time.After(wantAgain) // of the bubble's clock
 		s.inner.feed(to("10.0.0.2", 7))
 		s.expect("asked again after a while", []int{1})
 		s.dev.Configured(s.keys[1], true)

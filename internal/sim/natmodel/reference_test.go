@@ -101,19 +101,19 @@ func (r *reference) note(now time.Time, p Packet, outside netip.AddrPort) {
 }
 
 func (r *reference) in(now time.Time, p Packet) (netip.AddrPort, Verdict) {
-	v, to := Unmapped, netip.AddrPort{}
+	to := netip.AddrPort{}
 	var mapping *time.Time
 	for _, s := range r.sent {
 		if s.proto != p.Proto || s.outside != p.Dst || !r.alive(now, s.proto, *s.mapping) {
 			continue
 		}
-		v, to, mapping = max(v, Filtered), s.inside, s.mapping
+		to, mapping = s.inside, s.mapping
 		break
 	}
 	if mapping == nil {
 		return to, Unmapped
 	}
-	v = Filtered
+	v := Filtered
 	for _, s := range r.sent {
 		ok := r.o.Filtering == FilterNone || r.alive(now, s.proto, s.used) && (s.remote == p.Src || r.o.Filtering == FilterAddress && s.remote.Addr() == p.Src.Addr())
 		if s.mapping == mapping && ok {
