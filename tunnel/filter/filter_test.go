@@ -81,9 +81,13 @@ func TestFlows(t *testing.T) {
 			{s: report(a4, b4, answer.bytes())}, {s: report(b4, a4, udp(a4, b4, 1001, 53).bytes()), want: Unrelated}, {s: report(c4, a4, ask.bytes()), want: Unrelated},
 			{s: report(b4, c4, ask.bytes()), want: Unrelated}, {at: idleUDP, s: report(b4, a4, ask.bytes()), want: Unrelated},
 		},
-		"errors about echoes": {{s: icmp(a4, b4, 8, 7), rules: web}, {s: report(b4, a4, icmp(a4, b4, 8, 7).bytes())}, {s: report(b4, a4, icmp(a4, b4, 8, 8).bytes()), want: Unrelated}},
+		"errors about echoes": {
+			{s: icmp(a4, b4, 8, 7), rules: web}, {s: report(b4, a4, icmp(a4, b4, 8, 7).bytes())},
+			{s: report(b4, a4, icmp(a4, b4, 8, 8).bytes()), want: Unrelated},
+		},
 		"errors, v6, extensions": {
-			{s: big, rules: web}, {s: report(b6, a6, shape{src: a6, dst: b6, proto: protoUDP, sport: 5, dport: 53, fragment: true, more: true, extensions: []uint8{extDestination}}.bytes())},
+			{s: big, rules: web},
+			{s: report(b6, a6, shape{src: a6, dst: b6, proto: protoUDP, sport: 5, dport: 53, fragment: true, more: true, extensions: []uint8{extDestination}}.bytes())},
 			{s: report(b6, a6, fragmentOf(big, 1, 9, true).bytes()), want: Unrelated},
 		},
 		"errors keep no flow alive": {{s: ask, rules: web}, {at: idleUDP - 1, s: report(b4, a4, ask.bytes())}, {at: idleUDP, s: answer, want: Denied}},

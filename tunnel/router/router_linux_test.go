@@ -278,7 +278,8 @@ func TestOpenRefused(t *testing.T) {
 			t.Errorf("MTU %d: %v", mtu, err)
 		}
 	}
-	if err := withoutRights(func() error { _, err := Open(Config{Name: name, MTU: 1420}); return err }); !errors.Is(err, ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+	err := withoutRights(func() error { _, err := Open(Config{Name: name, MTU: 1420}); return err })
+	if !errors.Is(err, ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
 		t.Errorf("without rights: %v", err)
 	}
 	if err := unix.Mount("tmpfs", "/dev/net", "tmpfs", 0, ""); err != nil {
