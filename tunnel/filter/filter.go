@@ -70,6 +70,12 @@ func (f *Filter) In(b []byte, now time.Duration) Verdict { return f.count(0, f.j
 // Out judges a packet to a peer.
 func (f *Filter) Out(b []byte, now time.Duration) Verdict { return f.count(1, f.judge(b, now)) }
 
+// PassedIn and PassedOut count packets that need no judging, since each is of the flow of one that passed at the same moment.
+func (f *Filter) PassedIn(n int) { f.counts[0][Pass].Add(uint64(n)) }
+
+// PassedOut counts what PassedIn does, the other way.
+func (f *Filter) PassedOut(n int) { f.counts[1][Pass].Add(uint64(n)) }
+
 // Again judges a packet that has been counted before, and has waited since.
 func (f *Filter) Again(b []byte, now time.Duration) Verdict { return f.judge(b, now) }
 

@@ -196,8 +196,17 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 // outgoing keeps those packets of a batch that may go now, in front, and tells how many they are.
 func (d *Device) outgoing(bufs [][]byte, sizes []int, offset int) int {
 	t, now, kept := d.routes.Load(), d.now(), 0
+	var last run
+	repeated := 0
 	for i := range bufs {
-		if sizes[i] == 0 || !d.passes(t, bufs[i][offset:offset+sizes[i]], now) {
+		b := bufs[i][offset : offset+sizes[i]]
+		switch {
+		case last.goesOn(b):
+			repeated++
+			if !d.leaves(last.peer, b) {
+				continue
+			}
+		case sizes[i] == 0 || !d.passes(t, b, now, &last):
 			continue
 		}
 		if kept != i {
@@ -207,11 +216,12 @@ func (d *Device) outgoing(bufs [][]byte, sizes []int, offset int) int {
 		}
 		kept++
 	}
+	d.filter.PassedOut(repeated)
 	return kept
 }
 
 // passes decides about one packet to a peer.
-func (d *Device) passes(t *bart.Table[*peer], b []byte, now time.Duration) bool {
+func (d *Device) passes(t *bart.Table[*peer], b []byte, now time.Duration, last *run) bool {
 	_, dst, err := filter.Addresses(b)
 	if err != nil {
 		return false
@@ -224,6 +234,12 @@ func (d *Device) passes(t *bart.Table[*peer], b []byte, now time.Duration) bool 
 	if d.filter.Out(b, now) != filter.Pass {
 		return false
 	}
+	last.remember(b, p)
+	return d.leaves(p, b)
+}
+
+// leaves decides about a packet that may go to its peer.
+func (d *Device) leaves(p *peer, b []byte) bool {
 	if mtu := int(p.mtu.Load()); mtu > 0 && !d.fits(b, mtu) {
 		return false
 	}
@@ -233,8 +249,12 @@ func (d *Device) passes(t *bart.Table[*peer], b []byte, now time.Duration) bool 
 // Write implements tun.Device: packets from peers go to the host if they are for it and the filter passes them.
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	t, now, kept := d.routes.Load(), d.now(), 0
+	var last run
+	repeated := 0
 	for i := range bufs {
-		if !d.arrives(t, bufs[i][offset:], now) {
+		if b := bufs[i][offset:]; last.goesOn(b) {
+			repeated++
+		} else if !d.arrives(t, b, now, &last) {
 			continue
 		}
 		if kept != i {
@@ -242,6 +262,7 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 		}
 		kept++
 	}
+	d.filter.PassedIn(repeated)
 	if kept == 0 {
 		return len(bufs), nil
 	}
@@ -251,7 +272,8 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	return len(bufs), nil
 }
 
-func (d *Device) arrives(t *bart.Table[*peer], b []byte, now time.Duration) bool {
+// arrives decides about one packet from a peer.
+func (d *Device) arrives(t *bart.Table[*peer], b []byte, now time.Duration, last *run) bool {
 	src, dst, err := filter.Addresses(b)
 	if err != nil {
 		return false
@@ -271,6 +293,7 @@ func (d *Device) arrives(t *bart.Table[*peer], b []byte, now time.Duration) bool
 	if mtu := int(p.mtu.Load()); mtu > 0 && clampMSS(b, mtu) {
 		d.counters.clamped.Add(1)
 	}
+	last.remember(b, p)
 	return true
 }
 
