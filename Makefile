@@ -7,7 +7,7 @@ FUZZTIME ?= 60s
 
 export CGO_ENABLED = 0
 
-.PHONY: build demo test test-race test-system soak bench bench-nat generate lint deps cross clean
+.PHONY: build demo test test-race test-system soak bench bench-nat bench-relay generate lint deps cross clean
 
 build: ## both programs, into bin/
 	$(GO) build -trimpath -o bin/warren ./cmd/agent
@@ -51,6 +51,12 @@ bench: build ## figures, beside bare links and stock wireguard-go
 	$(GO) build -o bin/wireguard-go golang.zx2c4.com/wireguard
 	$(GO) build -o bin/bench ./internal/lab/bench
 	./bin/bench -bin bin
+
+bench-relay: build ## the relay beside bare forwarders, what idle devices take, and streams through tunnels over both transports
+	$(GO) test ./nat/relay -run '^$$' -bench Forwarders -count 3
+	$(GO) test ./nat/relay -run '^$$' -bench IdleDevices -benchtime 1x
+	$(GO) build -o bin/bench ./internal/lab/bench
+	./bin/bench -bin bin -only relayed
 
 bench-nat: build ## every pair of kinds of NAT; puts the table into docs/nat.md. About 20 minutes
 	$(GO) build -o bin/bench ./internal/lab/bench

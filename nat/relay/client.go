@@ -221,12 +221,7 @@ func (c *Client) connect(ctx context.Context, at string) (*websocket.Conn, *pb.R
 	if ticket == nil {
 		return nil, nil, remote, errors.New("no relay ticket came from the coordinator yet")
 	}
-	u, err := url.Parse(at)
-	if err != nil {
-		return nil, nil, remote, err
-	}
-	config, err := tlsbind.ClientConfig(c.cfg.Authority, c.cfg.Network, c.cfg.Relay.GetTlsMode(), u.Hostname(),
-		pb.TLSRole_TLS_ROLE_RELAY, pb.TLSRole_TLS_ROLE_COORDINATOR)
+	config, err := c.tlsConfig(at)
 	if err != nil {
 		return nil, nil, remote, err
 	}
@@ -267,6 +262,16 @@ func (c *Client) connect(ctx context.Context, at string) (*websocket.Conn, *pb.R
 		return nil, nil, remote, err
 	}
 	return ws, offer, remote, nil
+}
+
+// tlsConfig is how the relay at a URL is recognised.
+func (c *Client) tlsConfig(at string) (*tls.Config, error) {
+	u, err := url.Parse(at)
+	if err != nil {
+		return nil, err
+	}
+	return tlsbind.ClientConfig(c.cfg.Authority, c.cfg.Network, c.cfg.Relay.GetTlsMode(), u.Hostname(),
+		pb.TLSRole_TLS_ROLE_RELAY, pb.TLSRole_TLS_ROLE_COORDINATOR)
 }
 
 func (c *Client) dialTLS(ctx context.Context, network, address string, config *tls.Config) (*tls.Conn, error) {

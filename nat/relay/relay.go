@@ -129,6 +129,8 @@ func (r *reader) next(ctx context.Context) ([]byte, error) {
 type queue struct {
 	limit int // of each lane, in bytes
 	ready chan struct{}
+	// begin, unless nil, is called instead of filling ready; it must not block.
+	begin func()
 
 	mu      sync.Mutex
 	urgent  lane // signals, pings: ahead of data
@@ -163,6 +165,10 @@ func (q *queue) pushAll(kind relayframe.Type, peer rawKey, payloads [][]byte) {
 }
 
 func (q *queue) wake() {
+	if q.begin != nil {
+		q.begin()
+		return
+	}
 	select {
 	case q.ready <- struct{}{}:
 	default:
@@ -197,7 +203,7 @@ func (q *queue) take(buf []byte) []byte {
 	defer q.mu.Unlock()
 	buf = q.urgent.moveTo(buf[:0])
 	buf = q.data.moveTo(buf)
-	if q.urgent.size()+q.data.size() > 0 {
+	if q.begin == nil && q.urgent.size()+q.data.size() > 0 {
 		q.wake()
 	}
 	return buf
@@ -248,6 +254,12 @@ func (q *queue) shrink() {
 
 // keepLane is what an idle lane may keep, in bytes.
 const keepLane = 4 << 10
+
+func (q *queue) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.urgent.size()+q.data.size() == 0
+}
 
 // drops gives how many frames were dropped so far.
 func (q *queue) drops() uint64 {

@@ -83,9 +83,16 @@ type serverConn struct {
 	udp    *udpSession   // nil without UDP
 	rate   *rate.Limiter // nil for any
 	cancel context.CancelCauseFunc
+	writer atomic.Pointer[connWriter] // nil until the device is welcome
 
 	mu   sync.Mutex
 	told map[rawKey]time.Time // when it was told that a peer is not here
+}
+
+func (c *serverConn) beginWriting() {
+	if w := c.writer.Load(); w != nil {
+		w.begin()
+	}
 }
 
 // NewServer makes a relay. It serves as soon as its ServeHTTP is mounted.
@@ -182,24 +189,30 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.metrics.refusals.WithLabelValues("http").Inc()
 		return // Accept has answered
 	}
-	defer ws.CloseNow()
 	if ws.Subprotocol() != relayframe.Subprotocol {
 		ws.Close(websocket.StatusPolicyViolation, "subprotocol "+relayframe.Subprotocol+" is needed")
 		return
 	}
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	c, err := s.handshake(ctx, cancel, r.TLS, ws)
-	if c != nil {
-		defer s.active.Done()
-		defer s.leave(c)
-	}
+	// The connection outlives this call, so that an idle device does not hold its request and a stack that a TLS handshake has grown.
+	ctx, cancel := context.WithCancelCause(context.Background())
+	c, err := s.handshake(r.Context(), cancel, r.TLS, ws)
 	if err != nil {
 		s.cfg.Log.Info("relay connection refused", "remote", r.RemoteAddr, "err", err)
+		cancel(err)
+		ws.CloseNow()
+		if c != nil {
+			s.leave(c)
+			s.active.Done()
+		}
 		return
 	}
-	done()
-	s.serve(ctx, ws, c, r.RemoteAddr)
+	remote := r.RemoteAddr
+	go func() {
+		defer s.active.Done()
+		defer s.leave(c)
+		defer cancel(nil)
+		s.serve(ctx, ws, c, remote)
+	}()
 }
 
 // handshake admits a device or tells it why not. A device that was admitted has joined, and leaves again whatever the error: it can be
@@ -228,6 +241,7 @@ func (s *Server) handshake(ctx context.Context, end context.CancelCauseFunc, t *
 	var offer *pb.RelayUDP
 	if err == nil {
 		c = &serverConn{device: device, raw: device.Raw(), queue: newQueue(s.cfg.QueueBytes), rate: s.newRate(), cancel: end}
+		c.queue.begin = c.beginWriting
 		reason = "full"
 		if offer, err = s.join(c, hello.GetUdp()); err != nil {
 			c = nil
@@ -282,8 +296,9 @@ func (s *Server) admit(h *pb.RelayHello, challenge, binding []byte) (key.DeviceP
 // serve forwards until the connection ends.
 func (s *Server) serve(ctx context.Context, ws *websocket.Conn, c *serverConn, remote string) {
 	s.cfg.Log.Debug("device connected to the relay", "key", c.device.Short(), "remote", remote)
-	var group sync.WaitGroup
-	group.Go(func() { c.cancel(s.writeTo(ctx, ws, c)) })
+	w := &connWriter{ctx: ctx, ws: ws, c: c}
+	c.writer.Store(w)
+	w.begin() // for what came before the device was welcome
 	c.cancel(s.readFrom(ctx, ws, c))
 	cause := context.Cause(ctx)
 	if errors.Is(cause, errBlocked) || errors.Is(cause, errReplaced) || errors.Is(cause, errClosing) {
@@ -291,21 +306,9 @@ func (s *Server) serve(ctx context.Context, ws *websocket.Conn, c *serverConn, r
 		ws.Close(websocket.StatusGoingAway, cause.Error())
 	}
 	ws.CloseNow()
-	group.Wait()
+	w.end()
 	s.metrics.dropped.WithLabelValues("queue").Add(float64(c.queue.drops()))
 	s.cfg.Log.Debug("device left the relay", "key", c.device.Short(), "err", cause)
-}
-
-// writeTo is queue.write with a bound on how long a reader may block it.
-func (s *Server) writeTo(ctx context.Context, ws *websocket.Conn, c *serverConn) error {
-	stuck := time.AfterFunc(writeTimeout, func() { c.cancel(errStuck) })
-	stuck.Stop()
-	defer stuck.Stop()
-	return c.queue.write(ctx, func(b []byte) error {
-		stuck.Reset(writeTimeout)
-		defer stuck.Stop()
-		return ws.Write(ctx, websocket.MessageBinary, b)
-	})
 }
 
 // maxSessions bounds devices with UDP, so that a free number is soon found.

@@ -237,16 +237,35 @@ func (b *bench) direct() error {
 	return nil
 }
 
-// relayed measures what the relay carries when UDP is blocked on both sides.
+// relayed measures what the relay carries: over WebSocket, where UDP is blocked on both sides, and over UDP, where both NATs are hard.
 func (b *bench) relayed() error {
+	for _, kind := range []struct {
+		name string
+		nat  lab.NAT
+	}{{"WebSocket, UDP blocked on both sides", lab.UDPBlocked}, {"UDP, hard NATs on both sides", lab.Hard}} {
+		if err := b.relayedBy(kind.name, kind.nat); err != nil {
+			return fmt.Errorf("relayed by %s: %w", kind.name, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) relayedBy(name string, nat lab.NAT) error {
 	n, done, err := b.network()
 	if err != nil {
 		return err
 	}
 	defer done()
-	x, y, err := b.pair(n, lab.UDPBlocked, lab.UDPBlocked, "relay")
+	x, y, err := b.pair(n, nat, nat, "relay")
 	if err != nil {
 		return err
+	}
+	if nat == lab.Hard {
+		for _, d := range []*warrennet.Device{x, y} {
+			if err := d.Daemon().AwaitLog(b.ctx, "udp=true"); err != nil {
+				return err
+			}
+		}
 	}
 	st, err := y.Status(b.ctx)
 	if err != nil {
@@ -269,7 +288,7 @@ func (b *bench) relayed() error {
 		}
 		bare = append(bare, bps/1e9)
 	}
-	fmt.Println("\nrelayed path, UDP blocked on both sides")
+	fmt.Printf("\nrelayed path, %s\n", name)
 	rtt.print("  round trip", "ms")
 	bits.print("  one TCP stream", "Gbit/s")
 	bare.print("  one TCP stream, bare link to the relay", "Gbit/s")
