@@ -47,3 +47,11 @@ func (s *Site) OpenPortal() error {
 	open.block = BlockNothing
 	return s.router.applyRules(open)
 }
+
+// ClosePortal puts the portal in the way again.
+func (s *Site) ClosePortal() error {
+	if s.Access.Block != CaptivePortal {
+		return errors.New("the site has no portal")
+	}
+	return s.router.applyRules(s.rules())
+}

@@ -1982,11 +1982,13 @@ type NetcheckResponse struct {
 	Ipv4  *FamilyReport          `protobuf:"bytes,2,opt,name=ipv4,proto3" json:"ipv4,omitempty"`
 	Ipv6  *FamilyReport          `protobuf:"bytes,3,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
 	// "yes", "no" or "unknown".
-	Hairpin string `protobuf:"bytes,4,opt,name=hairpin,proto3" json:"hairpin,omitempty"`
-	// "yes", "no" or "unknown", and where the portal is.
-	CaptivePortal string         `protobuf:"bytes,6,opt,name=captive_portal,json=captivePortal,proto3" json:"captive_portal,omitempty"`
-	PortalUrl     string         `protobuf:"bytes,7,opt,name=portal_url,json=portalUrl,proto3" json:"portal_url,omitempty"`
-	Relays        []*RelayReport `protobuf:"bytes,8,rep,name=relays,proto3" json:"relays,omitempty"`
+	Hairpin     string       `protobuf:"bytes,4,opt,name=hairpin,proto3" json:"hairpin,omitempty"`
+	PortMapping *PortMapping `protobuf:"bytes,5,opt,name=port_mapping,json=portMapping,proto3" json:"port_mapping,omitempty"`
+	// "yes", "no" or "unknown", and where it sends browsers.
+	CaptivePortal string `protobuf:"bytes,6,opt,name=captive_portal,json=captivePortal,proto3" json:"captive_portal,omitempty"`
+	PortalUrl     string `protobuf:"bytes,7,opt,name=portal_url,json=portalUrl,proto3" json:"portal_url,omitempty"`
+	// In order of round trip.
+	Relays []*RelayReport `protobuf:"bytes,8,rep,name=relays,proto3" json:"relays,omitempty"`
 	// In words, what it means.
 	Findings      []string `protobuf:"bytes,9,rep,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2051,6 +2053,13 @@ func (x *NetcheckResponse) GetHairpin() string {
 	return ""
 }
 
+func (x *NetcheckResponse) GetPortMapping() *PortMapping {
+	if x != nil {
+		return x.PortMapping
+	}
+	return nil
+}
+
 func (x *NetcheckResponse) GetCaptivePortal() string {
 	if x != nil {
 		return x.CaptivePortal
@@ -2084,12 +2093,12 @@ type FamilyReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The address of this host from which packets go out; empty if it has none.
 	Local string `protobuf:"bytes,1,opt,name=local,proto3" json:"local,omitempty"`
-	// "works", "blocked" or "unknown".
+	// "yes", "no" or "unknown".
 	Udp string `protobuf:"bytes,2,opt,name=udp,proto3" json:"udp,omitempty"`
 	// The address that a STUN server saw.
-	Mapped string `protobuf:"bytes,3,opt,name=mapped,proto3" json:"mapped,omitempty"`
-	// RFC 5780's names, "none", or "unknown".
-	Mapping   string `protobuf:"bytes,4,opt,name=mapping,proto3" json:"mapping,omitempty"`
+	Mapped  string      `protobuf:"bytes,3,opt,name=mapped,proto3" json:"mapped,omitempty"`
+	Mapping *NATMapping `protobuf:"bytes,4,opt,name=mapping,proto3" json:"mapping,omitempty"`
+	// From where packets come in: RFC 5780's terms, or "unknown".
 	Filtering string `protobuf:"bytes,5,opt,name=filtering,proto3" json:"filtering,omitempty"`
 	PortKept  bool   `protobuf:"varint,6,opt,name=port_kept,json=portKept,proto3" json:"port_kept,omitempty"`
 	// Largest IP packet that got through, in bytes; 0 if unknown.
@@ -2149,11 +2158,11 @@ func (x *FamilyReport) GetMapped() string {
 	return ""
 }
 
-func (x *FamilyReport) GetMapping() string {
+func (x *FamilyReport) GetMapping() *NATMapping {
 	if x != nil {
 		return x.Mapping
 	}
-	return ""
+	return nil
 }
 
 func (x *FamilyReport) GetFiltering() string {
@@ -2439,22 +2448,23 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\vlast_answer\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"lastAnswer\x12\x15\n" +
 	"\x06in_use\x18\t \x01(\bR\x05inUse\"\x11\n" +
-	"\x0fNetcheckRequest\"\xc4\x02\n" +
+	"\x0fNetcheckRequest\"\xff\x02\n" +
 	"\x10NetcheckResponse\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12+\n" +
 	"\x04ipv4\x18\x02 \x01(\v2\x17.warren.v1.FamilyReportR\x04ipv4\x12+\n" +
 	"\x04ipv6\x18\x03 \x01(\v2\x17.warren.v1.FamilyReportR\x04ipv6\x12\x18\n" +
-	"\ahairpin\x18\x04 \x01(\tR\ahairpin\x12%\n" +
+	"\ahairpin\x18\x04 \x01(\tR\ahairpin\x129\n" +
+	"\fport_mapping\x18\x05 \x01(\v2\x16.warren.v1.PortMappingR\vportMapping\x12%\n" +
 	"\x0ecaptive_portal\x18\x06 \x01(\tR\rcaptivePortal\x12\x1d\n" +
 	"\n" +
 	"portal_url\x18\a \x01(\tR\tportalUrl\x12.\n" +
 	"\x06relays\x18\b \x03(\v2\x16.warren.v1.RelayReportR\x06relays\x12\x1a\n" +
-	"\bfindings\x18\t \x03(\tR\bfindings\"\xb5\x01\n" +
+	"\bfindings\x18\t \x03(\tR\bfindings\"\xcc\x01\n" +
 	"\fFamilyReport\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\tR\x05local\x12\x10\n" +
 	"\x03udp\x18\x02 \x01(\tR\x03udp\x12\x16\n" +
-	"\x06mapped\x18\x03 \x01(\tR\x06mapped\x12\x18\n" +
-	"\amapping\x18\x04 \x01(\tR\amapping\x12\x1c\n" +
+	"\x06mapped\x18\x03 \x01(\tR\x06mapped\x12/\n" +
+	"\amapping\x18\x04 \x01(\v2\x15.warren.v1.NATMappingR\amapping\x12\x1c\n" +
 	"\tfiltering\x18\x05 \x01(\tR\tfiltering\x12\x1b\n" +
 	"\tport_kept\x18\x06 \x01(\bR\bportKept\x12\x10\n" +
 	"\x03mtu\x18\a \x01(\rR\x03mtu\"\xc0\x01\n" +
@@ -2467,7 +2477,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"tcp_rtt_ms\x18\x04 \x01(\x01R\btcpRttMs\x12\x15\n" +
 	"\x06tls_ms\x18\x05 \x01(\x01R\x05tlsMs\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1c\n" +
-	"\tconnected\x18\a \x01(\bR\tconnected2\x9e\x03\n" +
+	"\tconnected\x18\a \x01(\bR\tconnected2\xe3\x03\n" +
 	"\fLocalService\x123\n" +
 	"\x02Up\x12\x14.warren.v1.UpRequest\x1a\x15.warren.v1.UpResponse0\x01\x124\n" +
 	"\x03Set\x12\x15.warren.v1.SetRequest\x1a\x16.warren.v1.SetResponse\x127\n" +
@@ -2475,7 +2485,8 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x05Leave\x12\x17.warren.v1.LeaveRequest\x1a\x18.warren.v1.LeaveResponse\x12=\n" +
 	"\x06Status\x12\x18.warren.v1.StatusRequest\x1a\x19.warren.v1.StatusResponse\x129\n" +
 	"\x04Ping\x12\x16.warren.v1.PingRequest\x1a\x17.warren.v1.PingResponse0\x01\x124\n" +
-	"\x03Why\x12\x15.warren.v1.WhyRequest\x1a\x16.warren.v1.WhyResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
+	"\x03Why\x12\x15.warren.v1.WhyRequest\x1a\x16.warren.v1.WhyResponse\x12C\n" +
+	"\bNetcheck\x12\x1a.warren.v1.NetcheckRequest\x1a\x1b.warren.v1.NetcheckResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
 
 var (
 	file_warren_v1_local_proto_rawDescOnce sync.Once
@@ -2560,26 +2571,30 @@ var file_warren_v1_local_proto_depIdxs = []int32{
 	31, // 30: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
 	29, // 31: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
 	29, // 32: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
-	30, // 33: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
-	1,  // 34: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
-	4,  // 35: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
-	6,  // 36: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
-	8,  // 37: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
-	10, // 38: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
-	21, // 39: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
-	23, // 40: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
-	3,  // 41: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
-	5,  // 42: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
-	7,  // 43: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
-	9,  // 44: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
-	11, // 45: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
-	22, // 46: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
-	24, // 47: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
-	41, // [41:48] is the sub-list for method output_type
-	34, // [34:41] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	14, // 33: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
+	30, // 34: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
+	13, // 35: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
+	1,  // 36: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
+	4,  // 37: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
+	6,  // 38: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
+	8,  // 39: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
+	10, // 40: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
+	21, // 41: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
+	23, // 42: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
+	27, // 43: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
+	3,  // 44: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
+	5,  // 45: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
+	7,  // 46: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
+	9,  // 47: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
+	11, // 48: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
+	22, // 49: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
+	24, // 50: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
+	28, // 51: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
+	44, // [44:52] is the sub-list for method output_type
+	36, // [36:44] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_local_proto_init() }

@@ -47,6 +47,8 @@ const (
 	LocalServicePingProcedure = "/warren.v1.LocalService/Ping"
 	// LocalServiceWhyProcedure is the fully-qualified name of the LocalService's Why RPC.
 	LocalServiceWhyProcedure = "/warren.v1.LocalService/Why"
+	// LocalServiceNetcheckProcedure is the fully-qualified name of the LocalService's Netcheck RPC.
+	LocalServiceNetcheckProcedure = "/warren.v1.LocalService/Netcheck"
 )
 
 // LocalServiceClient is a client for the warren.v1.LocalService service.
@@ -63,6 +65,8 @@ type LocalServiceClient interface {
 	Ping(context.Context, *connect.Request[warrenv1.PingRequest]) (*connect.ServerStreamForClient[warrenv1.PingResponse], error)
 	// Why explains the path to a peer.
 	Why(context.Context, *connect.Request[warrenv1.WhyRequest]) (*connect.Response[warrenv1.WhyResponse], error)
+	// Netcheck finds out what the network here lets through. It takes a few seconds.
+	Netcheck(context.Context, *connect.Request[warrenv1.NetcheckRequest]) (*connect.Response[warrenv1.NetcheckResponse], error)
 }
 
 // NewLocalServiceClient constructs a client for the warren.v1.LocalService service. By default, it
@@ -118,18 +122,25 @@ func NewLocalServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(localServiceMethods.ByName("Why")),
 			connect.WithClientOptions(opts...),
 		),
+		netcheck: connect.NewClient[warrenv1.NetcheckRequest, warrenv1.NetcheckResponse](
+			httpClient,
+			baseURL+LocalServiceNetcheckProcedure,
+			connect.WithSchema(localServiceMethods.ByName("Netcheck")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // localServiceClient implements LocalServiceClient.
 type localServiceClient struct {
-	up     *connect.Client[warrenv1.UpRequest, warrenv1.UpResponse]
-	set    *connect.Client[warrenv1.SetRequest, warrenv1.SetResponse]
-	down   *connect.Client[warrenv1.DownRequest, warrenv1.DownResponse]
-	leave  *connect.Client[warrenv1.LeaveRequest, warrenv1.LeaveResponse]
-	status *connect.Client[warrenv1.StatusRequest, warrenv1.StatusResponse]
-	ping   *connect.Client[warrenv1.PingRequest, warrenv1.PingResponse]
-	why    *connect.Client[warrenv1.WhyRequest, warrenv1.WhyResponse]
+	up       *connect.Client[warrenv1.UpRequest, warrenv1.UpResponse]
+	set      *connect.Client[warrenv1.SetRequest, warrenv1.SetResponse]
+	down     *connect.Client[warrenv1.DownRequest, warrenv1.DownResponse]
+	leave    *connect.Client[warrenv1.LeaveRequest, warrenv1.LeaveResponse]
+	status   *connect.Client[warrenv1.StatusRequest, warrenv1.StatusResponse]
+	ping     *connect.Client[warrenv1.PingRequest, warrenv1.PingResponse]
+	why      *connect.Client[warrenv1.WhyRequest, warrenv1.WhyResponse]
+	netcheck *connect.Client[warrenv1.NetcheckRequest, warrenv1.NetcheckResponse]
 }
 
 // Up calls warren.v1.LocalService.Up.
@@ -167,6 +178,11 @@ func (c *localServiceClient) Why(ctx context.Context, req *connect.Request[warre
 	return c.why.CallUnary(ctx, req)
 }
 
+// Netcheck calls warren.v1.LocalService.Netcheck.
+func (c *localServiceClient) Netcheck(ctx context.Context, req *connect.Request[warrenv1.NetcheckRequest]) (*connect.Response[warrenv1.NetcheckResponse], error) {
+	return c.netcheck.CallUnary(ctx, req)
+}
+
 // LocalServiceHandler is an implementation of the warren.v1.LocalService service.
 type LocalServiceHandler interface {
 	// Up enrols or renews if a token is given, brings the tunnel up, and returns when it is connected.
@@ -181,6 +197,8 @@ type LocalServiceHandler interface {
 	Ping(context.Context, *connect.Request[warrenv1.PingRequest], *connect.ServerStream[warrenv1.PingResponse]) error
 	// Why explains the path to a peer.
 	Why(context.Context, *connect.Request[warrenv1.WhyRequest]) (*connect.Response[warrenv1.WhyResponse], error)
+	// Netcheck finds out what the network here lets through. It takes a few seconds.
+	Netcheck(context.Context, *connect.Request[warrenv1.NetcheckRequest]) (*connect.Response[warrenv1.NetcheckResponse], error)
 }
 
 // NewLocalServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -232,6 +250,12 @@ func NewLocalServiceHandler(svc LocalServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(localServiceMethods.ByName("Why")),
 		connect.WithHandlerOptions(opts...),
 	)
+	localServiceNetcheckHandler := connect.NewUnaryHandler(
+		LocalServiceNetcheckProcedure,
+		svc.Netcheck,
+		connect.WithSchema(localServiceMethods.ByName("Netcheck")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/warren.v1.LocalService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case LocalServiceUpProcedure:
@@ -248,6 +272,8 @@ func NewLocalServiceHandler(svc LocalServiceHandler, opts ...connect.HandlerOpti
 			localServicePingHandler.ServeHTTP(w, r)
 		case LocalServiceWhyProcedure:
 			localServiceWhyHandler.ServeHTTP(w, r)
+		case LocalServiceNetcheckProcedure:
+			localServiceNetcheckHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -283,4 +309,8 @@ func (UnimplementedLocalServiceHandler) Ping(context.Context, *connect.Request[w
 
 func (UnimplementedLocalServiceHandler) Why(context.Context, *connect.Request[warrenv1.WhyRequest]) (*connect.Response[warrenv1.WhyResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.Why is not implemented"))
+}
+
+func (UnimplementedLocalServiceHandler) Netcheck(context.Context, *connect.Request[warrenv1.NetcheckRequest]) (*connect.Response[warrenv1.NetcheckResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.Netcheck is not implemented"))
 }

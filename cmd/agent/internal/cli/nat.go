@@ -43,16 +43,19 @@ func natView(n *pb.NATStatus) *natJSON {
 	if n == nil {
 		return nil
 	}
-	m := n.GetPortMapping()
-	v := &natJSON{
+	return &natJSON{
 		IPv4: natMappingView(n.GetIpv4()), IPv6: natMappingView(n.GetIpv6()), Candidates: list(n.GetCandidates()),
-		PortMapping: portMappingJSON{
-			Enabled: m.GetEnabled(), Gateway: m.GetGateway(), Protocol: m.GetProtocol(), External: m.GetExternal(), Until: moment(m.GetUntil()),
-			DoubleNAT: m.GetDoubleNat(), Protocols: []mappingProtocolJSON{},
-		},
+		PortMapping: portMappingView(n.GetPortMapping()),
+	}
+}
+
+func portMappingView(m *pb.PortMapping) portMappingJSON {
+	v := portMappingJSON{
+		Enabled: m.GetEnabled(), Gateway: m.GetGateway(), Protocol: m.GetProtocol(), External: m.GetExternal(), Until: moment(m.GetUntil()),
+		DoubleNAT: m.GetDoubleNat(), Protocols: []mappingProtocolJSON{},
 	}
 	for _, p := range m.GetProtocols() {
-		v.PortMapping.Protocols = append(v.PortMapping.Protocols, mappingProtocolJSON{p.GetName(), p.GetAnswered(), p.GetReason(), p.GetExternal()})
+		v.Protocols = append(v.Protocols, mappingProtocolJSON{p.GetName(), p.GetAnswered(), p.GetReason(), p.GetExternal()})
 	}
 	return v
 }

@@ -125,7 +125,7 @@ func printWhy(w io.Writer, m *pb.WhyResponse) error {
 		}
 	}
 	if h := m.GetHistory(); len(h) > 0 {
-		fmt.Fprintln(w, "\nThe path before:")
+		fmt.Fprintln(w, "\nThe path so far:")
 		for _, c := range h[max(0, len(h)-5):] {
 			fmt.Fprintf(w, "  %s  %s: %s\n", c.GetAt().AsTime().Local().Format(time.TimeOnly), changeText(c), c.GetReason())
 		}
