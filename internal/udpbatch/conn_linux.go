@@ -150,8 +150,13 @@ func (s *Conn) Close() error { return s.conn.Close() }
 
 // WriteTo sends one datagram, from local unless that is zero; it is not for bulk.
 func (s *Conn) WriteTo(local netip.Addr, remote netip.AddrPort, m []byte) error {
+	return s.WriteFrom(Source{Local: local}, remote, m)
+}
+
+// WriteFrom is WriteTo with more to tell of the source.
+func (s *Conn) WriteFrom(from Source, remote netip.AddrPort, m []byte) error {
 	var oob [controlSize]byte
-	n := putPktinfo(oob[:], local.Unmap(), s.mapped)
+	n := putPktinfo(oob[:], from.unmap(), s.mapped)
 	_, _, err := s.conn.WriteMsgUDPAddrPort(m, oob[:n], remote)
 	return err
 }

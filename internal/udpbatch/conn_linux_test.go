@@ -12,7 +12,7 @@ import (
 func TestAddresses(t *testing.T) {
 	for _, a := range []string{"192.0.2.1:1", "[2001:db8::1]:65535", "[fe80::1%7]:9"} {
 		want := netip.MustParseAddrPort(a)
-		w := newWireAddr(netip.Addr{}, want, false)
+		w := newWireAddr(Source{}, want, false)
 		if got := readAddr(w.name[:w.nameLen]); got != want || w.ctlLen != 0 {
 			t.Errorf("%s went to %s", want, got)
 		}
@@ -26,9 +26,9 @@ func TestAddresses(t *testing.T) {
 
 // FuzzControl: the kernel is trusted, but reading control messages must not depend on it.
 func FuzzControl(f *testing.F) {
-	w := newWireAddr(netip.MustParseAddr("192.0.2.1"), netip.MustParseAddrPort("192.0.2.2:1"), false)
+	w := newWireAddr(Source{Local: netip.MustParseAddr("192.0.2.1")}, netip.MustParseAddrPort("192.0.2.2:1"), false)
 	f.Add(append([]byte(nil), w.control[:w.ctlLen+putSegment(w.control[w.ctlLen:], 1452)]...))
-	w = newWireAddr(netip.MustParseAddr("2001:db8::1"), netip.MustParseAddrPort("[2001:db8::2]:1"), false)
+	w = newWireAddr(Source{Local: netip.MustParseAddr("2001:db8::1")}, netip.MustParseAddrPort("[2001:db8::2]:1"), false)
 	f.Add(append([]byte(nil), w.control[:w.ctlLen]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := NewReader(&Conn{gro: true})

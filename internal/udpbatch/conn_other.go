@@ -58,6 +58,11 @@ func (s *Conn) WriteTo(_ netip.Addr, remote netip.AddrPort, m []byte) error {
 	return err
 }
 
+// WriteFrom is WriteTo.
+func (s *Conn) WriteFrom(from Source, remote netip.AddrPort, m []byte) error {
+	return s.WriteTo(from.Local, remote, m)
+}
+
 // Send sends datagrams to one destination.
 func (s *Conn) Send(bufs [][]byte, r *Route) error {
 	for _, m := range bufs {
@@ -71,7 +76,7 @@ func (s *Conn) Send(bufs [][]byte, r *Route) error {
 // wireAddr has nothing to work out here.
 type wireAddr struct{}
 
-func newWireAddr(netip.Addr, netip.AddrPort, bool) wireAddr { return wireAddr{} }
+func newWireAddr(Source, netip.AddrPort, bool) wireAddr { return wireAddr{} }
 
 // Reader receives, for one goroutine.
 type Reader struct {

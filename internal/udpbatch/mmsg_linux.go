@@ -35,7 +35,7 @@ type wireAddr struct {
 	ctlLen  int
 }
 
-func newWireAddr(local netip.Addr, remote netip.AddrPort, mapped bool) wireAddr {
+func newWireAddr(from Source, remote netip.AddrPort, mapped bool) wireAddr {
 	var w wireAddr
 	a := remote.Addr()
 	if a.Is4() && !mapped {
@@ -51,7 +51,7 @@ func newWireAddr(local netip.Addr, remote netip.AddrPort, mapped bool) wireAddr 
 		binary.NativeEndian.PutUint32(w.name[24:], zoneIndex(a.Zone()))
 	}
 	binary.BigEndian.PutUint16(w.name[2:], remote.Port())
-	w.ctlLen = putPktinfo(w.control[:], local, mapped)
+	w.ctlLen = putPktinfo(w.control[:], from, mapped)
 	return w
 }
 
@@ -98,19 +98,32 @@ func putControl(b []byte, level, kind int32, size int) (data []byte, n int) {
 	return b[unix.CmsgLen(0):unix.CmsgLen(size)], unix.CmsgSpace(size)
 }
 
-// putPktinfo writes the control message that pins the source address and gives its size, 0 for no address.
-func putPktinfo(b []byte, local netip.Addr, mapped bool) int {
-	switch {
+// putPktinfo writes the control message that pins the source and gives its size, 0 for no address.
+func putPktinfo(b []byte, from Source, mapped bool) int {
+	switch local := from.Local; {
 	case local.Is4() && !mapped:
 		data, n := putControl(b, unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
+		binary.NativeEndian.PutUint32(data, uint32(from.Interface)) // ipi_ifindex
 		ip := local.As4()
-		copy(data[4:], ip[:]) // ipi_spec_dst; the interface, first, stays 0
+		copy(data[4:], ip[:]) // ipi_spec_dst
+		return n
+	case local.Is4(): // IPv4 mapped into IPv6 is routed as IPv4
+		data, n := putControl(b, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
+		ip := local.As16()
+		copy(data, ip[:])
+		binary.NativeEndian.PutUint32(data[16:], uint32(from.Interface))
 		return n
 	case local.IsValid():
 		data, n := putControl(b, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
-		ip := local.As16()
-		copy(data, ip[:]) // ipi6_addr
-		binary.NativeEndian.PutUint32(data[16:], zoneIndex(local.Zone()))
+		index := zoneIndex(local.Zone())
+		if index != 0 || from.Interface == 0 {
+			ip := local.As16()
+			copy(data, ip[:]) // ipi6_addr
+		} else {
+			// With an address the kernel takes the interface for a wish that the first metric overrides.
+			index = uint32(from.Interface)
+		}
+		binary.NativeEndian.PutUint32(data[16:], index)
 		return n
 	}
 	return 0

@@ -32,20 +32,36 @@ func (e *TooLongError) Error() string {
 	return fmt.Sprintf("%d datagrams are too long for the interface, the first with %d bytes", len(e.Datagrams), len(e.Datagrams[0]))
 }
 
+// Source is where datagrams are to leave from.
+type Source struct {
+	// Local pins the source address; zero leaves it to the kernel.
+	Local netip.Addr
+	// Interface is the index of the interface to leave by, which must have a route of its own to the destination; 0 leaves it to the kernel, which
+	// goes by the destination alone: with several uplinks, what has the address of one may leave by another. It counts only with an address; with one of IPv6, for which the
+	// kernel obeys either but not both, the kernel chooses the source address among those of the interface.
+	Interface int
+}
+
+func (s Source) unmap() Source { return Source{s.Local.Unmap(), s.Interface} }
+
 // Route is one destination with what sending to it needs worked out. It belongs to the Conn that made it.
 type Route struct {
-	// Local pins the source address; zero leaves it to the kernel.
-	Local  netip.Addr
+	Source
 	Remote netip.AddrPort
 	wire   wireAddr
 	// noGSO: trains of datagrams are too large for this path, single ones may be fragmented.
 	noGSO atomic.Bool
 }
 
-// NewRoute works a destination out, with addresses unmapped.
+// NewRoute works a destination out, with addresses unmapped. A local address that is zero leaves the source to the kernel.
 func (s *Conn) NewRoute(local netip.Addr, remote netip.AddrPort) *Route {
-	local, remote = local.Unmap(), netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
-	return &Route{Local: local, Remote: remote, wire: newWireAddr(local, remote, s.mapped)}
+	return s.NewRouteFrom(Source{Local: local}, remote)
+}
+
+// NewRouteFrom is NewRoute with more to tell of the source.
+func (s *Conn) NewRouteFrom(from Source, remote netip.AddrPort) *Route {
+	from, remote = from.unmap(), netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	return &Route{Source: from, Remote: remote, wire: newWireAddr(from, remote, s.mapped)}
 }
 
 // Port is the socket's own port.

@@ -1,6 +1,7 @@
 package gather
 
 import (
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -74,3 +75,51 @@ func foreign(kind string, flags net.Flags, uplink bool, a netip.Addr) bool {
 	}
 	return pointToPoint && !uplink && !public
 }
+
+// Uplinks tells, for hosts with several ways out, by which interface, given by its index, what has a certain source address must leave: that of
+// the address, if a default route goes through it. It leaves out what is on several interfaces. The kernel chooses by the destination alone, and so
+// has all leave by the route that it prefers; with IPv6, where an interface costs the choice of the source address, that one is left out. With one
+// way out there is nothing to tell, and nothing is told on systems other than Linux yet.
+func Uplinks(except string) (map[netip.Addr]int, error) {
+	ways := defaultRoutes()
+	out := map[netip.Addr]int{}
+	_, err := hostAddresses(except, func(i net.Interface, a netip.Addr) bool {
+		through := ways.v6
+		if a.Is4() {
+			through = ways.v4
+		}
+		if _, ok := through[i.Index]; !ok || len(through) < 2 || a.IsLinkLocalUnicast() || a.Is6() && through.prefers(i.Index) {
+			return false
+		}
+		if _, twice := out[a]; twice {
+			out[a] = 0
+			return false
+		}
+		out[a] = i.Index
+		return true
+	})
+	maps.DeleteFunc(out, func(_ netip.Addr, index int) bool { return index == 0 })
+	return out, err
+}
+
+// metrics are those of default routes, the lowest for each interface, by its index.
+type metrics map[int]int
+
+func (m metrics) add(index, metric int) {
+	if old, ok := m[index]; !ok || metric < old {
+		m[index] = metric
+	}
+}
+
+// prefers reports whether the route through an interface is the one that is taken.
+func (m metrics) prefers(index int) bool {
+	for i, metric := range m {
+		if i != index && metric <= m[index] {
+			return false
+		}
+	}
+	return true
+}
+
+// ways are default routes, by address family.
+type ways struct{ v4, v6 metrics }

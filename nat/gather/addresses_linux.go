@@ -16,21 +16,32 @@ func describeLinks() map[int]link {
 		}
 		out[l.Attrs().Index] = link{kind: kind}
 	}
-	routes, _ := netlink.RouteList(nil, netlink.FAMILY_ALL) // the main table: VPNs that take everything use others, or two halves
-	for _, r := range routes {
-		if r.Dst != nil {
-			if ones, _ := r.Dst.Mask.Size(); ones != 0 {
-				continue
+	ways := defaultRoutes()
+	for i, l := range out {
+		_, v4 := ways.v4[i]
+		_, v6 := ways.v6[i]
+		l.uplink = v4 || v6
+		out[i] = l
+	}
+	return out
+}
+
+// defaultRoutes looks at the main table: VPNs that take everything use others, or two halves.
+func defaultRoutes() ways {
+	out := ways{metrics{}, metrics{}}
+	for family, through := range map[int]metrics{netlink.FAMILY_V4: out.v4, netlink.FAMILY_V6: out.v6} {
+		routes, _ := netlink.RouteList(nil, family)
+		for _, r := range routes {
+			if r.Dst != nil {
+				if ones, _ := r.Dst.Mask.Size(); ones != 0 {
+					continue
+				}
 			}
-		}
-		indices := []int{r.LinkIndex}
-		for _, hop := range r.MultiPath {
-			indices = append(indices, hop.LinkIndex)
-		}
-		for _, i := range indices {
-			if l, ok := out[i]; ok {
-				l.uplink = true
-				out[i] = l
+			if r.LinkIndex != 0 {
+				through.add(r.LinkIndex, r.Priority)
+			}
+			for _, hop := range r.MultiPath {
+				through.add(hop.LinkIndex, r.Priority)
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -105,5 +106,82 @@ func candidateAddresses(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"10.0.2.100", "10.147.17.2", "100.101.1.1", "192.168.1.5"}, texts(HostAddresses("warren0"))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestUplinks has a namespace whose interfaces get default routes one after the other.
+func TestUplinks(t *testing.T) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+			return
+		}
+		uplinks(t)
+	}()
+	<-done
+}
+
+func uplinks(t *testing.T) {
+	index := map[string]int{}
+	for _, i := range []struct {
+		name  string
+		addrs []string
+	}{
+		{"eth0", []string{"192.0.2.1/24", "2001:db8::1/64", "198.51.100.1/32"}},
+		{"eth1", []string{"192.0.2.2/24", "2001:db8::2/64", "198.51.100.1/32"}},
+		{"lan0", []string{"192.168.7.1/24"}},
+		{"warren0", []string{"100.80.0.1/32"}},
+	} {
+		name, addrs := i.name, i.addrs
+		link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "far" + name}
+		if err := netlink.LinkAdd(link); err != nil {
+			t.Error(err)
+			return
+		}
+		index[name] = link.Attrs().Index
+		for _, a := range addrs {
+			addr, err := netlink.ParseAddr(a)
+			if err == nil {
+				err = netlink.AddrAdd(link, addr)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if err := netlink.LinkSetUp(link); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, step := range []struct {
+		name, dst string // a new default route
+		want      map[netip.Addr]int
+	}{
+		{"eth0", "0.0.0.0/0", map[netip.Addr]int{}},
+		{"eth1", "::/0", map[netip.Addr]int{}}, // one way in each family
+		{"eth1", "0.0.0.0/0", map[netip.Addr]int{netip.MustParseAddr("192.0.2.1"): index["eth0"], netip.MustParseAddr("192.0.2.2"): index["eth1"]}},
+		{"eth0", "::/0", map[netip.Addr]int{ // of a lower metric
+			netip.MustParseAddr("192.0.2.1"): index["eth0"], netip.MustParseAddr("192.0.2.2"): index["eth1"], netip.MustParseAddr("2001:db8::2"): index["eth1"],
+		}},
+		{"warren0", "0.0.0.0/0", map[netip.Addr]int{
+			netip.MustParseAddr("192.0.2.1"): index["eth0"], netip.MustParseAddr("192.0.2.2"): index["eth1"], netip.MustParseAddr("2001:db8::2"): index["eth1"],
+		}},
+	} {
+		dst, err := netlink.ParseIPNet(step.dst)
+		if err == nil {
+			err = netlink.RouteAdd(&netlink.Route{LinkIndex: index[step.name], Dst: dst, Priority: index[step.name]})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		got, err := Uplinks("warren0")
+		if err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(step.want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Errorf("after a route to %s by %s (-want +got):\n%s", step.dst, step.name, diff)
+		}
 	}
 }

@@ -75,6 +75,8 @@ type Bind struct {
 	v4, v6 atomic.Pointer[udpbatch.Conn]
 	port   atomic.Uint32
 	mark   atomic.Uint32
+	// uplinks is an immutable snapshot: interfaces by their addresses.
+	uplinks atomic.Pointer[map[netip.Addr]int]
 
 	endpoints endpoints
 	index     indexTable

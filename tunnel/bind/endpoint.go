@@ -61,20 +61,33 @@ type route struct {
 	wire  atomic.Pointer[wire]
 }
 
-// wire is the destination as one socket wants it; a socket that was reopened makes its own.
+// wire is the destination as one socket wants it; one that was reopened makes its own, and so do other uplinks.
 type wire struct {
-	sock *udpbatch.Conn
-	to   *udpbatch.Route
+	sock    *udpbatch.Conn
+	uplinks *map[netip.Addr]int
+	to      *udpbatch.Route
 }
 
 // on gives the destination for a socket.
-func (r *route) on(s *udpbatch.Conn) *udpbatch.Route {
-	w := r.wire.Load()
-	if w == nil || w.sock != s {
-		w = &wire{s, s.NewRoute(r.Local, r.Remote)}
+func (b *Bind) on(r *route, s *udpbatch.Conn) *udpbatch.Route {
+	w, uplinks := r.wire.Load(), b.uplinks.Load()
+	if w == nil || w.sock != s || w.uplinks != uplinks {
+		w = &wire{s, uplinks, s.NewRouteFrom(b.source(r.Local), r.Remote)}
 		r.wire.Store(w)
 	}
 	return w.to
+}
+
+// SetUplinks tells by which interface, given by its index, what is pinned to an address is to leave; addresses that are not in it leave as the
+// kernel finds by the destination alone. The map must not be changed afterwards.
+func (b *Bind) SetUplinks(byAddr map[netip.Addr]int) { b.uplinks.Store(&byAddr) }
+
+func (b *Bind) source(local netip.Addr) udpbatch.Source {
+	from := udpbatch.Source{Local: local.Unmap()}
+	if p := b.uplinks.Load(); p != nil {
+		from.Interface = (*p)[from.Local]
+	}
+	return from
 }
 
 var _ conn.Endpoint = (*endpoint)(nil)

@@ -126,7 +126,7 @@ func (b *Bind) WriteExtra(id uint16, local netip.Addr, remote netip.AddrPort, m 
 	if x == nil {
 		return fmt.Errorf("sending to %s: extra socket %d is closed", remote, id)
 	}
-	return x.conn.WriteTo(local.Unmap(), netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()), m)
+	return x.conn.WriteFrom(b.source(local), netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()), m)
 }
 
 // readExtra reads until the socket is closed. Hundreds wait for one check each, so a socket gets room for more only once traffic comes.

@@ -41,7 +41,7 @@ func (b *Bind) send(e *endpoint, bufs [][]byte) error {
 	}
 	bufs, long := r.split(bufs)
 	b.counters.sentDirect.Add(total(bufs))
-	err := s.Send(bufs, r.on(s))
+	err := s.Send(bufs, b.on(r, s))
 	if err == nil && long == nil {
 		return nil
 	}
@@ -138,10 +138,10 @@ func (b *Bind) noteSent(e *endpoint, bufs [][]byte) {
 
 // WriteTo sends one datagram that is not WireGuard's, from the given local address unless that is zero.
 func (b *Bind) WriteTo(local netip.Addr, remote netip.AddrPort, m []byte) error {
-	local, remote = local.Unmap(), netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
+	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
 	s := b.socketFor(remote.Addr().Is6())
 	if s == nil {
 		return fmt.Errorf("sending to %s: %w", remote, b.noSocket())
 	}
-	return s.WriteTo(local, remote, m)
+	return s.WriteFrom(b.source(local), remote, m)
 }

@@ -161,6 +161,7 @@ func (s *session) makeNAT() error {
 		},
 	})
 	s.makeMapper()
+	s.findUplinks()
 	s.monitor = netmon.New(netmon.Config{Log: s.log, Ignore: s.router.Name(), OnEvent: s.onNetworkEvent})
 	return nil
 }

@@ -209,6 +209,7 @@ func (s *session) onPath(peer key.NodePublic, p traversal.Path) {
 // onNetworkEvent makes everything that rests on the old network start anew.
 func (s *session) onNetworkEvent(e netmon.Event) {
 	s.log.Info("network changed", "event", e)
+	s.findUplinks()
 	s.gatherer.Trigger()
 	if s.mapper != nil {
 		s.mapper.Trigger()
@@ -216,4 +217,14 @@ func (s *session) onNetworkEvent(e netmon.Event) {
 	s.traversal.NetworkChanged()
 	s.relays.reset()
 	s.client.Reset()
+}
+
+// findUplinks has what a path pins to an address leave by the interface of that address.
+func (s *session) findUplinks() {
+	uplinks, err := gather.Uplinks(s.router.Name())
+	if err != nil {
+		s.log.Warn("the host's addresses could not be read", "err", err)
+		return
+	}
+	s.bind.SetUplinks(uplinks)
 }
