@@ -242,3 +242,64 @@ func (h *Host) set(up bool, links []string) error {
 	}
 	return nil
 }
+
+// Prefer makes the default routes of one uplink the preferred ones.
+func (h *Host) Prefer(link string) error {
+	before := map[*Uplink]int{}
+	for _, u := range h.Uplinks {
+		before[u] = u.metric
+		u.metric = metricSteps * (1 + slices.Index(h.Uplinks, u))
+		if u.Link == link {
+			u.metric = 0
+		}
+	}
+	for u, metric := range before {
+		if u.metric == metric {
+			continue
+		}
+		l, err := h.handle.LinkByName(u.Link)
+		if err != nil {
+			return err
+		}
+		routes, err := h.handle.RouteList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			return err
+		}
+		if err := h.defaultRoutes(u); err != nil {
+			return err
+		}
+		for _, r := range routes { // another metric is another route
+			if r.Gw != nil && (r.Dst == nil || r.Dst.IP.IsUnspecified()) {
+				if err := h.handle.RouteDel(&r); err != nil {
+					return fmt.Errorf("%s: default route by %s: %w", h.Name, u.Link, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Readdress replaces the IPv4 address of an uplink behind a NAT, where prefixes have 24 bits, by another, as a lease that is not renewed does.
+func (h *Host) Readdress(link string, addr netip.Addr) error {
+	for _, u := range h.Uplinks {
+		if u.Link != link {
+			continue
+		}
+		l, err := h.handle.LinkByName(link)
+		if err != nil {
+			return err
+		}
+		if err := h.handle.AddrDel(l, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(u.Addr4, 24))}); err != nil {
+			return fmt.Errorf("%s: address %s: %w", h.Name, u.Addr4, err)
+		}
+		if err := h.handle.AddrAdd(l, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(addr, 24))}); err != nil {
+			return fmt.Errorf("%s: address %s: %w", h.Name, addr, err)
+		}
+		u.Addr4 = addr
+		if h.Uplinks[0] == u {
+			h.Addr = addr
+		}
+		return h.defaultRoutes(u)
+	}
+	return fmt.Errorf("%s has no uplink %s", h.Name, link)
+}

@@ -226,3 +226,25 @@ func (s *Site) plug(h *Host, link string, metric int) (*Uplink, error) {
 	u.Proxy = s.proxy
 	return u, nil
 }
+
+// Move takes a host's cables out, deletes their interfaces, and plugs it in at another site, as eth0: another address, gateway and NAT. Hosts of
+// several uplinks have one afterwards.
+func (h *Host) Move(to *Site) error {
+	for _, u := range h.Uplinks {
+		link, err := h.handle.LinkByName(u.Link)
+		if err == nil {
+			err = h.handle.LinkDel(link)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", h.Name, u.Link, err)
+		}
+	}
+	h.Uplinks = nil
+	u, err := to.plug(h, "eth0", 0)
+	if err != nil {
+		return err
+	}
+	h.Uplinks = []*Uplink{u}
+	h.Addr, h.Addr6, h.Public, h.proxy = u.Addr4, u.Addr6, u.Public4, u.Proxy
+	return nil
+}
