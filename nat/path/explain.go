@@ -79,8 +79,21 @@ type Explanation struct {
 	// Calls is how many calls the peer has left unanswered.
 	Calls         int
 	Local, Remote []candidate.Candidate
+	Birthday      Birthday
 	// Pairs are in the order in which they are tried.
 	Pairs []PairState
+}
+
+// Birthday is how the search for a hard NAT's port stands.
+type Birthday struct {
+	// Off says that it was turned off here.
+	Off bool
+	// Trying says that it is under way with this peer, and Sent how many checks that has taken.
+	Trying bool
+	Sent   int
+	// Failed is how often it failed in a row, and After before when it is not tried again; zero if it may be at any time.
+	Failed int
+	After  time.Time
 }
 
 // PairState is a pair of addresses, and what became of checks of it.
@@ -100,6 +113,7 @@ type PairState struct {
 // Explain tells about a peer. It changes nothing.
 func (c *Core) Explain(id ID) Explanation {
 	e := Explanation{RelayUp: c.relayUp, InterfaceMTU: c.mtu, Local: slices.Clone(c.local)}
+	e.Birthday.Off = c.cfg.BirthdayRate <= 0
 	s := c.sessions[id]
 	if s == nil {
 		return e
@@ -109,6 +123,13 @@ func (c *Core) Explain(id ID) Explanation {
 	e.UsedAt, e.HeardAt, e.NextRound = s.usedAt, s.heardAt, s.nextRound
 	if s.calling {
 		e.Calls = s.callTries
+	}
+	e.Birthday.Failed = s.huntFailed
+	if s.huntAfter.After(c.now) {
+		e.Birthday.After = s.huntAfter
+	}
+	if h := c.hunt; h != nil && h.s == s {
+		e.Birthday.Trying, e.Birthday.Sent = true, h.sent
 	}
 	e.Remote = slices.Clone(s.remote)
 	for _, p := range s.pairs {

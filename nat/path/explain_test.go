@@ -96,6 +96,25 @@ func TestExplainCauses(t *testing.T) {
 	}
 }
 
+// What is told of the search for a hard NAT's port follows it from its beginning to its failure.
+func TestExplainBirthday(t *testing.T) {
+	s, e, h := easyHard(t, 1, true)
+	e.host.Box.Kind = blocked // whatever is sent, nothing arrives
+	s.run(4 * time.Second)
+	if b := h.core.Explain(e.id).Birthday; !b.Trying || b.Sent != 256 || b.Failed != 0 || b.Off {
+		t.Errorf("hard side, at first: %+v", b)
+	}
+	if b := e.core.Explain(h.id).Birthday; !b.Trying || b.Sent < 100 || b.Sent > 300 {
+		t.Errorf("easy side, at first: %+v", b)
+	}
+	s.run(36 * time.Second)
+	for name, b := range map[string]path.Birthday{"hard": h.core.Explain(e.id).Birthday, "easy": e.core.Explain(h.id).Birthday} {
+		if wait := b.After.Sub(s.now); b.Trying || b.Failed != 1 || wait < 30*time.Minute || wait > time.Hour {
+			t.Errorf("%s side, after the failure: %+v, again in %s", name, b, wait)
+		}
+	}
+}
+
 func TestCauses(t *testing.T) {
 	texts, labels := map[string]bool{}, map[string]bool{}
 	for _, c := range path.Causes() {

@@ -66,14 +66,14 @@ func (w *writer) lastReason() (reason string) {
 // unused: the tunnel does not have the peer.
 func (w *writer) unused() {
 	if w.CoordinatorUp && !w.Online {
-		w.offline()
+		w.offline("")
 		return
 	}
 	w.because("no data has gone between the two for a while, so no path is kept", helpWire)
 }
 
-func (w *writer) offline() {
-	w.because(fmt.Sprintf("%s is not connected to the coordinator either: it is off, asleep, or without a network", w.Peer),
+func (w *writer) offline(either string) {
+	w.because(fmt.Sprintf("%s is not connected to the coordinator%s: it is off, asleep, or without a network", w.Peer, either),
 		fmt.Sprintf("wake %s, or see \"warren status\" there", w.Peer))
 }
 
@@ -85,7 +85,7 @@ func (w *writer) gone() {
 		return
 	}
 	if w.CoordinatorUp {
-		w.offline()
+		w.offline(" either")
 	}
 }
 
@@ -157,6 +157,7 @@ func (w *writer) unanswered() {
 		}
 		w.because(fmt.Sprintf("the NAT of %s maps each destination to another port, and what is in front of %s lets in only what it was sent to",
 			who, other), helpMapping)
+		w.birthday()
 	case answered > 0:
 		w.because("a direct path worked before and does not answer now")
 		w.oneWay()
@@ -171,6 +172,20 @@ func (w *writer) unanswered() {
 	}
 	if next := w.NextRound; next.After(w.Now) {
 		w.because(fmt.Sprintf("the next attempt is in %s", span(next.Sub(w.Now))))
+	}
+}
+
+// birthday: where one NAT is hard, its ports are tried at random.
+func (w *writer) birthday() {
+	switch b := w.Birthday; {
+	case b.Off:
+		w.because("ports of that NAT are not tried at random, which is turned off here", "start the daemon without --hard-nat-rate 0")
+	case b.Trying:
+		w.because(fmt.Sprintf("ports of that NAT are being tried at random; %s sent so far", plural(b.Sent, "check")), "ask again in 15 seconds")
+	case b.Failed > 0 && b.After.After(w.Now):
+		w.because(fmt.Sprintf("its ports were tried at random, in vain; that is tried again in %s", span(b.After.Sub(w.Now))))
+	default:
+		w.because("its ports are tried at random while data flows, if both sides do that")
 	}
 }
 

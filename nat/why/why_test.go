@@ -70,6 +70,7 @@ func nothing(*Facts) {}
 
 // TestStopped has every situation: what is said to stop a better path, and to help.
 func TestStopped(t *testing.T) {
+	const hardHere = "the NAT of this device maps each destination to another port, and what is in front of desk lets in only what it was sent to"
 	const firewall = "look at the firewall of desk, and at what this network lets out"
 	for name, tc := range map[string]struct {
 		from          func() Facts
@@ -95,7 +96,7 @@ func TestStopped(t *testing.T) {
 		"never used": {func() Facts { return Facts{Now: now, Peer: "desk", CoordinatorUp: true, Online: true, Relays: 1} }, nothing,
 			[]string{"no data has gone between the two for a while, so no path is kept"}, []string{helpWire}},
 		"never used and off": {func() Facts { return Facts{Now: now, Peer: "desk", CoordinatorUp: true, Relays: 1} }, nothing,
-			[]string{"desk is not connected to the coordinator either: it is off, asleep, or without a network"},
+			[]string{"desk is not connected to the coordinator: it is off, asleep, or without a network"},
 			[]string{`wake desk, or see "warren status" there`}},
 		"never used, coordinator away": {func() Facts { return Facts{Now: now, Peer: "desk", Relays: 1} }, nothing,
 			[]string{"no data has gone between the two for a while, so no path is kept"}, []string{helpWire}},
@@ -133,10 +134,19 @@ func TestStopped(t *testing.T) {
 		"hard against hard": {relayed, views(hardMap, hardMap),
 			[]string{"both NATs map each destination to another port, so neither side can foresee where the other will be seen"}, []string{helpMapping}},
 		"hard here": {relayed, views(hardMap, easyMap),
-			[]string{"the NAT of this device maps each destination to another port, and what is in front of desk lets in only what it was sent to"},
-			[]string{helpMapping}},
+			[]string{hardHere, "its ports are tried at random while data flows, if both sides do that"}, []string{helpMapping}},
+		"hard here, turned off": {relayed, func(f *Facts) { views(hardMap, easyMap)(f); f.Birthday.Off = true },
+			[]string{hardHere, "ports of that NAT are not tried at random, which is turned off here"},
+			[]string{helpMapping, "start the daemon without --hard-nat-rate 0"}},
+		"hard here, trying": {relayed, func(f *Facts) { views(hardMap, easyMap)(f); f.Birthday = path.Birthday{Trying: true, Sent: 256} },
+			[]string{hardHere, "ports of that NAT are being tried at random; 256 checks sent so far"}, []string{helpMapping, "ask again in 15 seconds"}},
+		"hard here, in vain": {relayed, func(f *Facts) {
+			views(hardMap, easyMap)(f)
+			f.Birthday = path.Birthday{Failed: 1, After: now.Add(50 * time.Minute)}
+		}, []string{hardHere, "its ports were tried at random, in vain; that is tried again in 50 minutes"}, []string{helpMapping}},
 		"hard there": {relayed, views(easyMap, pb.Mapping_MAPPING_ADDRESS_DEPENDENT),
-			[]string{"the NAT of desk maps each destination to another port, and what is in front of this device lets in only what it was sent to"},
+			[]string{"the NAT of desk maps each destination to another port, and what is in front of this device lets in only what it was sent to",
+				"its ports are tried at random while data flows, if both sides do that"},
 			[]string{helpMapping}},
 		"NATs unknown": {relayed, nothing,
 			[]string{"none of 21 checks was answered; how the NATs of both sides map is not known, so it may be either of them, or a firewall"},
