@@ -10,10 +10,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +63,7 @@ type Client struct {
 	reset chan struct{}
 	queue atomic.Pointer[queue]   // nil while not connected
 	udp   atomic.Pointer[udpLink] // nil while not connected, or without UDP
+	best  int                     // the URL that answered last; Run's alone
 }
 
 // ErrNotConnected says that nothing can be sent now.
@@ -153,15 +152,13 @@ var errReset = errors.New("connecting anew")
 // Run keeps the connection up until ctx ends.
 func (c *Client) Run(ctx context.Context) error {
 	wait := firstWait
-	for turn := 0; ctx.Err() == nil; turn++ {
-		urls := c.cfg.Relay.GetUrls()
-		stood, err := c.once(ctx, urls[turn%len(urls)])
+	for ctx.Err() == nil {
+		stood, err := c.once(ctx)
 		if ctx.Err() != nil {
 			break
 		}
 		if stood {
 			wait = firstWait
-			turn-- // the address works
 		}
 		pause := rand.N(wait) + wait/4
 		if errors.Is(err, errReset) {
@@ -181,7 +178,7 @@ func (c *Client) Run(ctx context.Context) error {
 }
 
 // once connects and serves one connection. stood tells whether it was ever of use.
-func (c *Client) once(ctx context.Context, at string) (stood bool, err error) {
+func (c *Client) once(ctx context.Context) (stood bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ended := make(chan struct{})
@@ -193,75 +190,43 @@ func (c *Client) once(ctx context.Context, at string) (stood bool, err error) {
 		case <-ended:
 		}
 	}()
-	ws, offer, remote, err := c.connect(ctx, at)
+	w, offer, err := c.connect(ctx)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		c.cfg.OnState(false, netip.AddrPort{}, fmt.Errorf("%s: %w", at, err))
+		c.cfg.OnState(false, netip.AddrPort{}, err)
 		return false, err
 	}
-	defer ws.CloseNow()
+	defer w.ws.CloseNow()
 	q := newQueue(c.cfg.QueueBytes)
 	c.queue.Store(q)
-	c.cfg.OnState(true, remote, nil)
-	err = c.serve(ctx, ws, q, offer)
+	c.cfg.OnState(true, w.remote, nil)
+	err = c.serve(ctx, w.ws, q, offer)
 	c.udp.Store(nil)
 	c.queue.Store(nil)
-	c.cfg.OnState(false, netip.AddrPort{}, fmt.Errorf("%s: %w", at, err))
+	c.cfg.OnState(false, netip.AddrPort{}, fmt.Errorf("%s: %w", w.at, err))
 	return true, err
 }
 
-// connect dials, upgrades and shakes hands.
-func (c *Client) connect(ctx context.Context, at string) (*websocket.Conn, *pb.RelayUDP, netip.AddrPort, error) {
-	var remote netip.AddrPort
+// connect finds a URL that answers and shakes hands there.
+func (c *Client) connect(ctx context.Context) (*way, *pb.RelayUDP, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	ticket, certificate := c.cfg.Ticket()
 	if ticket == nil {
-		return nil, nil, remote, errors.New("no relay ticket came from the coordinator yet")
+		return nil, nil, errors.New("no relay ticket came from the coordinator yet")
 	}
-	config, err := c.tlsConfig(at)
+	w, err := c.dialFirst(ctx)
 	if err != nil {
-		return nil, nil, remote, err
+		return nil, nil, err
 	}
-	var state *tls.ConnectionState
-	note := func(conn net.Conn) {
-		if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-			remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
-		}
-	}
-	t := &http.Transport{
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := c.cfg.Dial(ctx, network, address)
-			if err == nil {
-				note(conn)
-			}
-			return conn, err
-		},
-		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := c.dialTLS(ctx, network, address, config)
-			if err != nil {
-				return nil, err
-			}
-			note(conn)
-			s := conn.ConnectionState()
-			state = &s
-			return conn, nil
-		},
-	}
-	ws, _, err := websocket.Dial(ctx, strings.TrimSuffix(at, "/")+relayframe.Path, &websocket.DialOptions{
-		HTTPClient: &http.Client{Transport: t}, Subprotocols: []string{relayframe.Subprotocol}, CompressionMode: websocket.CompressionDisabled,
-	})
+	offer, err := c.handshake(ctx, w.ws, w.tls, ticket, certificate)
 	if err != nil {
-		return nil, nil, remote, err
+		w.ws.CloseNow()
+		return nil, nil, fmt.Errorf("%s: %w", w.at, err)
 	}
-	offer, err := c.handshake(ctx, ws, state, ticket, certificate)
-	if err != nil {
-		ws.CloseNow()
-		return nil, nil, remote, err
-	}
-	return ws, offer, remote, nil
+	return w, offer, nil
 }
 
 // tlsConfig is how the relay at a URL is recognised.

@@ -115,13 +115,13 @@ func BenchmarkIdleDevices(b *testing.B) {
 			if err != nil {
 				return err
 			}
-			ws, offer, _, err := c.connect(context.Background(), w.desc.Urls[0])
+			way, offer, err := c.connect(context.Background())
 			if err != nil || offer == nil {
 				return fmt.Errorf("session %v, %w", offer, err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			b.Cleanup(func() { ws.CloseNow() })
+			b.Cleanup(func() { way.ws.CloseNow() })
 			return nil
 		})
 	}

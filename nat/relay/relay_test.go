@@ -335,12 +335,12 @@ func (w *world) dialRaw(d key.DevicePrivate) *websocket.Conn {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ws, _, _, err := c.connect(context.Background(), w.desc.Urls[0])
+	way, _, err := c.connect(context.Background())
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { ws.CloseNow() })
-	return ws
+	w.t.Cleanup(func() { way.ws.CloseNow() })
+	return way.ws
 }
 
 func TestHostileFrames(t *testing.T) {
