@@ -56,21 +56,28 @@ func (p *pair) expired(now time.Time) (n int) {
 	return n
 }
 
-// cost compares pairs that work: lower is better.
-func (p *pair) cost() time.Duration {
-	c := p.rtt
+// bonus is by how much a pair may be slower and still be preferred.
+func (p *pair) bonus() time.Duration {
 	switch a := p.Remote.Addr(); {
 	case a.IsPrivate():
-		c -= bonusPrivate
+		return bonusPrivate
 	case a.Is6():
-		c -= bonusIPv6
+		return bonusIPv6
 	}
-	return c
+	return 0
 }
 
-// betterThan has hysteresis: between two that are alike nothing changes.
+// cost compares pairs that work: lower is better.
+func (p *pair) cost() time.Duration { return p.rtt - p.bonus() }
+
+// betterThan has hysteresis: between two that are alike nothing changes. One of a kind that is preferred need not be faster, however long both
+// take.
 func (p *pair) betterThan(o *pair) bool {
-	return o.cost()-p.cost() >= max(gainMin, o.rtt/gainPart)
+	gain := gainMin
+	if p.bonus() <= o.bonus() {
+		gain = max(gain, o.rtt/gainPart)
+	}
+	return o.cost()-p.cost() >= gain
 }
 
 // rebuild makes the pairs fit the candidates of both sides. Pairs that stay keep what is known of them; new ones are checked at once.
