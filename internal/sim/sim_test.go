@@ -1,0 +1,80 @@
+package sim
+
+import (
+	"bytes"
+	"fmt"
+	"sync"
+	"testing"
+)
+
+// seedsQuick is how many seeds a plain run plays; `make soak` has the fuzzer make more programs.
+const seedsQuick = 50
+
+// failedOnce are seeds that have found something, in the core or in the reference.
+var failedOnce = []uint64{26, 55, 133, 135, 156}
+
+func TestSeeds(t *testing.T) {
+	var mu sync.Mutex
+	var sum Stats
+	t.Run("all", func(t *testing.T) {
+		seeds := failedOnce
+		for seed := range uint64(seedsQuick) {
+			seeds = append(seeds, seed)
+		}
+		for _, seed := range seeds {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				stats, err := Run(Random(seed))
+				if err != nil {
+					t.Errorf("seed %d: %v", seed, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				sum.add(stats)
+			})
+		}
+	})
+	t.Logf("%+v", sum)
+	if sum.Direct < seedsQuick || sum.Relayed < seedsQuick/2 || sum.Hunts == 0 {
+		t.Errorf("the worlds are too much alike: %+v", sum)
+	}
+}
+
+func (s *Stats) add(o Stats) {
+	s.Direct += o.Direct
+	s.Relayed += o.Relayed
+	s.Possible += o.Possible
+	s.Hunts += o.Hunts
+	s.Packets += o.Packets
+}
+
+// The same bytes make the same run.
+func TestDeterministic(t *testing.T) {
+	for seed := range uint64(4) {
+		first, err1 := Run(Random(seed))
+		again, err2 := Run(Random(seed))
+		if first != again || fmt.Sprint(err1) != fmt.Sprint(err2) {
+			t.Errorf("seed %d: %+v, %v; then %+v, %v", seed, first, err1, again, err2)
+		}
+	}
+}
+
+// A program may end anywhere; the simplest world of all is one of zeros.
+func TestShortPrograms(t *testing.T) {
+	for _, b := range [][]byte{nil, {1}, bytes.Repeat([]byte{0}, 40), bytes.Repeat([]byte{255}, 90)} {
+		if _, err := Run(b); err != nil {
+			t.Errorf("%x: %v", b, err)
+		}
+	}
+}
+
+func FuzzRun(f *testing.F) {
+	for seed := range uint64(8) {
+		f.Add(Random(seed))
+	}
+	f.Fuzz(func(t *testing.T, program []byte) {
+		if _, err := Run(program); err != nil {
+			t.Error(err)
+		}
+	})
+}
