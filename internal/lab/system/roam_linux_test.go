@@ -232,17 +232,54 @@ func TestDefaultRouteChanges(t *testing.T) {
 	s.finish(t, ctx)
 }
 
+// TestDefaultRouteChangesIPv6 is the same where only IPv6 leads straight to the peer. The kernel obeys the interface alone there, which the agent
+// learns to name once the other route is preferred.
+func TestDefaultRouteChangesIPv6(t *testing.T) {
+	ctx, n := start(t)
+	x := deviceAt(t, ctx, n, "desk", site(t, n, "desk", lab.IPv6Firewalled))
+	y := deviceAt(t, ctx, n, "office", site(t, n, "fibre", lab.IPv6Firewalled), site(t, n, "mobile", lab.IPv6Firewalled))
+	p, q := ping(t, ctx, y, x), ping(t, ctx, x, y)
+	leavesFrom(t, ctx, x, y, y.Uplinks[0].Addr6, y.Uplinks[0].Addr6)
+	s := newStream(t, ctx, x, y)
+	for _, step := range []struct {
+		what string
+		do   func() error
+		by   int
+	}{
+		{"eth1 preferred", func() error { return y.Prefer("eth1") }, 0},
+		{"eth0 lost", func() error { return y.Unplug("eth0") }, 1},
+		{"eth0 back", func() error { return y.Plug("eth0") }, 1},
+		{"eth0 preferred", func() error { return y.Prefer("eth0") }, 1},
+	} {
+		must(t, step.do())
+		began := time.Now()
+		answersWithin(t, ctx, step.what+": ping from the host", p, began, back)
+		answersWithin(t, ctx, step.what+": ping to the host", q, began, back)
+		leavesFrom(t, ctx, x, y, y.Uplinks[step.by].Addr6, y.Uplinks[step.by].Addr6)
+		if lost := losses(t, q, time.Second); lost > 0 {
+			t.Errorf("%s: %d pings were lost afterwards", step.what, lost)
+		}
+		leavesFrom(t, ctx, x, y, y.Uplinks[step.by].Addr6, y.Uplinks[step.by].Addr6)
+	}
+	s.finish(t, ctx)
+}
+
 // leavesBy waits until what a device sends directly to its peer has the address of an uplink, and comes out of the NAT of that.
 func leavesBy(t *testing.T, ctx context.Context, peer, d *warrennet.Device, uplink int) {
 	t.Helper()
-	u := d.Uplinks[uplink]
+	leavesFrom(t, ctx, peer, d, d.Uplinks[uplink].Addr4, d.Uplinks[uplink].Public4)
+}
+
+// leavesFrom waits until a device sends directly to its peer from an address, which the peer sees as another.
+func leavesFrom(t *testing.T, ctx context.Context, peer, d *warrennet.Device, from, seen netip.Addr) {
+	t.Helper()
 	is := func(end string, want netip.Addr) bool {
 		a, err := netip.ParseAddrPort(end)
 		return err == nil && a.Addr() == want
 	}
-	_, err := d.Await(ctx, "leaving by "+u.Link, func(s *warrennet.Status) bool { return is(s.Peer(peer.Name).Path.Local, u.Addr4) })
+	_, err := d.Await(ctx, "sending from "+from.String(), func(s *warrennet.Status) bool { return is(s.Peer(peer.Name).Path.Local, from) })
 	must(t, err)
-	_, err = peer.Await(ctx, "reaching "+u.Link, func(s *warrennet.Status) bool { return is(s.Peer(d.Name).Path.Remote, u.Public4) })
+	_, err = peer.Await(ctx, "reaching "+seen.String(), func(s *warrennet.Status) bool { return is(s.Peer(d.Name).Path.Remote, seen) })
 	must(t, err)
 }
 
