@@ -43,6 +43,8 @@ type Uplink struct {
 
 	gateway4, gateway6 netip.Addr
 	metric             int
+	segment            *segment // what it is plugged into, and at which of its owner's interfaces
+	port               string
 }
 
 // nth gives the prefix's address number i, the gateway being 1.
@@ -90,7 +92,7 @@ func (s *segment) plug(h *Host, link string, metric int) (*Uplink, error) {
 	}
 	u := &Uplink{
 		Link: link, Addr4: own4.Addr(), Addr6: own6.Addr(), Public4: own4.Addr(),
-		gateway4: at(s.v4, 1).Addr(), gateway6: at(s.v6, 1).Addr(), metric: metric,
+		gateway4: at(s.v4, 1).Addr(), gateway6: at(s.v6, 1).Addr(), metric: metric, segment: s, port: port,
 	}
 	return u, errors.Join(err, h.awaitUp(link), h.defaultRoutes(u))
 }
@@ -109,6 +111,15 @@ func (h *Host) awaitUp(name string) error {
 		<-tick.C
 	}
 	return fmt.Errorf("%s: %s does not come up", h.Name, name)
+}
+
+// awaitPort waits until the owner's end of a cable carries packets.
+func (s *segment) awaitPort(port string) error {
+	err := s.owner.awaitUp(port)
+	if s.lan != "" {
+		err = errors.Join(err, s.owner.awaitUp(s.lan))
+	}
+	return err
 }
 
 // join makes a port, which is up, part of the segment's bridge.
@@ -234,7 +245,8 @@ func (h *Host) set(up bool, links []string) error {
 		if !up {
 			err = h.handle.LinkSetDown(link)
 		} else if err = h.handle.LinkSetUp(link); err == nil {
-			err = errors.Join(h.awaitUp(u.Link), h.defaultRoutes(u)) // taking a link down takes its routes away
+			// Taking a link down takes its routes away, and the bridge at its other end may have no other port.
+			err = errors.Join(h.awaitUp(u.Link), u.segment.awaitPort(u.port), h.defaultRoutes(u))
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %s: %w", h.Name, u.Link, err)
