@@ -267,6 +267,9 @@ func (d *device) do(a path.Action) {
 
 // activate has the tunnel configure a peer.
 func (d *device) activate(peer *device) {
+	if d.down {
+		return
+	}
 	d.link(peer).configured = true
 	d.handle(path.Activate{Peer: peer.id})
 }

@@ -57,27 +57,36 @@ func (w *world) stopFlow(from, to *device) {
 	}
 }
 
-// data sends one packet of the tunnel along the published path.
+// data sends one packet of the tunnel.
 func (d *device) data(to *device, size int, echo bool) {
+	if mtu := d.link(to).path.MTU; size > shortPacket && mtu > 0 {
+		size = min(size, mtu)
+	}
+	d.carry(to, size, func() {
+		if echo {
+			to.data(d, size, false)
+		}
+	})
+}
+
+// carry takes a packet of the tunnel along the published path, and judges what becomes of it. size is inside the tunnel.
+func (d *device) carry(to *device, size int, arrive func()) {
 	l := d.link(to)
 	if !l.configured {
 		d.activate(to)
 	}
 	l.sent = d.w.now
-	long := size > shortPacket
-	if long && l.path.MTU > 0 {
-		size = min(size, l.path.MTU)
-	}
 	sent, used := d.w.now, l.path
 	switch used.Kind {
 	case path.Direct:
 		d.checkVerified(l)
 		d.send(used.Pair, size+overhead, "data", func(got *device, _ uint16, _ *packet) {
-			if got == to {
-				d.delivered(l, size, echo, true)
-			} else {
+			if got != to {
 				d.judge(l, sent)
+				return
 			}
+			d.delivered(l, size, true)
+			arrive()
 		}, func(f fate) {
 			switch f {
 			case byFault:
@@ -87,14 +96,14 @@ func (d *device) data(to *device, size int, echo bool) {
 			}
 		})
 	case path.Relay:
-		d.forward(to, func() { d.delivered(l, size, echo, false) }, func() { d.judge(l, sent) })
+		d.forward(to, func() { d.delivered(l, size, false); arrive() }, func() { d.judge(l, sent) })
 	default:
 		d.judge(l, sent)
 	}
 }
 
 // delivered has arrived what was sent over l.
-func (d *device) delivered(l *link, size int, echo, direct bool) {
+func (d *device) delivered(l *link, size int, direct bool) {
 	to, now := l.peer, d.w.now
 	l.lostSince = time.Time{}
 	if size > shortPacket {
@@ -108,13 +117,13 @@ func (d *device) delivered(l *link, size int, echo, direct bool) {
 	if !back.configured { // a handshake does that
 		to.activate(d)
 	}
-	if echo {
-		to.data(d, size, false)
-	}
 }
 
 // idle removes peers from the tunnel that have had no traffic for long, as the engine does.
 func (d *device) idle() {
+	if d.down {
+		return
+	}
 	for _, peer := range d.w.devices {
 		l := d.links[peer.id]
 		if l == nil || !l.configured || d.w.now.Sub(later(l.sent, l.received)) < engineIdle {

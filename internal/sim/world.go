@@ -113,6 +113,20 @@ func (w *world) step(end time.Time) bool {
 	return true
 }
 
+// due is when something happens next.
+func (w *world) due() time.Time {
+	at := w.now.Add(watchEvery)
+	if len(w.queue) > 0 {
+		at = w.queue[0].at
+	}
+	for _, d := range w.devices {
+		if !d.next.IsZero() && !d.down && d.next.Before(at) {
+			at = d.next
+		}
+	}
+	return at
+}
+
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
