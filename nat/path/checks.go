@@ -87,6 +87,10 @@ func (s *session) runProbes() time.Time {
 			s.paceUntil = now.Add(wait)
 			return s.paceUntil
 		}
+		if !s.mute.allows(p.Remote.Addr(), now) {
+			p.nextTry = time.Time{} // not in this round
+			continue
+		}
 		s.budget.take()
 		s.c.budget.take()
 		s.paceUntil = now.Add(pace)
@@ -167,14 +171,14 @@ func (s *session) requested(at Pair) {
 		s.send(p)
 		return
 	}
-	if !known && s.current != nil && !s.within(s.current.lastAnswer, freshFor) {
+	if s.current != nil && !s.within(s.current.lastAnswer, freshFor) {
 		s.doubt = true // the peer's NAT may have mapped it anew: what goes to the old address would be lost while its own packets arrive
 	}
 	from := &s.budget
 	if !known {
 		from = &s.reflex
 	}
-	if from.wait(now) > 0 || s.c.budget.wait(now) > 0 {
+	if from.wait(now) > 0 || s.c.budget.wait(now) > 0 || !s.mute.allows(at.Remote.Addr(), now) {
 		return
 	}
 	if p == nil {
@@ -201,6 +205,7 @@ func (s *session) answered(pr *probe, at Pair) {
 	if p == nil || pr.sent.Before(p.after) {
 		return
 	}
+	s.mute.heard(at.Remote.Addr())
 	rtt := max(now.Sub(pr.sent), time.Microsecond)
 	if p.answers == 0 || !s.within(p.lastAnswer, answersFresh) {
 		p.answers, p.rtt = 0, rtt

@@ -90,7 +90,7 @@ func (c *Core) session(id ID) *session {
 	s := c.sessions[id]
 	if s == nil {
 		s = &session{
-			c: c, id: id, heapIndex: -1, published: Path{Since: c.now},
+			c: c, id: id, heapIndex: -1, published: Path{Since: c.now}, mute: mute{},
 			budget: newBucket(peerRate, peerBurst, c.now), reflex: newBucket(reflexRate, reflexBurst, c.now),
 		}
 		c.sessions[id] = s

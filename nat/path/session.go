@@ -40,6 +40,7 @@ type session struct {
 	retryIn            time.Duration
 	paceUntil          time.Time
 	budget, reflex     bucket
+	mute               mute
 	probes             []*probe // oldest first
 
 	mapping              Mapping // of the peer's NAT
@@ -265,6 +266,7 @@ func (s *session) networkChanged() {
 		}
 	}
 	s.rebuild()
+	clear(s.mute)
 	s.doubt = s.current != nil
 	s.relayRTT = 0
 	if s.c.mapping.hard() { // another NAT, another try
