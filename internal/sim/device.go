@@ -42,6 +42,7 @@ type device struct {
 
 	core    *path.Core
 	starts  int
+	resets  int // starts and changes of network: what is known of peers' addresses begins anew
 	resumes int
 	resume  func() // ends a restart or sleep; nil while the device runs
 	gathers int
@@ -112,6 +113,7 @@ func (d *device) leave() {
 func (d *device) start() {
 	w := d.w
 	d.starts++
+	d.resets++
 	d.core = path.New(w.now, path.Config{Traffic: d.traffic, NewTx: d.newTx, Rand: rand.New(rand.NewPCG(w.rand.Uint64(), uint64(d.index)))})
 	d.links, d.extra, d.local, d.mapping = map[path.ID]*link{}, map[uint16]uint16{}, nil, path.MappingUnknown
 	d.next, d.home, d.upSince = time.Time{}, nil, w.now

@@ -1,0 +1,152 @@
+package sim
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"warren/internal/sim/linkmodel"
+	"warren/internal/sim/natmodel"
+	"warren/nat/path"
+)
+
+// scene is a world of sites in the internet, with a device at each.
+func scene(seed uint64, kinds ...natmodel.Options) *world {
+	w := newWorld(began, seed)
+	w.relays = []*relay{{name: "r1", up: true, delay: 10 * time.Millisecond}}
+	for i, kind := range kinds {
+		at := netip.AddrFrom4([4]byte{203, 0, 113, byte(10 + i)})
+		w.addDevice(w.addBox(fmt.Sprintf("site %d", i+1), w.root, kind, nil, at, linkmodel.Options{Delay: 5 * time.Millisecond}))
+	}
+	w.run(time.Second)
+	return w
+}
+
+// talk has the first two devices talk.
+func (w *world) talk() (a, b *device) {
+	w.startFlow(flow{from: w.devices[0], to: w.devices[1], every: 50 * time.Millisecond, echo: true})
+	return w.devices[0], w.devices[1]
+}
+
+func direct(a, b *device) bool {
+	return a.link(b).path.Kind == path.Direct && b.link(a).path.Kind == path.Direct
+}
+
+// until runs until cond holds, and tells how long that took: limit, if it does not.
+func (w *world) until(limit time.Duration, cond func() bool) time.Duration {
+	for start := w.now; ; w.run(10 * time.Millisecond) {
+		if took := w.now.Sub(start); took >= limit || w.failure != nil || cond() {
+			return took
+		}
+	}
+}
+
+// Every pair of kinds becomes direct at once if the reference says that it can, and never if it says that it cannot.
+func TestProspect(t *testing.T) {
+	kinds := []natmodel.Options{
+		{}, {Filtering: natmodel.FilterAddressAndPort}, {Mapping: natmodel.EndpointIndependent, NoUDP: true}, *natmodel.Easy(), *natmodel.Hard(),
+	}
+	for f := natmodel.FilterNone; f <= natmodel.FilterAddressAndPort; f++ {
+		kinds = append(kinds, natmodel.Options{Mapping: natmodel.EndpointIndependent, Filtering: f, Ports: natmodel.RandomPort},
+			natmodel.Options{Mapping: natmodel.AddressDependent, Filtering: f, Ports: natmodel.RandomPort},
+			natmodel.Options{Mapping: natmodel.AddressAndPortDependent, Filtering: f, Ports: natmodel.SequentialPort})
+	}
+	count := map[prospect]int{}
+	for i, x := range kinds {
+		for _, y := range kinds[i:] {
+			w := scene(uint64(i), x, y)
+			a, b := w.talk()
+			can := w.prospect(a, b)
+			count[can]++
+			took := w.until(20*time.Second, func() bool { return direct(a, b) })
+			if w.failure != nil || can == yes && took > time.Second || can == no && took < 20*time.Second {
+				t.Errorf("%s against %s: the reference says %d of 0 to 2; direct after %s; %v", x, y, can, took, w.failure)
+			}
+			if can != w.prospect(b, a) {
+				t.Errorf("%s against %s: the reference depends on the order", x, y)
+			}
+		}
+	}
+	if count[yes] < 20 || count[no] < 10 || count[maybe] < 10 {
+		t.Errorf("too few of a kind: %v", count)
+	}
+}
+
+// Two devices of one site talk inside; of two sites behind one CGNAT only if that turns packets around.
+func TestCGNAT(t *testing.T) {
+	for _, hairpin := range []bool{false, true} {
+		w := newWorld(began, 1)
+		w.relays = []*relay{{name: "r1", up: true}}
+		o := *natmodel.Easy()
+		o.Hairpin = hairpin
+		big := w.addBox("CGNAT", w.root, o, nil, netip.MustParseAddr("203.0.113.1"), linkmodel.Options{})
+		for i := range 2 {
+			w.addDevice(w.addBox(fmt.Sprint("site ", i), big, *natmodel.Easy(), nil, netip.AddrFrom4([4]byte{100, 64, 0, byte(10 + i)}), linkmodel.Options{}))
+		}
+		w.addDevice(w.boxes[1])
+		w.run(time.Second)
+		a, b := w.talk()
+		c := w.devices[2]
+		w.startFlow(flow{from: a, to: c, every: 50 * time.Millisecond, echo: true})
+		w.run(10 * time.Second)
+		if direct(a, b) != hairpin || !direct(a, c) || w.failure != nil {
+			t.Errorf("hairpin %v: direct %v, inside the site %v, %v", hairpin, direct(a, b), direct(a, c), w.failure)
+		}
+		if at := a.link(c).path.Remote; at != netip.AddrPortFrom(c.ifaces[0].v4, c.port) {
+			t.Errorf("inside the site the path goes to %s", at)
+		}
+	}
+}
+
+// Birthday probing over the models that the lab has too: how many of the runs are direct within 15 s, beside the expected value.
+func TestBirthday(t *testing.T) {
+	const runs = 60
+	var took []time.Duration
+	for seed := range uint64(runs) {
+		w := scene(seed, *natmodel.Easy(), *natmodel.Hard())
+		a, b := w.talk()
+		if d := w.until(15*time.Second, func() bool { return direct(a, b) }); direct(a, b) {
+			took = append(took, d)
+		}
+		if w.failure != nil {
+			t.Fatalf("seed %d: %v", seed, w.failure)
+		}
+	}
+	slices.Sort(took)
+	want := 1 - math.Pow(1-256.0/64512, huntChecks)
+	t.Logf("%d of %d direct within 15 s (expected %.1f %%), median %s", len(took), runs, 100*want, took[len(took)/2])
+	if len(took) < runs*95/100 {
+		t.Errorf("%d of %d became direct", len(took), runs)
+	}
+}
+
+// An hour of load: no path is given up, none flaps. Where packets get lost by chance the invariants have their say.
+func TestHourOfLoad(t *testing.T) {
+	for name, change := range map[string]func(w *world){
+		"calm": func(*world) {},
+		"jitter": func(w *world) {
+			w.boxes[0].setLink(linkmodel.Options{Delay: 20 * time.Millisecond, Jitter: 15 * time.Millisecond}, 1)
+		},
+		"loss": func(w *world) { w.boxes[0].setLink(linkmodel.Options{Delay: 20 * time.Millisecond, Loss: 0.01}, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := scene(1, *natmodel.Easy(), *natmodel.Easy(), natmodel.Options{})
+			change(w)
+			a, b := w.talk()
+			w.startFlow(flow{from: w.devices[2], to: b, every: 200 * time.Millisecond, long: true})
+			w.run(time.Minute)
+			since := a.link(b).path.Since
+			w.run(time.Hour)
+			if w.failure != nil {
+				t.Fatal(w.failure)
+			}
+			if !direct(a, b) || name != "loss" && a.link(b).path.Since != since {
+				t.Errorf("the path is %+v, once since %s", a.link(b).path, since)
+			}
+		})
+	}
+}
