@@ -88,7 +88,8 @@ func (d *device) countCheck(a path.SendCheck) {
 	}
 }
 
-func (w *world) hunting() bool { return w.stats.Hunts > 0 }
+// hunting reports whether birthday probing may be going on: a device may also be told that a peer does it.
+func (w *world) hunting() bool { return w.stats.Hunts > 0 || !w.lied.IsZero() }
 
 // checkVerified is called before data goes out directly.
 func (d *device) checkVerified(l *link) {

@@ -150,3 +150,50 @@ func TestHourOfLoad(t *testing.T) {
 		})
 	}
 }
+
+// After hours in which only the relay got through, a way that opens is found within a minute and a bit, without anybody being told.
+func TestWayOpensAfterHours(t *testing.T) {
+	w := scene(1, *natmodel.Easy(), *natmodel.Easy())
+	ways := [][2]*box{{w.boxes[0], w.boxes[1]}, {w.boxes[1], w.boxes[0]}}
+	for _, way := range ways {
+		w.cuts[way] = true
+	}
+	w.change(false)
+	a, b := w.talk()
+	w.run(3 * time.Hour)
+	clear(w.cuts)
+	w.change(false)
+	if took := w.until(2*directSlow, func() bool { return direct(a, b) }); took > directSlow || w.failure != nil {
+		t.Errorf("direct after %s; %v", took, w.failure)
+	}
+}
+
+// A device with two uplinks that are alike, both with jitter, stays with one of them.
+func TestTwoUplinksDoNotFlap(t *testing.T) {
+	for seed := range uint64(2) {
+		w := scene(seed, *natmodel.Easy(), *natmodel.Easy())
+		a, b := w.devices[0], w.devices[1]
+		for i, site := range w.boxes {
+			site.setLink(linkmodel.Options{Delay: 10 * time.Millisecond, Jitter: 8 * time.Millisecond}, seed+uint64(i))
+		}
+		a.leave()
+		second := w.addBox("site 3", w.root, *natmodel.Easy(), nil, netip.MustParseAddr("203.0.113.30"),
+			linkmodel.Options{Delay: 10 * time.Millisecond, Jitter: 8 * time.Millisecond})
+		a.join(w.boxes[0], 0)
+		a.join(second, 1)
+		a.gather()
+		w.run(time.Second)
+		w.talk()
+		changes := 0
+		for range 30 {
+			before := a.link(b).path.Local
+			w.run(time.Minute)
+			if a.link(b).path.Local != before {
+				changes++
+			}
+		}
+		if !direct(a, b) || w.failure != nil || changes > betterStable {
+			t.Errorf("seed %d: %d changes of uplink in half an hour; %v", seed, changes, w.failure)
+		}
+	}
+}
