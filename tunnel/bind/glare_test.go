@@ -101,7 +101,7 @@ func TestCallsCross(t *testing.T) {
 					t.Errorf("the answer came %d times", got)
 				}
 			}
-			time.Sleep(glareWait) // in the bubble
+			<-time.After(glareWait) // of the bubble's clock
 			synctest.Wait()
 			if got := len(a.delivered()); (got == 1) != !answered {
 				t.Errorf("answered %v: then it delivers %d calls", answered, got)
