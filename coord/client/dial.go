@@ -22,6 +22,8 @@ import (
 // ErrUnreachable says that no address of the coordinator answered.
 var ErrUnreachable = errors.New("the coordinator is not reachable")
 
+var errNoAnswer = fmt.Errorf("no answer within %s", dialTimeout)
+
 const (
 	// stagger is the head start that an endpoint has before the next one is tried too, as in RFC 8305.
 	stagger = 250 * time.Millisecond
@@ -134,7 +136,7 @@ func (p place) try(ctx context.Context, e token.Endpoint) (*link, error) {
 	l := &link{endpoint: e, transport: t}
 	l.CoordinatorServiceClient = warrenv1connect.NewCoordinatorServiceClient(
 		&http.Client{Transport: t}, strings.TrimSuffix(e.URL, "/"), connect.WithReadMaxBytes(4*record.MaxPayload))
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, errNoAnswer)
 	defer cancel()
 	sent := p.now()
 	r, err := l.Challenge(ctx, connect.NewRequest(&pb.ChallengeRequest{}))
@@ -158,8 +160,8 @@ func cause(ctx context.Context, err error) error {
 	if errors.Is(err, tlsbind.ErrWrongCoordinator) {
 		return tlsbind.ErrWrongCoordinator
 	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("no answer within %s", dialTimeout)
+	if ctx.Err() != nil { // the caller may have had less patience
+		return context.Cause(ctx)
 	}
 	var e *connect.Error
 	if errors.As(err, &e) && e.Unwrap() != nil {

@@ -129,7 +129,30 @@ func kill(ctx context.Context, d *warrennet.Device, rng *rand.Rand, round int) e
 	<-moment(rng)
 	_ = running.Signal(syscall.SIGKILL)
 	<-done
-	return nil
+	return killAnother(ctx, d)
+}
+
+// killAnother kills the daemon that "warren up" starts in the background if it finds none.
+func killAnother(ctx context.Context, d *warrennet.Device) error {
+	st, err := d.Status(ctx)
+	if err != nil || st.PID == 0 {
+		return nil
+	}
+	if err := syscall.Kill(st.PID, syscall.SIGKILL); err != nil {
+		return err
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", st.PID)); err != nil || strings.Contains(string(b), ") Z ") {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 }
 
 // look is all that an agent could leave on a host.

@@ -47,14 +47,15 @@ If no daemon runs, the installed service is started, or else a daemon of its own
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("not connected after %s; \"warren status\" tells what is missing", timeout))
+		late := fmt.Errorf("not connected after %s; \"warren status\" tells what is missing", timeout)
+		ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, late)
 		defer cancel()
 		if err := a.ensureDaemon(ctx); err != nil {
 			return err
 		}
 		err = a.runUp(ctx, &pb.UpRequest{Token: text, Settings: settings(cmd)})
-		if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
-			return cause
+		if errors.Is(context.Cause(ctx), late) && err != nil || connect.CodeOf(err) == connect.CodeDeadlineExceeded {
+			return late // the daemon may have noticed first
 		}
 		return err
 	}

@@ -47,6 +47,9 @@ func (a *api) Up(ctx context.Context, req *connect.Request[pb.UpRequest], out *c
 		return err
 	}
 	s, warnings, err := a.bringUp(ctx, caller, req.Msg, out)
+	if err != nil && ctx.Err() != nil {
+		return connect.NewError(connect.CodeDeadlineExceeded, err) // the caller has no more patience, whatever else there is
+	}
 	if err != nil {
 		return err
 	}
