@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"warren/internal/filelock"
 	"warren/internal/lab"
 	"warren/internal/lab/warrennet"
 )
@@ -141,15 +142,21 @@ func killAnother(ctx context.Context, d *warrennet.Device) error {
 	if err := syscall.Kill(st.PID, syscall.SIGKILL); err != nil {
 		return err
 	}
+	return awaitUnlocked(ctx, filepath.Join(d.Dir(), "lock"))
+}
+
+// awaitUnlocked waits until nobody holds a lock: the last thread of a program that was killed lets go of it.
+func awaitUnlocked(ctx context.Context, file string) error {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
-		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", st.PID)); err != nil || strings.Contains(string(b), ") Z ") {
-			return nil
+		release, err := filelock.Take(file)
+		if err == nil {
+			return release()
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%s: %w", file, err)
 		case <-tick.C:
 		}
 	}
