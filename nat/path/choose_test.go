@@ -20,6 +20,7 @@ func TestBetterThan(t *testing.T) {
 		{v6, 1 * ms, v4, 1 * ms, true, false},
 		{lan, 1 * ms, v4, 1 * ms, true, false},
 		{lan, 1 * ms, v6, 1 * ms, true, false},
+		{lan, 1500 * time.Microsecond, v6, 1 * ms, true, false}, // on a LAN that is no more than noise
 		{lan6, 1 * ms, v6, 1 * ms, true, false},
 		{lan, 1 * ms, lan6, 1 * ms, false, false},
 		{v6, 12 * ms, v4, 12 * ms, true, false},

@@ -72,7 +72,7 @@ const (
 
 // Choice between pairs that work.
 const (
-	bonusPrivate = 5 * time.Millisecond
+	bonusPrivate = 6 * time.Millisecond // kinds lie further apart than gainMin, or which of two that are as fast is taken would be chance
 	bonusIPv6    = 3 * time.Millisecond
 	gainMin      = 2 * time.Millisecond // hysteresis: what a better path must gain, or gainPart of the round trip
 	gainPart     = 7                    // one seventh
