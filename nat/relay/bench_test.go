@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -35,9 +36,9 @@ func flood(b *testing.B, arrived *counter, send func([][]byte) error) {
 			b.Fatal(err)
 		}
 		sent += benchTrain
-		arrived.await(sent - benchWindow)
+		arrived.await(b, sent-benchWindow)
 	}
-	arrived.await(sent)
+	arrived.await(b, sent)
 }
 
 // counter counts packets and wakes whoever waits for them.
@@ -56,9 +57,21 @@ func (c *counter) add(n int) {
 	}
 }
 
-func (c *counter) await(n int64) {
+// benchPatience is how long nothing may arrive while something is on its way: a datagram that is lost never comes.
+const benchPatience = 10 * time.Second
+
+func (c *counter) await(b *testing.B, n int64) {
+	if c.n.Load() >= n {
+		return
+	}
+	timer := time.NewTimer(benchPatience)
+	defer timer.Stop()
 	for c.n.Load() < n {
-		<-c.wake
+		select {
+		case <-c.wake:
+		case <-timer.C:
+			b.Fatalf("%d packets of %d arrived, and none for %s", c.n.Load(), n, benchPatience)
+		}
 	}
 }
 
@@ -151,33 +164,32 @@ func benchBareWebSocket(b *testing.B) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	ends := make(chan *websocket.Conn, 2)
+	// Which end is whose goes by the path: the second may be served first.
+	ends := map[string]chan *websocket.Conn{"/from": make(chan *websocket.Conn, 1), "/to": make(chan *websocket.Conn, 1)}
 	h := &http.Server{TLSConfig: w.certificate(pb.TLSRole_TLS_ROLE_RELAY), Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if c, err := websocket.Accept(rw, r, nil); err == nil {
-			ends <- c
+			ends[r.URL.Path] <- c
 			<-ctx.Done()
 			c.CloseNow()
 		}
 	})}
 	go h.ServeTLS(l, "", "")
 	defer h.Close()
-	var c [2]*websocket.Conn
-	for i := range c {
-		c[i] = dialBare(b, w, l.Addr().String())
-		defer c[i].CloseNow()
-	}
-	in, out := <-ends, <-ends
+	from, to := dialBare(b, w, l.Addr().String(), "/from"), dialBare(b, w, l.Addr().String(), "/to")
+	defer from.CloseNow()
+	defer to.CloseNow()
+	in, out := <-ends["/from"], <-ends["/to"]
 	arrived := newCounter()
 	go copyMessages(ctx, in, func(m []byte) error { return out.Write(ctx, websocket.MessageBinary, m) })
-	go copyMessages(ctx, c[1], func(m []byte) error {
+	go copyMessages(ctx, to, func(m []byte) error {
 		arrived.add(len(m) / benchPacket)
 		return nil
 	})
 	message := make([]byte, benchTrain*benchPacket)
-	flood(b, arrived, func([][]byte) error { return c[0].Write(ctx, websocket.MessageBinary, message) })
+	flood(b, arrived, func([][]byte) error { return from.Write(ctx, websocket.MessageBinary, message) })
 }
 
-func dialBare(b *testing.B, w *world, addr string) *websocket.Conn {
+func dialBare(b *testing.B, w *world, addr, path string) *websocket.Conn {
 	b.Helper()
 	c, err := NewClient(ClientConfig{Relay: w.desc, Network: w.network, Authority: w.authority.Public()})
 	if err != nil {
@@ -187,7 +199,7 @@ func dialBare(b *testing.B, w *world, addr string) *websocket.Conn {
 	if err != nil {
 		b.Fatal(err)
 	}
-	ws, _, err := websocket.Dial(context.Background(), "https://"+addr, &websocket.DialOptions{
+	ws, _, err := websocket.Dial(context.Background(), "https://"+addr+path, &websocket.DialOptions{
 		HTTPClient: &http.Client{Transport: &http.Transport{TLSClientConfig: config}},
 	})
 	if err != nil {
