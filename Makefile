@@ -52,7 +52,7 @@ bench: build ## figures, beside bare links and stock wireguard-go
 	$(GO) build -o bin/bench ./internal/lab/bench
 	./bin/bench -bin bin
 
-bench-relay: build ## the relay beside bare forwarders, what idle devices take, and streams through tunnels over both transports
+bench-relay: build ## the relay beside bare forwarders, alone and with the lab's tunnels over both transports; what idle devices take
 	$(GO) test ./nat/relay -run '^$$' -bench Forwarders -count 3
 	$(GO) test ./nat/relay -run '^$$' -bench IdleDevices -benchtime 1x
 	$(GO) build -o bin/bench ./internal/lab/bench

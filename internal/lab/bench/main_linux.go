@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -22,13 +23,21 @@ func main() {
 	bin := flag.String("bin", "bin", "directory of the built programs, wireguard-go among them")
 	runs := flag.Int("runs", 5, "runs of each figure")
 	stream := flag.Duration("stream", 2*time.Second, "length of a TCP stream")
-	only := flag.String("only", "", "one part alone: start, direct or relayed; or nat, which is left out otherwise")
+	only := flag.String("only", "", "one part alone: start, direct, relayed, or the latter's relayed-udp or relayed-websocket; or nat, which is left out otherwise")
 	doc := flag.String("doc", "", "document that gets the table of part nat")
+	forwarder := flag.String("forward", "", "run the bare forwarder for `TRANSPORT`; what measures starts it by itself")
+	end := flag.String("bare-end", "", "run an end of the bare tunnel through the forwarder at `URL`, likewise")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	path, err := filepath.Abs(*bin)
-	if err == nil {
+	switch {
+	case err != nil:
+	case *forwarder != "":
+		err = forward(ctx, *forwarder)
+	case *end != "":
+		err = runBareEnd(ctx, *end)
+	default:
 		b := &bench{ctx: ctx, bin: path, runs: *runs, stream: *stream, only: *only, doc: *doc}
 		err = b.run()
 	}
@@ -53,17 +62,18 @@ func (b *bench) run() error {
 	for _, part := range []struct {
 		name string
 		run  func() error
-	}{{"start", b.startUp}, {"direct", b.direct}, {"relayed", b.relayed}, {"nat", b.nat}} {
-		if b.only != part.name && (b.only != "" || part.name == "nat") {
+	}{{"start", b.startUp}, {"direct", b.direct}, {"relayed-udp", b.relayedUDP}, {"relayed-websocket", b.relayedWebSocket}, {"nat", b.nat}} {
+		group, _, _ := strings.Cut(part.name, "-")
+		if b.only != part.name && b.only != group && (b.only != "" || part.name == "nat") {
 			continue
 		}
 		found = true
 		if err := part.run(); err != nil {
-			return err
+			return fmt.Errorf("%s: %w", part.name, err)
 		}
 	}
 	if !found {
-		return fmt.Errorf("there is no part %q: start, direct, relayed, nat", b.only)
+		return fmt.Errorf("there is no part %q: start, direct, relayed, relayed-udp, relayed-websocket, nat", b.only)
 	}
 	return nil
 }
@@ -177,7 +187,7 @@ func (b *bench) direct() error {
 		return err
 	}
 	defer done()
-	x, y, err := b.pair(n, lab.None, lab.None, "direct")
+	x, y, err := b.pair(n, lab.None, "direct")
 	if err != nil {
 		return err
 	}
@@ -237,73 +247,33 @@ func (b *bench) direct() error {
 	return nil
 }
 
-// relayed measures what the relay carries: over WebSocket, where UDP is blocked on both sides, and over UDP, where both NATs are hard.
-func (b *bench) relayed() error {
-	for _, kind := range []struct {
-		name string
-		nat  lab.NAT
-	}{{"WebSocket, UDP blocked on both sides", lab.UDPBlocked}, {"UDP, hard NATs on both sides", lab.Hard}} {
-		if err := b.relayedBy(kind.name, kind.nat); err != nil {
-			return fmt.Errorf("relayed by %s: %w", kind.name, err)
-		}
-	}
-	return nil
-}
-
-func (b *bench) relayedBy(name string, nat lab.NAT) error {
-	n, done, err := b.network()
-	if err != nil {
-		return err
-	}
-	defer done()
-	x, y, err := b.pair(n, nat, nat, "relay")
-	if err != nil {
-		return err
-	}
-	if nat == lab.Hard {
-		for _, d := range []*warrennet.Device{x, y} {
-			if err := d.Daemon().AwaitLog(b.ctx, "udp=true"); err != nil {
-				return err
-			}
-		}
-	}
-	st, err := y.Status(b.ctx)
-	if err != nil {
-		return err
-	}
-	var rtt, bits, bare figures
-	for range b.runs {
-		r, err := b.roundTrip(x.Host, st.Self.Addresses[0])
-		if err != nil {
-			return err
-		}
-		rtt = append(rtt, r)
-		bps, err := warrennet.Throughput(b.ctx, x.Host, y.Host, st.Self.Addresses[0], b.stream)
-		if err != nil {
-			return err
-		}
-		bits = append(bits, bps/1e9)
-		if bps, err = warrennet.Throughput(b.ctx, x.Host, n.Coordinator, n.Coordinator.Addr.String(), b.stream); err != nil {
-			return err
-		}
-		bare = append(bare, bps/1e9)
-	}
-	fmt.Printf("\nrelayed path, %s\n", name)
-	rtt.print("  round trip", "ms")
-	bits.print("  one TCP stream", "Gbit/s")
-	bare.print("  one TCP stream, bare link to the relay", "Gbit/s")
-	return nil
-}
-
 // pair makes two devices and waits for a path of the kind between them.
-func (b *bench) pair(n *warrennet.Network, left, right lab.NAT, kind string) (x, y *warrennet.Device, err error) {
+func (b *bench) pair(n *warrennet.Network, nat lab.NAT, kind string) (x, y *warrennet.Device, err error) {
+	hosts, err := twoHosts(n, nat)
+	if err != nil {
+		return nil, nil, err
+	}
+	return b.pairOn(n, hosts, kind, [2][]string{})
+}
+
+func twoHosts(n *warrennet.Network, nat lab.NAT) (hosts [2]*lab.Host, err error) {
+	for i, name := range []string{"left", "right"} {
+		if hosts[i], err = n.Lab.Host(name, nat); err != nil {
+			break
+		}
+	}
+	return hosts, err
+}
+
+// pairOn is pair on two hosts, with flags for their daemons.
+func (b *bench) pairOn(n *warrennet.Network, hosts [2]*lab.Host, kind string, flags [2][]string) (x, y *warrennet.Device, err error) {
 	token, err := n.Token(b.ctx, "--reusable")
 	if err != nil {
 		return nil, nil, err
 	}
 	for i, into := range []**warrennet.Device{&x, &y} {
-		d, err := n.Device(b.ctx, []string{"left", "right"}[i], []lab.NAT{left, right}[i])
-		if err != nil {
+		d := n.DeviceOn(hosts[i])
+		if err := d.StartDaemon(b.ctx, flags[i]...); err != nil {
 			return nil, nil, err
 		}
 		if err := d.Up(b.ctx, token); err != nil {
@@ -312,19 +282,24 @@ func (b *bench) pair(n *warrennet.Network, left, right lab.NAT, kind string) (x,
 		*into = d
 	}
 	st, err := y.Status(b.ctx)
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		err = b.awaitPing(x.Host, st.Self.Addresses[0])
 	}
-	p, err := warrennet.NewPinger(x.Host, st.Self.Addresses[0])
+	if err == nil {
+		_, err = x.AwaitPath(b.ctx, y.Name, kind)
+	}
+	return x, y, err
+}
+
+// awaitPing waits for the first ping that is answered.
+func (b *bench) awaitPing(from *lab.Host, to string) error {
+	p, err := warrennet.NewPinger(from, to)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer p.Close()
-	if _, err := p.Until(b.ctx, time.Second); err != nil {
-		return nil, nil, err
-	}
-	_, err = x.AwaitPath(b.ctx, "right", kind)
-	return x, y, err
+	_, err = p.Until(b.ctx, time.Second)
+	return err
 }
 
 // pings is how many make one round-trip figure.
