@@ -207,12 +207,7 @@ func (s *session) answered(pr *probe, at Pair) {
 	}
 	s.mute.heard(at.Remote.Addr())
 	rtt := max(now.Sub(pr.sent), time.Microsecond)
-	if p.answers == 0 || !s.within(p.lastAnswer, answersFresh) {
-		p.answers, p.rtt = 0, rtt
-	} else {
-		p.rtt += (rtt - p.rtt) / 4
-	}
-	p.answers++
+	p.measured(rtt, p.answers == 0 || !s.within(p.lastAnswer, answersFresh))
 	p.answered++
 	p.lastAnswer, p.worked = now, true
 	p.missed = p.missed[:0]

@@ -14,7 +14,7 @@ func (s *session) consider(p *pair) {
 	case p.answers < 2: // one quick answer may be luck
 		p.tries, p.limit, p.nextTry = 0, 1, s.c.now.Add(confirmAfter)
 	default:
-		s.promote(p, Better, fmt.Sprintf("better than %s by %s", c.Remote, c.rtt))
+		s.promote(p, Better, fmt.Sprintf("better than %s, which takes %s", c.Remote, c.least()))
 	}
 }
 

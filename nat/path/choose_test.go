@@ -58,3 +58,27 @@ func TestBetterThan(t *testing.T) {
 		}
 	}
 }
+
+// TestLoadIsNoReason: round trips that a busy host made long do not make a path seem worse than one that is alike; only all of them do.
+func TestLoadIsNoReason(t *testing.T) {
+	const ms = time.Millisecond
+	other := &pair{Pair: Pair{Remote: netip.MustParseAddrPort("203.0.113.2:1")}}
+	current := &pair{Pair: Pair{Remote: netip.MustParseAddrPort("203.0.113.1:1")}}
+	for range 2 {
+		other.measured(ms, other.answers == 0)
+	}
+	current.measured(ms, true)
+	for i := range recentMax {
+		if got := other.betterThan(current); got {
+			t.Errorf("better after %d round trips that took long, the last short one was among the last %d", i, recentMax)
+		}
+		current.measured(20*ms, false)
+	}
+	if !other.betterThan(current) {
+		t.Errorf("not better, though the last %d round trips of the other were all long", recentMax)
+	}
+	current.measured(ms, true)
+	if other.betterThan(current) {
+		t.Error("better than one that starts anew, with a short round trip")
+	}
+}

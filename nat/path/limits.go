@@ -77,6 +77,7 @@ const (
 	gainMin      = 2 * time.Millisecond // hysteresis: what a better path must gain, or gainPart of the round trip
 	gainPart     = 7                    // one seventh
 	answersFresh = 10 * time.Second     // answers further apart do not count together
+	recentMax    = 4                    // so many of the last round trips are compared
 )
 
 // bucket is a token bucket.

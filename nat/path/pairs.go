@@ -24,7 +24,8 @@ type pair struct {
 	lastSent     time.Time
 
 	rtt        time.Duration // smoothed
-	answers    int           // in a row
+	recent     [recentMax]time.Duration
+	answers    int // in a row
 	lastAnswer time.Time
 	after      time.Time   // answers to checks before do not count
 	missed     []time.Time // checks since the last answer, while current
@@ -67,15 +68,38 @@ func (p *pair) bonus() time.Duration {
 	return 0
 }
 
+// measured takes a round trip in.
+func (p *pair) measured(rtt time.Duration, first bool) {
+	if first {
+		p.answers, p.rtt, p.recent = 0, rtt, [recentMax]time.Duration{}
+	} else {
+		p.rtt += (rtt - p.rtt) / 4
+	}
+	p.recent[p.answers%recentMax] = rtt
+	p.answers++
+}
+
+// least is the shortest of the last round trips. A busy host only ever makes them longer, so it tells more of the path than their mean does: of
+// two uplinks that are alike, a moment's load must not make one seem better.
+func (p *pair) least() time.Duration {
+	least := p.rtt
+	for _, rtt := range p.recent {
+		if rtt > 0 {
+			least = min(least, rtt)
+		}
+	}
+	return least
+}
+
 // cost compares pairs that work: lower is better.
-func (p *pair) cost() time.Duration { return p.rtt - p.bonus() }
+func (p *pair) cost() time.Duration { return p.least() - p.bonus() }
 
 // betterThan has hysteresis: between two that are alike nothing changes. One of a kind that is preferred need not be faster, however long both
 // take.
 func (p *pair) betterThan(o *pair) bool {
 	gain := gainMin
 	if p.bonus() <= o.bonus() {
-		gain = max(gain, o.rtt/gainPart)
+		gain = max(gain, o.least()/gainPart)
 	}
 	return o.cost()-p.cost() >= gain
 }
