@@ -197,7 +197,7 @@ func (s *stream) readLog(ctx context.Context) error {
 			if newest, err = tx.Revision(); err != nil {
 				return err
 			}
-			changes, err = tx.Changes(s.revision, page)
+			changes, err = tx.Changes(s.revision, s.w.device, page)
 			return err
 		})
 		if err != nil {

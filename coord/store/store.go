@@ -52,6 +52,33 @@ type Relay struct {
 	CreatedAt time.Time
 }
 
+// PolicyState is what became of a policy document.
+type PolicyState string
+
+// At most one document is pending and at most one active. The pending one is in force if there is one, else the active one.
+const (
+	PolicyActive PolicyState = "active"
+	// PolicyPending is in force, and will be rolled back at ConfirmBy unless somebody confirms it.
+	PolicyPending    PolicyState = "pending"
+	PolicyReplaced   PolicyState = "replaced"
+	PolicyRolledBack PolicyState = "rolled back"
+)
+
+// Policy is a document that was set as the network's policy.
+type Policy struct {
+	// Number is given by AddPolicy: 1, 2, 3 …
+	Number         uint64
+	Text           []byte
+	Author, Reason string
+	At             time.Time
+	State          PolicyState
+	// ConfirmBy is set while it is pending.
+	ConfirmBy time.Time
+}
+
+// KindResnapshot is of rows that are never sent: the view of their audience changed so much that a snapshot takes less.
+const KindResnapshot pb.Kind = 100
+
 // Change is a row of the change log. Watchers read rows after the revision they have.
 type Change struct {
 	// Revision is given by Append; it only grows.
@@ -82,8 +109,8 @@ type Tx interface {
 	Device(k key.DevicePublic) (*Device, error)
 	// Devices gives all devices in order of their keys, tombstones too.
 	Devices() ([]*Device, error)
-	// PutDevice stores d and claims its name, addresses and node keys; a tombstone frees them. What another device has claimed is an
-	// error: no two devices ever share one.
+	// PutDevice stores d and claims its name, addresses and node keys; a tombstone frees them, and drops the rows of the change log whose
+	// audience it was. What another device has claimed is an error: no two devices ever share one.
 	PutDevice(d *Device) error
 	// Seen updates what changes without a new version. It is no error if there is no such device.
 	Seen(k key.DevicePublic, s Sighting) error
@@ -94,11 +121,21 @@ type Tx interface {
 	Relays() ([]*Relay, error)
 	PutRelay(r *Relay) error
 
+	// Policies gives the documents in order of their numbers, without their texts.
+	Policies() ([]*Policy, error)
+	Policy(number uint64) (*Policy, error)
+	// AddPolicy stores p under the next number, which it sets. A second one that is active, or pending, is an error.
+	AddPolicy(p *Policy) error
+	// MarkPolicy changes the state of a document; confirmBy is zero unless that is PolicyPending.
+	MarkPolicy(number uint64, to PolicyState, confirmBy time.Time) error
+
 	// Append writes a row to the change log and gives its revision. An older row of the same audience, kind and id is dropped, since
-	// this one replaces it: that alone keeps the log as short as the network is large.
+	// this one replaces it; one of KindResnapshot replaces all rows of its audience.
 	Append(c Change) (uint64, error)
-	// Changes gives at most limit rows after revision, oldest first.
-	Changes(after uint64, limit int) ([]Change, error)
+	// Changes gives at most limit rows after revision, oldest first: those for everybody, and those for the audience unless it is zero.
+	Changes(after uint64, audience key.DevicePublic, limit int) ([]Change, error)
+	// OwnChanges counts the rows that are for this audience alone.
+	OwnChanges(audience key.DevicePublic) (int, error)
 	// Revision is the newest revision; Floor the oldest after which Changes is complete.
 	Revision() (uint64, error)
 	Floor() (uint64, error)

@@ -23,7 +23,11 @@ func (t *tx) Append(c store.Change) (uint64, error) {
 	if id == nil {
 		id = []byte{}
 	}
-	if err := t.exec("DELETE FROM changes WHERE audience = ? AND kind = ? AND id = ?", audience, c.Kind, id); err != nil {
+	err := t.exec("DELETE FROM changes WHERE audience = ? AND kind = ? AND id = ?", audience, c.Kind, id)
+	if c.Kind == store.KindResnapshot {
+		err = t.exec("DELETE FROM changes WHERE audience = ?", audience)
+	}
+	if err != nil {
 		return 0, err
 	}
 	var payload, signature any
@@ -39,7 +43,12 @@ func (t *tx) Append(c store.Change) (uint64, error) {
 	return uint64(n), err
 }
 
-func (t *tx) Changes(after uint64, limit int) (out []store.Change, err error) {
+// Changes reads each audience by the index changes_audience, so that rows for others cost nothing.
+func (t *tx) Changes(after uint64, audience key.DevicePublic, limit int) (out []store.Change, err error) {
+	own := []byte{}
+	if !audience.IsZero() {
+		own = audience.Bytes()
+	}
 	err = t.each(func(r *sql.Rows) error {
 		var c store.Change
 		var audience, payload, signature []byte
@@ -56,8 +65,14 @@ func (t *tx) Changes(after uint64, limit int) (out []store.Change, err error) {
 		}
 		out = append(out, c)
 		return nil
-	}, "SELECT revision, kind, audience, id, payload, signature FROM changes WHERE revision > ? ORDER BY revision LIMIT ?", int64(after), limit)
+	}, "SELECT revision, kind, audience, id, payload, signature FROM changes WHERE audience IN (x'', ?) AND revision > ? ORDER BY revision LIMIT ?",
+		own, int64(after), limit)
 	return out, err
+}
+
+func (t *tx) OwnChanges(audience key.DevicePublic) (n int, err error) {
+	err = t.one("SELECT count(*) FROM changes WHERE audience = ?", []any{audience.Bytes()}, &n)
+	return n, err
 }
 
 // Revision reads the sequence, not the rows, so that dropping rows never takes it back.

@@ -12,6 +12,8 @@ import (
 
 	"warren/coord/store"
 	"warren/coord/store/storetest"
+	"warren/proto/key"
+	pb "warren/proto/warrenv1"
 )
 
 func openFile(t *testing.T, path string) *Store {
@@ -144,7 +146,8 @@ func TestMigration(t *testing.T) {
 
 	// The second step fails: nothing of the first is left, and the old program still works.
 	broken := withNext(t, "CREATE TABLE extra (x INTEGER) STRICT;", "CREATE TABLE nonsense (;")
-	if _, err := open(t.Context(), path, broken); err == nil || !strings.Contains(err.Error(), "migration 3") {
+	last := broken[len(broken)-1].number
+	if _, err := open(t.Context(), path, broken); err == nil || !strings.Contains(err.Error(), fmt.Sprint("migration ", last)) {
 		t.Fatalf("a broken migration: %v", err)
 	}
 	openFile(t, path).Close()
@@ -173,13 +176,57 @@ func TestMigration(t *testing.T) {
 		t.Errorf("the old program on the new schema: %v", err)
 	}
 	// What was there before is in the backup, which the old program opens.
-	backup := path + ".before-3"
+	backup := fmt.Sprint(path, ".before-", last)
 	if info, err := os.Stat(backup); err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("backup: %v, %v", info, err)
 	}
 	old := openFile(t, backup)
 	defer old.Close()
 	check(old, "kept")
+}
+
+// A database of the first schema is opened by this program: what it held is there, and what came since works.
+func TestFirstSchema(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	all, err := steps(migrations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := open(t.Context(), path, all[:1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := store.Change{Kind: pb.Kind_KIND_DEVICE, ID: []byte{1}, Body: &pb.Signed{Payload: []byte{2}, Signature: []byte{3}}}
+	err = old.Update(t.Context(), func(tx store.Tx) (err error) {
+		change.Revision, err = tx.Append(change)
+		return errors.Join(err, tx.SetMeta("n", []byte("kept")))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.Close()
+	st := openFile(t, path)
+	defer st.Close()
+	err = st.Update(t.Context(), func(tx store.Tx) error {
+		if err := tx.AddPolicy(&store.Policy{Text: []byte("{}"), State: store.PolicyActive}); err != nil {
+			return err
+		}
+		n, err := tx.Meta("n")
+		if string(n) != "kept" {
+			t.Errorf("value %q", n)
+		}
+		log, err1 := tx.Changes(0, key.NewDevice().Public(), 10)
+		if len(log) != 1 || log[0].Revision != change.Revision || log[0].Body.String() != change.Body.String() {
+			t.Errorf("log %v", log)
+		}
+		return errors.Join(err, err1)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(fmt.Sprint(path, ".before-", all[len(all)-1].number)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("backup: %v, %v", info, err)
+	}
 }
 
 func TestSteps(t *testing.T) {

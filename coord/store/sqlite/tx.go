@@ -207,7 +207,10 @@ func (t *tx) claim(d *store.Device) error {
 	err := errors.Join(
 		t.exec("DELETE FROM addresses WHERE device = ?", d.Key.Bytes()),
 		t.exec("DELETE FROM node_keys WHERE device = ?", d.Key.Bytes()))
-	if err != nil || d.Removed {
+	if err == nil && d.Removed {
+		return t.exec("DELETE FROM changes WHERE audience = ?", d.Key.Bytes())
+	}
+	if err != nil {
 		return err
 	}
 	for _, a := range d.Addresses {

@@ -19,10 +19,11 @@ func (s *suite) append(c store.Change) store.Change {
 	return c
 }
 
-func (s *suite) changes(after uint64, limit int) (out []store.Change) {
+// changes reads the rows for everybody, and those for the audiences.
+func (s *suite) changes(after uint64, limit int, audience ...key.DevicePublic) (out []store.Change) {
 	s.Helper()
 	s.view(func(tx store.Tx) (err error) {
-		out, err = tx.Changes(after, limit)
+		out, err = tx.Changes(after, append(audience, key.DevicePublic{})[0], limit)
 		return err
 	})
 	return out
@@ -57,9 +58,45 @@ func changeLog(s *suite) {
 	if first.Revision == 0 || second.Revision <= first.Revision || third.Revision <= second.Revision || s.revision() != third.Revision {
 		s.Errorf("revisions %d, %d, %d, newest %d do not grow", first.Revision, second.Revision, third.Revision, s.revision())
 	}
-	same(s, "the whole log", s.changes(0, 100), []store.Change{first, second, third})
-	same(s, "what came after the first", s.changes(first.Revision, 100), []store.Change{second, third})
-	same(s, "what came after the newest", s.changes(third.Revision, 100), []store.Change(nil))
+	same(s, "the log for a", s.changes(0, 100, a.Key), []store.Change{first, second, third})
+	same(s, "what came after the first", s.changes(first.Revision, 100, a.Key), []store.Change{second, third})
+	same(s, "what came after the newest", s.changes(third.Revision, 100, a.Key), []store.Change(nil))
+	same(s, "the log for b", s.changes(0, 100, b.Key), []store.Change{first, second})
+	same(s, "the log for everybody", s.changes(0, 100), []store.Change{first, second})
+}
+
+// audiences: rows for one device are counted, replaced by one that asks for a snapshot, and gone with the device.
+func audiences(s *suite) {
+	a, b, c := s.device(1, nil), s.device(2, nil), s.device(3, nil)
+	s.put(a)
+	own := func(k key.DevicePublic) (n int) {
+		s.view(func(tx store.Tx) (err error) {
+			n, err = tx.OwnChanges(k)
+			return err
+		})
+		return n
+	}
+	all := s.append(store.Change{Kind: pb.Kind_KIND_DEVICE, ID: b.Key.Bytes(), Body: b.Signed})
+	s.append(store.Change{Kind: pb.Kind_KIND_DEVICE, ID: b.Key.Bytes(), Audience: a.Key})
+	s.append(store.Change{Kind: pb.Kind_KIND_DEVICE, ID: c.Key.Bytes(), Body: c.Signed, Audience: a.Key})
+	s.append(store.Change{Kind: pb.Kind_KIND_DEVICE, ID: c.Key.Bytes(), Audience: a.Key})
+	s.append(store.Change{Kind: pb.Kind_KIND_STATEMENT, Audience: a.Key})
+	other := s.append(store.Change{Kind: pb.Kind_KIND_DEVICE, ID: a.Key.Bytes(), Audience: b.Key})
+	if na, nb, nc := own(a.Key), own(b.Key), own(c.Key); na != 3 || nb != 1 || nc != 0 {
+		s.Errorf("%d, %d, %d rows of their own; want 3, 1, 0", na, nb, nc)
+	}
+	again := s.append(store.Change{Kind: store.KindResnapshot, Audience: a.Key})
+	last := s.append(store.Change{Kind: pb.Kind_KIND_DEVICE, ID: b.Key.Bytes(), Audience: a.Key})
+	same(s, "the log for a", s.changes(0, 100, a.Key), []store.Change{all, again, last})
+	same(s, "the log for b", s.changes(0, 100, b.Key), []store.Change{all, other})
+	gone := a.Device
+	gone.Removed, gone.RemovedAt = true, time.Unix(1_800_000_000, 0).UTC()
+	gone.Version.Counter++
+	s.put(s.sign(&gone))
+	same(s, "the log for a removed device", s.changes(0, 100, a.Key), []store.Change{all})
+	if s.floor() != 0 {
+		s.Errorf("floor %d: nobody misses the rows of a removed device", s.floor())
+	}
 }
 
 func replaced(s *suite) {
@@ -69,7 +106,7 @@ func replaced(s *suite) {
 	forB := s.append(store.Change{Kind: pb.Kind_KIND_DEVICE, ID: a.Key.Bytes(), Audience: b.Key})
 	statement := s.append(store.Change{Kind: pb.Kind_KIND_STATEMENT})
 	newest := s.append(store.Change{Kind: pb.Kind_KIND_DEVICE, ID: a.Key.Bytes(), Body: b.Signed})
-	same(s, "one row for each object and audience", s.changes(0, 100), []store.Change{other, forB, statement, newest})
+	same(s, "one row for each object and audience", s.changes(0, 100, b.Key), []store.Change{other, forB, statement, newest})
 	if s.floor() != 0 {
 		s.Errorf("floor %d: a replaced row is not a gap", s.floor())
 	}

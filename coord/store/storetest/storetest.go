@@ -24,7 +24,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		"meta": meta, "atomicity": atomicity, "views": views, "serial updates": serial, "cancelled": cancelled,
 		"tokens": tokens, "token uses": tokenUses,
 		"devices": devices, "claims": claims, "tombstones": tombstones, "sightings": sightings, "relays": relays,
-		"change log": changeLog, "replaced changes": replaced, "paging": paging, "pruning": pruning,
+		"change log": changeLog, "replaced changes": replaced, "audiences": audiences, "paging": paging, "pruning": pruning,
+		"policies": policies,
 	} {
 		t.Run(name, func(t *testing.T) {
 			st := open(t)
