@@ -14,7 +14,6 @@ import (
 	"warren/coord/store"
 	"warren/proto/key"
 	"warren/proto/record"
-	pb "warren/proto/warrenv1"
 )
 
 func timestamp(t time.Time) *timestamppb.Timestamp {
@@ -24,29 +23,48 @@ func timestamp(t time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(t)
 }
 
-// batch is one transaction on its way: what is put is signed, stored and appended to the change log, and published once it is committed.
+// batch is one transaction on its way: what is put is signed and stored; what that means for the views of devices is appended to the change
+// log before it is committed, and published afterwards.
 type batch struct {
 	s       *Server
 	tx      store.Tx
 	devices []*store.Device
-	changes []store.Change
 	relays  []*store.Relay
+
+	// plan.go fills these.
+	planned    bool
+	latest     map[rawKey]*store.Device
+	undo       []*store.Device // what access is to be told if the batch is not committed, last first
+	own        map[rawKey][]store.Change
+	ownOrder   []rawKey
+	ownRows    int
+	deliveries []delivery
+	pairs      []pair
+}
+
+func newBatch(s *Server, tx store.Tx) *batch {
+	return &batch{s: s, tx: tx, latest: map[rawKey]*store.Device{}, own: map[rawKey][]store.Change{}}
 }
 
 // commit runs f in a transaction and publishes what it put. Changes are published in the order of their revisions.
 func (s *Server) commit(ctx context.Context, f func(*batch) error) error {
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
-	b := &batch{s: s}
+	var b *batch
 	err := s.store.Update(ctx, func(tx store.Tx) error {
-		b.tx, b.devices, b.changes, b.relays = tx, nil, nil, nil
-		return f(b)
+		b = newBatch(s, tx)
+		if err := f(b); err != nil {
+			return err
+		}
+		return s.hub.plan(b)
 	})
-	if err != nil {
-		return err
+	switch {
+	case err == nil:
+		s.hub.publish(b)
+	case b != nil && b.planned:
+		s.hub.undo(b)
 	}
-	s.hub.publish(b)
-	return nil
+	return err
 }
 
 // put stores a device's next state. If its version is new, the state is signed and everybody whom it concerns is told.
@@ -55,46 +73,26 @@ func (b *batch) put(d *domain.Device) error {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
+	next := &store.Device{Device: *d}
 	if old != nil && old.Version == d.Version {
-		return b.store(&store.Device{Device: *d, Signed: old.Signed})
-	}
-	signed, err := record.SignDevice(b.s.id.authority, &d.Device)
-	if err != nil {
+		next.Signed = old.Signed
+	} else if next.Signed, err = record.SignDevice(b.s.id.authority, &d.Device); err != nil {
 		return err
 	}
-	if err := b.store(&store.Device{Device: *d, Signed: signed}); err != nil {
+	if err := b.tx.PutDevice(next); err != nil {
 		return err
 	}
-	c := store.Change{Kind: pb.Kind_KIND_DEVICE, ID: d.Key.Bytes(), Body: signed}
-	if d.Gone && !d.Removed {
-		c.Body = nil // an expired device is out of sight, not removed
-	}
-	return b.append(c)
-}
-
-func (b *batch) store(d *store.Device) error {
-	if err := b.tx.PutDevice(d); err != nil {
-		return err
-	}
-	b.devices = append(b.devices, d)
+	b.devices = append(b.devices, next)
 	return nil
 }
 
-func (b *batch) append(c store.Change) (err error) {
-	if c.Revision, err = b.tx.Append(c); err != nil {
-		return err
-	}
-	b.changes = append(b.changes, c)
-	return nil
-}
-
-// putRelay stores a separate relay; the change makes every device get a new statement.
+// putRelay stores a separate relay; every device gets a new statement.
 func (b *batch) putRelay(r *store.Relay) error {
 	if err := b.tx.PutRelay(r); err != nil {
 		return err
 	}
 	b.relays = append(b.relays, r)
-	return b.append(store.Change{Kind: pb.Kind_KIND_STATEMENT})
+	return nil
 }
 
 // device gives the stored state of k, or nil.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"iter"
 	"time"
 
 	"connectrpc.com/connect"
@@ -71,10 +72,7 @@ func (h *hub) join(w *watch, now time.Time) *connect.Error {
 	}
 	h.watches[k] = w
 	if w.role == pb.Role_ROLE_DEVICE {
-		for other, peer := range h.watches {
-			if peer.role != pb.Role_ROLE_DEVICE || other == k {
-				continue
-			}
+		for peer := range h.watchingPeers(k) {
 			w.tell(peer.device, true)
 			// Also when an older Watch was open: the peer may have lost sight of the device meanwhile, and have forgotten its presence.
 			peer.tell(w.device, true)
@@ -82,6 +80,31 @@ func (h *hub) join(w *watch, now time.Time) *connect.Error {
 	}
 	h.saw(w, now)
 	return nil
+}
+
+// watchingPeers gives the open Watches of those who see the device. The caller holds mu.
+func (h *hub) watchingPeers(k rawKey) iter.Seq[*watch] {
+	return func(yield func(*watch) bool) {
+		for p := range h.access.peers(k) {
+			if w := h.watches[p]; w != nil && !yield(w) {
+				return
+			}
+		}
+	}
+}
+
+// keepSeen drops the presence of devices that w does not see any more.
+func (h *hub) keepSeen(w *watch, presence map[rawKey]bool) {
+	if len(presence) == 0 {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for k := range presence {
+		if !h.access.sees(w.device.Raw(), k) {
+			delete(presence, k)
+		}
+	}
 }
 
 // leave ends w, unless another one took over already.
@@ -94,10 +117,8 @@ func (h *hub) leave(w *watch, now time.Time) {
 	}
 	delete(h.watches, k)
 	if w.role == pb.Role_ROLE_DEVICE {
-		for _, peer := range h.watches {
-			if peer.role == pb.Role_ROLE_DEVICE {
-				peer.tell(w.device, false)
-			}
+		for peer := range h.watchingPeers(k) {
+			peer.tell(w.device, false)
 		}
 	}
 	h.saw(w, now)

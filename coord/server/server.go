@@ -153,7 +153,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 
 // loadHub fills the hub from the store, and tells the relay whom not to serve.
 func (s *Server) loadHub(ctx context.Context) error {
-	h := newHub(s)
+	h := newHub(s, newOpenAccess(&s.network))
 	err := s.store.View(ctx, func(tx store.Tx) error {
 		devices, err := tx.Devices()
 		if err != nil {
@@ -226,7 +226,7 @@ func (s *Server) statement(d key.DevicePublic, v view) (*pb.Signed, error) {
 	return record.SignStatement(s.id.signing, &pb.MapStatement{
 		NetworkId: id[:], DeviceKey: d.Bytes(), Epoch: s.network.Epoch, Revision: v.revision,
 		IssuedAt: timestamp(now), GoodUntil: timestamp(now.Add(s.cfg.MapMaxAge)),
-		NetworkPrefixes: prefixes, Grants: domain.BuiltInGrants(s.network.Prefixes), Relays: v.relays, Endpoints: s.cfg.Endpoints, Digest: raw[:],
+		NetworkPrefixes: prefixes, Grants: v.grants, Relays: v.relays, Endpoints: s.cfg.Endpoints, Digest: raw[:],
 	})
 }
 

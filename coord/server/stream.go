@@ -102,7 +102,7 @@ func (s *stream) send(m *pb.WatchResponse) error {
 
 // begin greets, and brings a watcher that cannot resume up to date by a snapshot.
 func (s *stream) begin(ctx context.Context) error {
-	revision := s.hub.newest()
+	revision := s.hub.newest() // what comes later is queued, for the watch has joined
 	hello := &pb.Hello{
 		Epoch: s.network.Epoch, Revision: revision, SigningCertificate: s.certificate,
 		ServerTime: timestamp(s.cfg.Now()), KeepAliveSeconds: uint32(max(1, s.cfg.KeepAlive/time.Second)),
@@ -121,7 +121,7 @@ func (s *stream) begin(ctx context.Context) error {
 		return s.snapshot()
 	}
 	s.owed = true // endpoints, relays and dates may have changed without a new revision
-	return nil
+	return s.readLog(ctx, revision)
 }
 
 // resumable tells whether the log still has everything after the watcher's revision.
@@ -138,15 +138,12 @@ func (s *stream) resumable(ctx context.Context, newest uint64) (bool, error) {
 }
 
 func (s *stream) snapshot() error {
-	v := s.hub.look(s.w.device, 0, true)
+	v := s.hub.snapshot(s.w)
 	begin := &pb.SnapshotBegin{Epoch: s.network.Epoch, Revision: v.revision}
 	if err := s.send(&pb.WatchResponse{Event: &pb.WatchResponse_SnapshotBegin{SnapshotBegin: begin}}); err != nil {
 		return err
 	}
 	for _, d := range v.devices {
-		if d.Visible() != (s.w.role == pb.Role_ROLE_DEVICE) {
-			continue // a relay wants to know of the others only
-		}
 		c := store.Change{Revision: v.revision, Kind: pb.Kind_KIND_DEVICE, ID: d.Key.Bytes(), Body: d.Signed}
 		if err := s.sendChange(c); err != nil {
 			return err
@@ -163,40 +160,46 @@ func (s *stream) snapshot() error {
 // catchUp sends what was published since the last time and, once that is all and a statement is due, the statement for it.
 func (s *stream) catchUp(ctx context.Context) error {
 	for {
-		v := s.hub.look(s.w.device, s.revision, false)
+		v := s.hub.take(s.w)
 		if v.behind {
-			if err := s.readLog(ctx); err != nil {
+			if err := s.readLog(ctx, v.revision); err != nil {
 				return err
 			}
 			continue
 		}
-		for _, c := range v.changes {
-			if err := s.sendChange(c); err != nil {
-				return err
-			}
-			s.revision = c.Revision
+		if err := s.sendChanges(v.changes); err != nil {
+			return err
 		}
-		// The log may have been read further than what is published; the statement waits for that, since both must agree.
-		if !s.owed || s.nextStatement != nil || v.revision != s.revision {
-			return nil
-		}
+		s.revision = max(s.revision, v.revision)
 		if len(v.changes) > 0 {
 			continue // sending took time; there may be more
+		}
+		if !s.owed || s.nextStatement != nil {
+			return nil
 		}
 		return s.sendStatement(v)
 	}
 }
 
-// readLog sends the changes that the store has and the hub has not in memory any more.
-func (s *stream) readLog(ctx context.Context) error {
+// sendChanges sends what was queued. A snapshot has all that was queued behind it.
+func (s *stream) sendChanges(changes []store.Change) error {
+	for _, c := range changes {
+		if c.Kind == store.KindResnapshot {
+			return s.snapshot()
+		}
+		if err := s.sendChange(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readLog sends the changes up to a revision that the store has and that were not kept in memory for this watcher.
+func (s *stream) readLog(ctx context.Context, upTo uint64) error {
 	const page = 512
-	for {
+	for s.revision < upTo {
 		var changes []store.Change
-		var newest uint64
 		err := s.store.View(ctx, func(tx store.Tx) (err error) {
-			if newest, err = tx.Revision(); err != nil {
-				return err
-			}
 			changes, err = tx.Changes(s.revision, s.w.device, page)
 			return err
 		})
@@ -204,30 +207,37 @@ func (s *stream) readLog(ctx context.Context) error {
 			return s.internal("watch", err)
 		}
 		for _, c := range changes {
-			if err := s.sendChange(c); err != nil {
-				return err
+			switch {
+			case c.Revision > upTo:
+				s.revision = upTo // the rest is in the queue
+				return nil
+			case c.Kind == store.KindResnapshot:
+				return s.snapshot()
+			case !s.hub.concerns(s.w, c):
+			default:
+				if err := s.sendChange(c); err != nil {
+					return err
+				}
 			}
 			s.revision = c.Revision
 		}
 		if len(changes) < page {
-			s.revision = max(s.revision, newest) // the newest rows may be gone, replaced or pruned
-			return nil
+			s.revision = max(s.revision, upTo) // the newest rows may be gone, replaced or pruned
 		}
 	}
+	return nil
 }
 
-// sendChange sends c if it concerns the watcher, in the form that its role wants.
+// sendChange sends c in the form that the watcher's role wants.
 func (s *stream) sendChange(c store.Change) error {
-	if !c.Audience.IsZero() && !c.Audience.Equal(s.w.device) {
-		return nil
-	}
-	s.owed = true
-	if c.Kind != pb.Kind_KIND_DEVICE {
+	relay := s.w.role == pb.Role_ROLE_RELAY
+	s.owed = s.owed || !relay && c.Kind != pb.Kind_KIND_BLOCKED
+	if c.Kind != pb.Kind_KIND_DEVICE && (c.Kind != pb.Kind_KIND_BLOCKED || !relay) {
 		return nil
 	}
 	m := &pb.Change{Epoch: s.network.Epoch, Revision: c.Revision, Kind: c.Kind, Id: c.ID}
 	body := c.Body
-	if s.w.role == pb.Role_ROLE_RELAY {
+	if relay {
 		d, err := key.DevicePublicFromBytes(c.ID)
 		if err != nil {
 			return s.internal("watch", err)
@@ -275,6 +285,7 @@ func (s *stream) sendTicket() error {
 }
 
 func (s *stream) sendPresence() error {
+	s.hub.keepSeen(s.w, s.presence)
 	for k, online := range s.presence {
 		err := s.send(&pb.WatchResponse{Event: &pb.WatchResponse_Presence{Presence: &pb.Presence{DeviceKey: k[:], Online: online}}})
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"warren/coord/store"
 	"warren/proto/key"
 	pb "warren/proto/warrenv1"
 )
@@ -21,6 +22,10 @@ type watch struct {
 	wake   chan struct{}
 
 	os, version string
+
+	// The hub's mu guards these.
+	queue  []store.Change // published, not taken
+	behind bool           // queue was too short
 
 	mu       sync.Mutex
 	presence map[rawKey]bool // not sent yet; one entry a peer at most
@@ -48,6 +53,13 @@ func (w *watch) tell(peer key.DevicePublic, online bool) {
 	w.presence[peer.Raw()] = online
 	w.mu.Unlock()
 	w.poke()
+}
+
+// forget takes back what was queued of a peer's presence.
+func (w *watch) forget(peer key.DevicePublic) {
+	w.mu.Lock()
+	delete(w.presence, peer.Raw())
+	w.mu.Unlock()
 }
 
 // close ends the stream for this reason.

@@ -10,7 +10,9 @@ import (
 
 	"warren/coord/domain"
 	"warren/coord/reason"
+	"warren/coord/store"
 	"warren/proto/record"
+	pb "warren/proto/warrenv1"
 )
 
 // Whatever happens to other devices reaches a Watch as single changes, each summed up by a statement.
@@ -52,8 +54,8 @@ func TestWatch(t *testing.T) {
 
 // A Watch that comes again gets what it missed, and nothing else, whether the coordinator has it in memory or in the database.
 func TestResume(t *testing.T) {
-	// In memory is every change; the database keeps the newest state of each device.
-	for name, changes := range map[string]int{"from memory": 5, "from the database": 4} {
+	// The log keeps the newest state of each device.
+	for name, changes := range map[string]int{"while it runs": 4, "after a restart": 4} {
 		t.Run(name, func(t *testing.T) {
 			c := start(t, nil)
 			tok := c.token(domain.TokenWish{Reusable: true})
@@ -77,7 +79,7 @@ func TestResume(t *testing.T) {
 			c.rename("x", "y")
 			c.expire("d", nil)
 			c.member(tok, "f")
-			if name == "from the database" {
+			if name == "after a restart" {
 				c.restart()
 			}
 			f = f.resume()
@@ -358,4 +360,47 @@ func TestBurst(t *testing.T) {
 	if record.Digest(f.statement.GetDigest()) == (record.Digest{}) {
 		t.Error("a digest of nothing")
 	}
+}
+
+// A watcher for whom more was published than is kept in memory reads it from the store.
+func TestOverrunQueue(t *testing.T) {
+	c := start(t, nil)
+	tok := c.token(domain.TokenWish{Reusable: true})
+	a := c.member(tok, "a")
+	c.member(tok, "b")
+	w := newWatch(session{device: a.key.Public(), role: a.role})
+	for range maxQueue {
+		w.push(store.Change{Kind: pb.Kind_KIND_STATEMENT})
+	}
+	if len(w.queue) != maxQueue || w.behind {
+		t.Errorf("%d changes kept, behind %v", len(w.queue), w.behind)
+	}
+	w.push(store.Change{Kind: pb.Kind_KIND_STATEMENT})
+	w.push(store.Change{Kind: pb.Kind_KIND_STATEMENT})
+	if len(w.queue) != 0 || !w.behind {
+		t.Errorf("%d changes kept, behind %v", len(w.queue), w.behind)
+	}
+	w.push(store.Change{Kind: store.KindResnapshot})
+	if len(w.queue) != 1 || w.behind {
+		t.Errorf("a snapshot makes up for what was missed: %d changes kept, behind %v", len(w.queue), w.behind)
+	}
+
+	f := a.watch(0, 0)
+	f.sees("a", "b")
+	f.until("the snapshot's end", func() bool { return f.snapshots == 1 })
+	open := c.srv.hub.watches[a.key.Public().Raw()]
+	c.srv.hub.mu.Lock()
+	open.queue, open.behind = nil, true
+	c.srv.hub.mu.Unlock()
+	c.rename("b", "x")
+	c.member(tok, "c")
+	f.sees("a", "c", "x")
+	if f.snapshots != 1 || f.changes != 2 {
+		t.Errorf("%d snapshots, %d changes", f.snapshots, f.changes)
+	}
+	c.srv.hub.mu.Lock()
+	open.push(store.Change{Kind: store.KindResnapshot})
+	c.srv.hub.mu.Unlock()
+	f.until("another snapshot", func() bool { return f.snapshots == 2 })
+	f.sees("a", "c", "x")
 }

@@ -1,0 +1,198 @@
+package server
+
+import (
+	"slices"
+
+	"warren/coord/store"
+	"warren/proto/key"
+	pb "warren/proto/warrenv1"
+)
+
+// Bounds on the rows of the change log that are for one device alone. Beyond them a device gets a snapshot, and the removal of a device that
+// very many see is one row for everybody.
+const (
+	maxOwnRows    = 256  // in the log, for one device
+	maxOwnChanges = 64   // by one change, for one device
+	maxRows       = 4096 // by one change, for all devices together
+)
+
+// A batch becomes rows of the change log before it is committed, and those go to whom they concern once it is. In between the hub is locked,
+// for its access is ahead of what has been published.
+
+// delivery is a row and who gets it at once.
+type delivery struct {
+	store.Change
+	// to are devices; nil: whoever sees the device that the row is about, and that device.
+	to []rawKey
+	// all says that every device gets it.
+	all bool
+	// relays says that relays get it.
+	relays bool
+}
+
+// plan works out what the batch changes in the views of devices, and appends the rows. It locks the hub until publish or undo.
+func (h *hub) plan(b *batch) error {
+	h.mu.Lock()
+	b.planned = true
+	for _, d := range b.devices {
+		if err := h.planDevice(b, d); err != nil {
+			return err
+		}
+	}
+	for range b.relays {
+		if err := b.append(delivery{Change: store.Change{Kind: pb.Kind_KIND_STATEMENT}, all: true}); err != nil {
+			return err
+		}
+	}
+	return b.appendOwn()
+}
+
+// planDevice plans for one device's next state. If its version is as it was, nobody is concerned.
+func (h *hub) planDevice(b *batch, d *store.Device) error {
+	k := d.Key.Raw()
+	old := b.latest[k]
+	if old == nil {
+		old = h.devices[k]
+	}
+	b.latest[k] = d
+	if old != nil && old.Version == d.Version {
+		return nil
+	}
+	b.undo = append(b.undo, before(old, d))
+	e := h.access.put(d)
+	for _, p := range slices.Concat(e.gained, e.lost) {
+		b.pairs = append(b.pairs, pair{k, p})
+	}
+	var err error
+	if d.Visible() {
+		err = h.planVisible(b, old, d, e)
+	} else {
+		err = b.planHidden(old, d, e)
+	}
+	for _, r := range e.rules {
+		b.ownRow(r, store.Change{Kind: pb.Kind_KIND_STATEMENT})
+	}
+	return err
+}
+
+// before is the state that takes d out of access again: the one before, or that of a device that nobody sees.
+func before(old, d *store.Device) *store.Device {
+	if old != nil {
+		return old
+	}
+	hidden := *d
+	hidden.Gone = true
+	return &hidden
+}
+
+// planVisible plans one row for everybody who sees d; whom d sees itself is told in rows of its own.
+func (h *hub) planVisible(b *batch, old, d *store.Device, e effect) error {
+	k := d.Key.Raw()
+	wasHidden := old != nil && !old.Visible()
+	row := store.Change{Kind: pb.Kind_KIND_DEVICE, ID: d.Key.Bytes(), Body: d.Signed}
+	if err := b.append(delivery{Change: row, relays: wasHidden}); err != nil {
+		return err
+	}
+	for _, p := range e.lost {
+		b.ownRow(p, store.Change{Kind: pb.Kind_KIND_DEVICE, ID: d.Key.Bytes()})
+		b.ownRow(k, store.Change{Kind: pb.Kind_KIND_DEVICE, ID: slices.Clone(p[:])})
+	}
+	switch {
+	case wasHidden:
+		b.resnapshot(k) // it was told nothing meanwhile
+	case old != nil:
+		for _, p := range e.gained {
+			b.ownRow(k, store.Change{Kind: pb.Kind_KIND_DEVICE, ID: slices.Clone(p[:]), Body: h.signed(b, p)})
+		}
+	}
+	return nil
+}
+
+// planHidden plans for a device that expired or was removed: a row for each that saw it, or, if those are many, one for everybody, by which
+// strangers learn no more than the key of a device that is gone.
+func (b *batch) planHidden(old, d *store.Device, e effect) error {
+	row := store.Change{Kind: pb.Kind_KIND_DEVICE, ID: d.Key.Bytes()}
+	if d.Removed {
+		row.Body = d.Signed // an expired device is out of sight, not removed
+	}
+	flips := old == nil || old.Visible()
+	if len(e.lost) > maxOwnChanges {
+		return b.append(delivery{Change: row, to: e.lost, relays: flips})
+	}
+	for _, p := range e.lost {
+		b.ownRow(p, row)
+	}
+	if !flips && !d.Removed {
+		return nil
+	}
+	row.Kind = pb.Kind_KIND_BLOCKED
+	return b.append(delivery{Change: row, to: []rawKey{}, relays: true})
+}
+
+// signed gives the newest record of a device.
+func (h *hub) signed(b *batch, k rawKey) *pb.Signed {
+	if d := b.latest[k]; d != nil {
+		return d.Signed
+	}
+	return h.devices[k].Signed
+}
+
+// ownRow notes a row for one device alone.
+func (b *batch) ownRow(to rawKey, c store.Change) {
+	if _, known := b.own[to]; !known {
+		b.ownOrder = append(b.ownOrder, to)
+	}
+	b.own[to] = append(b.own[to], c)
+	b.ownRows++
+}
+
+// resnapshot notes that a device needs a snapshot.
+func (b *batch) resnapshot(k rawKey) {
+	b.ownRow(k, store.Change{Kind: store.KindResnapshot})
+}
+
+// appendOwn appends the rows for single devices, each device's own in a row, or one that asks for a snapshot.
+func (b *batch) appendOwn() error {
+	for _, k := range b.ownOrder {
+		d, err := key.DevicePublicFromBytes(k[:])
+		if err != nil {
+			return err
+		}
+		if last := b.latest[k]; last != nil && last.Removed {
+			continue // nobody will ever read them
+		}
+		rows := b.own[k]
+		many, err := b.tooMany(d, rows)
+		if err != nil {
+			return err
+		}
+		if many {
+			rows = []store.Change{{Kind: store.KindResnapshot}}
+		}
+		for _, c := range rows {
+			c.Audience = d
+			if err := b.append(delivery{Change: c, to: []rawKey{k}}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (b *batch) tooMany(d key.DevicePublic, rows []store.Change) (bool, error) {
+	asks := func(c store.Change) bool { return c.Kind == store.KindResnapshot }
+	if len(rows) > maxOwnChanges || len(rows) > 1 && b.ownRows > maxRows || slices.ContainsFunc(rows, asks) {
+		return true, nil
+	}
+	have, err := b.tx.OwnChanges(d)
+	return have+len(rows) > maxOwnRows, err
+}
+
+// append writes a row and keeps it for those who watch.
+func (b *batch) append(d delivery) (err error) {
+	if d.Revision, err = b.tx.Append(d.Change); err != nil {
+		return err
+	}
+	b.deliveries = append(b.deliveries, d)
+	return nil
+}
