@@ -1,0 +1,323 @@
+package compile
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"warren/coord/policy"
+)
+
+// SetDevice adds a device, or replaces what was known of it.
+func (c *Compiler) SetDevice(d Device) Update {
+	slot, known := c.slots[d.ID]
+	var before *entry
+	var peers bits
+	var sides []int
+	if known {
+		before, peers, sides = c.entries[slot], c.peers(slot), c.sidesWith(slot)
+	}
+	concerned := &concern{Compiler: c}
+	next := c.newEntry(&d)
+	if before != nil {
+		if before.user != next.user {
+			concerned.self(slot)
+		}
+		concerned.leave(slot, c.touched(before, next, sides))
+	}
+	slot = c.put(&d)
+	after := c.sidesOf(c.entries[slot])
+	for _, s := range sides {
+		c.unset(s, slot)
+	}
+	for _, s := range after {
+		c.set(s, slot)
+	}
+	touched := after
+	if before != nil && sameParts(before, next) {
+		touched = without(after, sides)
+	}
+	concerned.leave(slot, touched)
+	if before == nil || before.user != next.user || !sameParts(before, next) {
+		concerned.self(slot)
+	}
+	return concerned.update(slot, peers)
+}
+
+// touched are the sides which a change of a device from before to next may alter, of those it is in.
+func (c *Compiler) touched(before, next *entry, sides []int) []int {
+	if sameParts(before, next) {
+		return without(sides, c.sidesOf(next))
+	}
+	return sides
+}
+
+// RemoveDevice forgets a device.
+func (c *Compiler) RemoveDevice(id ID) Update {
+	slot, ok := c.slots[id]
+	if !ok {
+		return Update{}
+	}
+	peers, sides := c.peers(slot), c.sidesWith(slot)
+	for _, s := range sides {
+		c.unset(s, slot)
+	}
+	lost := slices.Collect(c.ids(peers))
+	c.remove(slot)
+	return Update{Changed: append(slices.Clone(lost), id), Lost: lost}
+}
+
+// SetUser says what is known of a user.
+func (c *Compiler) SetUser(name string, u User) Update {
+	if c.users[name] == u {
+		return Update{}
+	}
+	concerned := &concern{Compiler: c}
+	c.users[name] = u
+	concerned.refresh(c.owned[name])
+	return concerned.update(-1, nil)
+}
+
+// SetGroup says who is in a group of sign-in; nobody removes it.
+func (c *Compiler) SetGroup(name string, users []string) Update {
+	old := c.groups[name]
+	c.groups[name] = slices.Compact(slices.Sorted(slices.Values(users)))
+	if len(users) == 0 {
+		delete(c.groups, name)
+	}
+	concerned := &concern{Compiler: c}
+	for _, u := range old {
+		if _, still := slices.BinarySearch(c.groups[name], u); !still {
+			c.signIn[u] = slices.DeleteFunc(c.signIn[u], func(g string) bool { return g == name })
+			concerned.refresh(c.owned[u])
+		}
+	}
+	for _, u := range c.groups[name] {
+		if !slices.Contains(c.signIn[u], name) {
+			c.signIn[u] = append(c.signIn[u], name)
+			concerned.refresh(c.owned[u])
+		}
+	}
+	return concerned.update(-1, nil)
+}
+
+// SetPolicy puts another policy into force.
+func (c *Compiler) SetPolicy(p *policy.Policy, now time.Time) Update {
+	oldProgram, oldMembers := c.program, c.members
+	c.now = now
+	c.load(newProgram(p, now))
+	concerned := &concern{Compiler: c}
+	concerned.compare(oldProgram, oldMembers)
+	return concerned.update(-1, nil)
+}
+
+// Advance opens and closes time windows. next is when it should be called again; zero: not for the sake of time.
+func (c *Compiler) Advance(now time.Time) (u Update, next time.Time) {
+	c.now = now
+	concerned := &concern{Compiler: c}
+	for _, r := range c.program.rules {
+		if r.grant.Schedule == nil {
+			continue
+		}
+		if open := r.grant.Schedule.Open(now); open != r.active {
+			r.active = true // for who is concerned by it
+			concerned.rule(r)
+			r.active = open
+		}
+		if n := r.grant.Schedule.Next(now); !n.IsZero() && (next.IsZero() || n.Before(next)) {
+			next = n
+		}
+	}
+	return concerned.update(-1, nil), next
+}
+
+// sidesWith gives the sides that a device is in.
+func (c *Compiler) sidesWith(slot int) (out []int) {
+	for i, m := range c.members {
+		if m.has(slot) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+func (c *Compiler) set(side, slot int) {
+	m := c.members[side]
+	m.set(slot)
+	m.list = nil
+}
+
+func (c *Compiler) unset(side, slot int) {
+	m := c.members[side]
+	m.clear(slot)
+	m.list = nil
+}
+
+// sameParts reports whether a device has the same prefixes in whatever side it stays in.
+func sameParts(a, b *entry) bool {
+	prefixes := func(x, y part) bool { return x.Prefix == y.Prefix }
+	return slices.EqualFunc(a.own, b.own, prefixes) && slices.EqualFunc(a.carried, b.carried, prefixes) &&
+		a.Exit == b.Exit && slices.Equal(a.Tags, b.Tags) && a.user == b.user
+}
+
+// without gives the elements of a, which is sorted as b is, that b has not.
+func without(a, b []int) []int {
+	return slices.DeleteFunc(slices.Clone(a), func(x int) bool {
+		_, ok := slices.BinarySearch(b, x)
+		return ok
+	})
+}
+
+// concern collects the devices whose view a change alters.
+type concern struct {
+	*Compiler
+	hit bits
+}
+
+// leave is for sides which slot is in, and that it joins or leaves, or in which its prefixes change.
+func (n *concern) leave(slot int, sides []int) {
+	for _, i := range sides {
+		s := &n.sides[i]
+		for _, r := range s.asSource {
+			if r.active {
+				n.addOpposite(&n.hit, r, slot, true)
+			}
+		}
+		for _, r := range s.asDestination {
+			if r.active {
+				n.addOpposite(&n.hit, r, slot, false)
+			}
+		}
+	}
+}
+
+// self is for a device that joins or leaves those of its user.
+func (n *concern) self(slot int) {
+	u := n.entries[slot].user
+	if u == "" || !slices.ContainsFunc(n.program.rules, func(r *rule) bool { return r.self && r.active }) {
+		return
+	}
+	for _, s := range n.owned[u] {
+		n.hit.set(s)
+	}
+}
+
+// refresh puts devices into the sides where they belong now.
+func (n *concern) refresh(slots []int) {
+	for _, slot := range slots {
+		before, after := n.sidesWith(slot), n.sidesOf(n.entries[slot])
+		left, joined := without(before, after), without(after, before)
+		n.leave(slot, left)
+		for _, s := range left {
+			n.unset(s, slot)
+		}
+		for _, s := range joined {
+			n.set(s, slot)
+		}
+		n.leave(slot, joined)
+		if len(left)+len(joined) > 0 {
+			n.hit.set(slot)
+		}
+	}
+}
+
+// rule is for a rule that opens or closes.
+func (n *concern) rule(r *rule) {
+	n.between(r, n.members[r.src].bits, n.opposite(r, n.members))
+}
+
+func (n *concern) opposite(r *rule, members []*memberSet) bits {
+	if r.self {
+		return nil
+	}
+	return members[r.dst].bits
+}
+
+// between adds the devices of both sides of r, if there are any in both.
+func (n *concern) between(r *rule, src, dst bits) {
+	if !r.self {
+		if !src.empty() && !dst.empty() {
+			n.hit.add(src)
+			n.hit.add(dst)
+		}
+		return
+	}
+	for slot := range src.all() {
+		if e := n.entries[slot]; e.user != "" && len(n.owned[e.user]) > 1 {
+			for _, s := range n.owned[e.user] {
+				n.hit.set(s)
+			}
+		}
+	}
+}
+
+// compare finds what a program and its members changed with respect to the former ones. Slots are the same.
+func (n *concern) compare(old *program, oldMembers []*memberSet) {
+	former := map[string]*rule{}
+	for _, r := range old.rules {
+		if r.active {
+			former[r.key] = r
+		}
+	}
+	for _, r := range n.program.rules {
+		if !r.active {
+			continue
+		}
+		src, dst := n.members[r.src].bits, n.opposite(r, n.members)
+		was := former[r.key]
+		delete(former, r.key)
+		if was == nil {
+			n.between(r, src, dst)
+			continue
+		}
+		wasSrc, wasDst := oldMembers[was.src].bits, n.opposite(was, oldMembers)
+		n.moved(r, wasSrc, src, wasDst, dst)
+	}
+	for _, key := range slices.Sorted(maps.Keys(former)) {
+		r := former[key]
+		n.between(r, oldMembers[r.src].bits, n.opposite(r, oldMembers))
+	}
+}
+
+// moved is for a rule whose sides may have other members than before.
+func (n *concern) moved(r *rule, wasSrc, src, wasDst, dst bits) {
+	from := wasSrc.without(src)
+	from.add(src.without(wasSrc))
+	to := wasDst.without(dst)
+	to.add(dst.without(wasDst))
+	if r.self {
+		n.between(r, from, nil)
+		return
+	}
+	all := func(a, b bits) bits {
+		var out bits
+		out.add(a)
+		out.add(b)
+		return out
+	}
+	if !from.empty() {
+		n.hit.add(from)
+		n.hit.add(all(wasDst, dst))
+	}
+	if !to.empty() {
+		n.hit.add(to)
+		n.hit.add(all(wasSrc, src))
+	}
+}
+
+// update tells who is concerned; slot is the one device that changed, or -1, and peers those that it had.
+func (n *concern) update(slot int, peers bits) (u Update) {
+	if slot >= 0 {
+		now := n.peers(slot)
+		gained, lost := now.without(peers), peers.without(now)
+		u.Gained, u.Lost = slices.Collect(n.ids(gained)), slices.Collect(n.ids(lost))
+		n.hit.clear(slot)
+		n.hit.add(gained)
+		n.hit.add(lost)
+		if !n.hit.empty() {
+			n.hit.set(slot)
+		}
+	}
+	u.Changed = slices.Collect(n.ids(n.hit))
+	return u
+}

@@ -1,0 +1,284 @@
+package compile
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"weak"
+
+	"warren/coord/policy"
+	"warren/proto/record"
+	pb "warren/proto/warrenv1"
+)
+
+// View is what a device is told besides the records of its peers.
+type View struct {
+	*RuleSet
+	Routes []Route
+}
+
+// RuleSet is the grants of a device's map. Devices with the same grants share one.
+type RuleSet struct {
+	Grants []*pb.Grant
+	// Hash is of the grants; what is equal has equal hashes.
+	Hash [32]byte
+}
+
+// Route is a CIDR that a device may reach, or be reached from, through a gateway. It is as the gateway's record has it, of which grants may
+// allow a part only.
+type Route struct {
+	Prefix  netip.Prefix
+	Gateway ID
+	Exit    bool // of an exit node: all addresses of a family
+}
+
+// View gives what a device is told. For a device that is not known that is nothing.
+func (c *Compiler) View(id ID) View {
+	slot, ok := c.slots[id]
+	if !ok {
+		return View{RuleSet: (&builder{Compiler: c}).ruleSet()}
+	}
+	b := &builder{Compiler: c, slot: slot, e: c.entries[slot]}
+	for _, r := range c.program.rules {
+		if r.active {
+			b.rule(r)
+		}
+	}
+	return View{RuleSet: b.ruleSet(), Routes: b.routes()}
+}
+
+// builder makes the view of one device.
+type builder struct {
+	*Compiler
+	slot int
+	e    *entry
+	told []told
+	// opposite are the sides that it has to do with.
+	opposite []int
+}
+
+// told is the grants that one rule makes.
+type told struct {
+	id     string
+	sum    []byte
+	grants []*pb.Grant
+}
+
+// rule adds what a rule lets the device send and receive.
+func (b *builder) rule(r *rule) {
+	src := b.members[r.src]
+	if r.self {
+		b.selfRule(r)
+		return
+	}
+	dst := b.members[r.dst]
+	isSrc, isDst := src.has(b.slot), dst.has(b.slot)
+	if b.sides[r.src].full && b.sides[r.dst].full {
+		if !src.onlyHas(b.slot) {
+			b.emit(r, b.list(r.src), b.list(r.dst))
+		}
+	} else {
+		if isSrc && !dst.onlyHas(b.slot) && !dst.empty() {
+			b.emit(r, b.ownList(r.src), b.list(r.dst))
+		}
+		if isDst && !src.onlyHas(b.slot) && !src.empty() {
+			b.emit(r, b.list(r.src), b.ownList(r.dst))
+		}
+	}
+	if isSrc {
+		b.opposite = append(b.opposite, r.dst)
+	}
+	if isDst {
+		b.opposite = append(b.opposite, r.src)
+	}
+}
+
+// selfRule is for the devices of the device's user.
+func (b *builder) selfRule(r *rule) {
+	if b.e.user == "" {
+		return
+	}
+	var all, sources []part
+	for _, s := range b.owned[b.e.user] {
+		if s == b.slot {
+			continue
+		}
+		all = append(all, b.entries[s].own...)
+		if b.members[r.src].has(s) {
+			sources = append(sources, b.entries[s].own...)
+		}
+	}
+	own := newPrefixList(b.e.own)
+	if b.members[r.src].has(b.slot) && len(all) > 0 {
+		b.emit(r, own, newPrefixList(all))
+	}
+	if len(sources) > 0 {
+		b.emit(r, newPrefixList(sources), own)
+	}
+}
+
+// emit adds grants, in pieces that a map statement can hold.
+func (b *builder) emit(r *rule, src, dst *prefixList) {
+	if len(src.prefixes) == 0 || len(dst.prefixes) == 0 {
+		return
+	}
+	t := told{id: r.grant.ID, sum: slices.Concat([]byte(r.allows), src.sum[:], dst.sum[:])}
+	for s := range slices.Chunk(src.prefixes, record.MaxPrefixes) {
+		for d := range slices.Chunk(dst.prefixes, record.MaxPrefixes) {
+			t.grants = append(t.grants, &pb.Grant{Id: r.grant.ID, Sources: s, Destinations: d, Flows: r.flows})
+		}
+	}
+	b.told = append(b.told, t)
+}
+
+// ruleSet puts what was told into an order that does not depend on how it came about.
+func (b *builder) ruleSet() *RuleSet {
+	slices.SortFunc(b.told, func(x, y told) int { return cmp.Or(compareIDs(x.id, y.id), bytes.Compare(x.sum, y.sum)) })
+	b.told = slices.CompactFunc(b.told, func(x, y told) bool { return bytes.Equal(x.sum, y.sum) })
+	h := sha256.New()
+	var grants []*pb.Grant
+	for _, t := range b.told {
+		h.Write(t.sum) // each of one length
+		grants = append(grants, t.grants...)
+	}
+	return b.rules.share(&RuleSet{grants, [32]byte(h.Sum(nil))})
+}
+
+// compareIDs puts grants[9] before grants[10].
+func compareIDs(a, b string) int {
+	x, i := splitID(a)
+	y, j := splitID(b)
+	return cmp.Or(strings.Compare(x, y), cmp.Compare(i, j), strings.Compare(a, b))
+}
+
+func splitID(id string) (string, int) {
+	head, tail, _ := strings.Cut(id, "[")
+	n, _ := strconv.Atoi(strings.TrimSuffix(tail, "]")) // 0 for a name
+	return head, n
+}
+
+// ownList is what the device itself has in a side.
+func (b *builder) ownList(side int) *prefixList {
+	return newPrefixList(b.parts(&b.sides[side], b.e))
+}
+
+// list gives the prefixes of all devices in a side.
+func (c *Compiler) list(side int) *prefixList {
+	m, s := c.members[side], &c.sides[side]
+	if m.list != nil {
+		return m.list
+	}
+	var all []part
+	members := m.bits
+	if s.full && !m.empty() {
+		all = append(all, c.prefixes...)
+		members = c.irregular
+	}
+	for slot := range members.all() {
+		all = append(all, c.parts(s, c.entries[slot])...)
+	}
+	m.list = newPrefixList(all)
+	return m.list
+}
+
+// routes gives what the device reaches through gateways, or is reached from.
+func (b *builder) routes() (out []Route) {
+	for slot := range b.carriers.all() {
+		if slot == b.slot {
+			continue
+		}
+		e := b.entries[slot]
+		var parts []part
+		for _, side := range b.opposite {
+			if b.members[side].has(slot) {
+				parts = append(parts, b.parts(&b.sides[side], e)...)
+			}
+		}
+		if len(parts) == 0 {
+			continue
+		}
+		out = append(out, usable(e, parts)...)
+	}
+	slices.SortFunc(out, func(x, y Route) int {
+		if c := comparePrefix(x.Prefix, y.Prefix); c != 0 {
+			return c
+		}
+		return slices.Compare(x.Gateway[:], y.Gateway[:])
+	})
+	return out
+}
+
+// usable gives the routes of a gateway of which parts allow something.
+func usable(e *entry, parts []part) (out []Route) {
+	for _, r := range e.carried {
+		if slices.ContainsFunc(parts, func(p part) bool { return p.Overlaps(r.Prefix) }) {
+			out = append(out, Route{Prefix: r.Prefix, Gateway: e.ID})
+		}
+	}
+	if !e.Exit {
+		return out
+	}
+	for _, all := range []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
+		if slices.ContainsFunc(parts, func(p part) bool { return isPublic(p.Prefix) && p.Overlaps(all) }) {
+			out = append(out, Route{Prefix: all, Gateway: e.ID, Exit: true})
+		}
+	}
+	return out
+}
+
+// isPublic reports whether a prefix lies in the internet.
+func isPublic(p netip.Prefix) bool {
+	return slices.ContainsFunc(policy.InternetPrefixes(), func(n netip.Prefix) bool { return n.Bits() <= p.Bits() && n.Contains(p.Addr()) })
+}
+
+// prefixList is prefixes of which none contains another, sorted.
+type prefixList struct {
+	prefixes []*pb.Prefix
+	sum      [32]byte
+}
+
+func newPrefixList(all []part) *prefixList {
+	sorted := slices.Clone(all)
+	slices.SortFunc(sorted, func(a, b part) int { return comparePrefix(a.Prefix, b.Prefix) })
+	l := &prefixList{prefixes: make([]*pb.Prefix, 0, len(sorted))}
+	h := sha256.New()
+	var last netip.Prefix
+	for _, p := range sorted {
+		if last.IsValid() && last.Overlaps(p.Prefix) {
+			continue
+		}
+		last = p.Prefix
+		l.prefixes = append(l.prefixes, p.pb)
+		h.Write(p.pb.GetAddress())
+		h.Write(binary.BigEndian.AppendUint32(nil, p.pb.GetBits()))
+	}
+	h.Sum(l.sum[:0])
+	return l
+}
+
+// interned keeps one of each rule set that somebody still holds.
+type interned struct {
+	sets map[[32]byte]weak.Pointer[RuleSet]
+	kept int // after the last look for those that nobody holds
+}
+
+func (n *interned) share(set *RuleSet) *RuleSet {
+	if old := n.sets[set.Hash].Value(); old != nil {
+		return old
+	}
+	if n.sets == nil {
+		n.sets = map[[32]byte]weak.Pointer[RuleSet]{}
+	}
+	if len(n.sets) > 2*n.kept+64 {
+		maps.DeleteFunc(n.sets, func(_ [32]byte, w weak.Pointer[RuleSet]) bool { return w.Value() == nil })
+		n.kept = len(n.sets)
+	}
+	n.sets[set.Hash] = weak.Make(set)
+	return set
+}

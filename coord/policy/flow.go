@@ -1,0 +1,230 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Flow is a protocol and a range of ports.
+type Flow struct {
+	// Protocol is the IP protocol's number; 0 is every protocol and port.
+	Protocol uint8
+	// First and Last are 0 and 65535 for protocols without ports.
+	First, Last uint16
+}
+
+const maxPort = 65535
+
+// The protocols that have ports, and those of ICMP.
+const (
+	protoICMP   = 1
+	protoTCP    = 6
+	protoUDP    = 17
+	protoICMPv6 = 58
+	protoSCTP   = 132
+)
+
+// HasPorts reports whether an IP protocol has ports that a flow can tell apart.
+func HasPorts(protocol uint8) bool {
+	return protocol == protoTCP || protocol == protoUDP || protocol == protoSCTP
+}
+
+// protocols are the names that a policy may use; icmp is both.
+var protocols = map[string][]uint8{
+	"icmp": {protoICMP, protoICMPv6}, "igmp": {2}, "ipv4": {4}, "ip-in-ip": {4}, "tcp": {protoTCP}, "egp": {8}, "igp": {9}, "udp": {protoUDP},
+	"dccp": {33}, "ipv6": {41}, "gre": {47}, "esp": {50}, "ah": {51}, "ipv6-icmp": {protoICMPv6}, "icmpv6": {protoICMPv6}, "ospf": {89},
+	"sctp": {protoSCTP},
+}
+
+// everything is what "*" grants.
+var everything = Flow{0, 0, maxPort}
+
+// ProtocolName gives the name of an IP protocol, or its number.
+func ProtocolName(p uint8) string {
+	switch p {
+	case protoICMPv6:
+		return "icmpv6"
+	case 4:
+		return "ip-in-ip"
+	}
+	for name, ps := range protocols {
+		if ps[0] == p {
+			return name
+		}
+	}
+	return strconv.Itoa(int(p))
+}
+
+// String is the flow as ip lists have it, such as tcp:443, udp:5000-5010, icmp:* and *.
+func (f Flow) String() string {
+	if f.Protocol == 0 {
+		return "*"
+	}
+	ports := strconv.Itoa(int(f.First))
+	switch {
+	case f.First == 0 && f.Last == maxPort:
+		ports = "*"
+	case f.First != f.Last:
+		ports += "-" + strconv.Itoa(int(f.Last))
+	}
+	return ProtocolName(f.Protocol) + ":" + ports
+}
+
+// Contains reports whether f allows protocol and port; the port of a protocol without ports does not count.
+func (f Flow) Contains(protocol uint8, port uint16) bool {
+	return f.Protocol == 0 || f.Protocol == protocol && (!HasPorts(protocol) || port >= f.First && port <= f.Last)
+}
+
+// ParseFlow reads what people ask about, such as tcp/443, tcp:443, icmp, or 443, which is TCP. The first port of a range counts.
+func ParseFlow(s string) (Flow, error) {
+	s = strings.Replace(s, "/", ":", 1)
+	proto, ports, ok := strings.Cut(s, ":")
+	if !ok {
+		if _, err := strconv.Atoi(s); err == nil || s == "*" {
+			proto, ports = "tcp", s
+		} else {
+			ports = "*"
+		}
+	}
+	fs, _, err := parseFlows(proto, ports)
+	if err != nil {
+		return Flow{}, err
+	}
+	return fs[0], nil
+}
+
+// parseIP reads an element of a grant's ip list.
+func parseIP(s string) ([]Flow, string, error) {
+	if s == "*" {
+		return []Flow{everything}, "", nil
+	}
+	proto, ports, ok := strings.Cut(s, ":")
+	if !ok {
+		if _, known := protocols[strings.ToLower(s)]; known {
+			return nil, "write " + quote(s+":*"), fmt.Errorf("%s has no ports", quote(s))
+		}
+		proto, ports = "", s
+	}
+	if proto == "*" && ports == "*" {
+		return []Flow{everything}, "", nil
+	}
+	if ok && proto == "" {
+		return nil, "write " + quote("tcp"+s), fmt.Errorf("%s has no protocol", quote(s))
+	}
+	return parseFlows(proto, ports)
+}
+
+// parseFlows gives the flows of a protocol, "" for none, and ports such as 22, 80,443, 8000-8080 or *. Without a protocol those are TCP's and
+// UDP's, and ICMP, so that a host can be pinged; Tailscale does the same.
+func parseFlows(proto, ports string) ([]Flow, string, error) {
+	numbers, fix, err := parseProtocol(proto)
+	if err != nil {
+		return nil, fix, err
+	}
+	ranges, fix, err := parsePorts(ports)
+	if err != nil {
+		return nil, fix, err
+	}
+	var out []Flow
+	for _, p := range numbers {
+		if HasPorts(p) {
+			for _, r := range ranges {
+				out = append(out, Flow{p, r.First, r.Last})
+			}
+			continue
+		}
+		if proto != "" && ports != "*" {
+			return nil, "write " + quote(proto+":*"), fmt.Errorf("protocol %s has no ports", quote(proto))
+		}
+		out = append(out, Flow{p, 0, maxPort})
+	}
+	return out, "", nil
+}
+
+func parseProtocol(s string) ([]uint8, string, error) {
+	if s == "" {
+		return []uint8{protoTCP, protoUDP, protoICMP, protoICMPv6}, "", nil
+	}
+	if ps, ok := protocols[strings.ToLower(s)]; ok {
+		return ps, "", nil
+	}
+	n, err := strconv.Atoi(s)
+	switch {
+	case err == nil && n >= 1 && n <= 255:
+		return []uint8{uint8(n)}, "", nil
+	case err == nil:
+		return nil, "", fmt.Errorf("protocol %s is not in 1-255", quote(s))
+	}
+	fix := didYouMean(s, "", maps.Keys(protocols))
+	if fix == "" {
+		fix = "write tcp, udp, icmp, sctp or a number"
+	}
+	return nil, fix, fmt.Errorf("unknown protocol %s", quote(s))
+}
+
+func parsePorts(s string) ([]Flow, string, error) {
+	if s == "*" {
+		return []Flow{{0, 0, maxPort}}, "", nil
+	}
+	var out []Flow
+	for part := range strings.SplitSeq(s, ",") {
+		first, last, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		if !isRange {
+			last = first
+		}
+		a, errA := strconv.ParseUint(first, 10, 32)
+		b, errB := strconv.ParseUint(last, 10, 32)
+		switch {
+		case errA != nil || errB != nil:
+			return nil, "write a port such as 443, a list 80,443, a range 8000-8080, or *", fmt.Errorf("%s are no ports", quote(s))
+		case a > maxPort || b > maxPort:
+			return nil, "", fmt.Errorf("port %s is not in 0-65535", quote(part))
+		case a > b:
+			return nil, "write " + quote(last+"-"+first), fmt.Errorf("range %s goes backwards", quote(part))
+		}
+		out = append(out, Flow{0, uint16(a), uint16(b)})
+	}
+	return out, "", nil
+}
+
+// NormalFlows sorts flows, joins those that touch, and drops those that others contain.
+func NormalFlows(in []Flow) []Flow {
+	out := slices.Clone(in)
+	slices.SortFunc(out, func(a, b Flow) int {
+		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
+	})
+	n := 0
+	for i, f := range out {
+		if i > 0 {
+			last := &out[n-1]
+			if last.Protocol == 0 {
+				break
+			}
+			if f.Protocol == last.Protocol && int(f.First) <= int(last.Last)+1 {
+				last.Last = max(last.Last, f.Last)
+				continue
+			}
+		}
+		out[n] = f
+		n++
+	}
+	return out[:n]
+}
+
+// FlowsContain reports whether normal flows allow all of f.
+func FlowsContain(flows []Flow, f Flow) bool {
+	return slices.ContainsFunc(flows, func(g Flow) bool {
+		return g.Protocol == 0 || g.Protocol == f.Protocol && (!HasPorts(f.Protocol) || g.First <= f.First && f.Last <= g.Last)
+	})
+}
+
+// FlowsOverlap reports whether flows allow some of f.
+func FlowsOverlap(flows []Flow, f Flow) bool {
+	return slices.ContainsFunc(flows, func(g Flow) bool {
+		return g.Protocol == 0 || f.Protocol == 0 || g.Protocol == f.Protocol && (!HasPorts(f.Protocol) || g.First <= f.Last && f.First <= g.Last)
+	})
+}
