@@ -12,11 +12,17 @@ func (s *session) consider(p *pair) {
 		s.promote(p, Found, "")
 	case !p.betterThan(c):
 	case p.answers < 2: // one quick answer may be luck
-		p.tries, p.limit, p.nextTry = 0, 1, s.c.now.Add(confirmAfter)
+		s.confirm(p)
+	case c.answers < recentMax && len(c.missed) < recentMax: // ... and one slow answer of the other, amid the fault that put it there, bad luck
+		s.send(c)
+		s.confirm(p)
 	default:
 		s.promote(p, Better, fmt.Sprintf("better than %s, which takes %s", c.Remote, c.least()))
 	}
 }
+
+// confirm has another look at p shortly.
+func (s *session) confirm(p *pair) { p.tries, p.limit, p.nextTry = 0, 1, s.c.now.Add(confirmAfter) }
 
 func (s *session) promote(p *pair, cause Cause, reason string) {
 	s.current, s.since, s.doubt = p, s.c.now, false

@@ -77,7 +77,7 @@ const (
 	gainMin      = 2 * time.Millisecond // hysteresis: what a better path must gain, or gainPart of the round trip
 	gainPart     = 7                    // one seventh
 	answersFresh = 10 * time.Second     // answers further apart do not count together
-	recentMax    = 4                    // so many of the last round trips are compared
+	recentMax    = 4                    // so many of the last round trips are compared; a path in use that has fewer is measured again first
 )
 
 // bucket is a token bucket.
