@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,12 +51,16 @@ type Config struct {
 	MaxConfigured int
 	// OnActive and OnIdle tell that a peer (by its current node key) was configured or removed. Run calls them, one after the other.
 	OnActive, OnIdle func(peer key.NodePublic)
+	// Filter is what the packet filter is made with.
+	Filter filter.Config
 	// SocketDir is where the UAPI socket NAME.sock is made; empty for the place where wg looks.
 	SocketDir string
 }
 
 // Peer is one device of the map, as the engine needs it.
 type Peer struct {
+	// Device is the key by which flows of the peer outlive its node keys; zero: the node key stands for it.
+	Device  key.DevicePublic
 	NodeKey key.NodePublic
 	// NextNodeKey is the key being rotated to, or zero. A peer that calls with it is served under it.
 	NextNodeKey key.NodePublic
@@ -65,9 +70,20 @@ type Peer struct {
 
 // Map is a whole network map: peers that are not in it are removed.
 type Map struct {
-	Self   []netip.Addr
-	Peers  []Peer
-	Grants []*pb.Grant
+	Self []netip.Addr
+	// Carries is what this device carries besides its own addresses.
+	Carries []netip.Prefix
+	Peers   []Peer
+	Grants  []*pb.Grant
+}
+
+// self is what packets from peers may be for.
+func (m *Map) self() []netip.Prefix {
+	out := slices.Clone(m.Carries)
+	for _, a := range m.Self {
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return out
 }
 
 // PeerStats is what is known of a peer that was configured at least once since it came into the map.
@@ -112,7 +128,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1)}
 	e.want.init()
 	e.known.Store(&map[[key.Size]byte]struct{}{})
-	e.tun = tundev.Wrap(cfg.TUN, tundev.Config{Log: cfg.Log, Wanted: e.Want})
+	e.tun = tundev.Wrap(cfg.TUN, tundev.Config{Log: cfg.Log, Wanted: e.Want, Filter: cfg.Filter})
 	e.dev = newWireguard(e.tun, cfg.Bind, cfg.Log)
 	e.roster = newRoster(e.dev, cfg.Bind, e.tun, cfg.Log, cfg.IdleAfter, cfg.MaxConfigured)
 	if err := e.dev.up(cfg.Private); err != nil {
@@ -190,7 +206,7 @@ func (e *Engine) SetMap(m Map) {
 	}
 	e.mu.Lock()
 	e.known.Store(&known)
-	e.tun.SetMap(m.Self, routes(m.Peers), e.rules(m.Grants))
+	e.tun.SetMap(m.self(), routes(m.Peers), e.rules(m.Grants))
 	e.roster.setPeers(m.Peers)
 	e.mu.Unlock()
 	select {
@@ -216,7 +232,7 @@ func routes(peers []Peer) []tundev.Route {
 	out := make([]tundev.Route, 0, len(peers))
 	for _, p := range peers {
 		for _, prefix := range p.Prefixes {
-			out = append(out, tundev.Route{Prefix: prefix, Peer: p.NodeKey})
+			out = append(out, tundev.Route{Prefix: prefix, Peer: p.NodeKey, Device: p.Device})
 		}
 	}
 	return out
@@ -231,6 +247,16 @@ func (e *Engine) Stats() []PeerStats {
 
 // Packets tells what became of packets between the host and the tunnel.
 func (e *Engine) Packets() tundev.Counters { return e.tun.Counters() }
+
+// Collect tells what happened to flows since the last time; see filter.Collect.
+func (e *Engine) Collect(tell func(*filter.Record), omitted func(*filter.Peer, filter.Omitted)) {
+	e.tun.Collect(tell, omitted)
+}
+
+// Flows visits the flows that pass at present, those of one device or, if that is zero, all, until visit has seen enough.
+func (e *Engine) Flows(device key.DevicePublic, visit func(*filter.Record) (more bool)) {
+	e.tun.Flows(device, visit)
+}
 
 // Close takes the device down and closes the TUN. It may be called more than once, also while Run runs.
 func (e *Engine) Close() {

@@ -40,27 +40,91 @@ var packetPath = map[string]struct {
 func BenchmarkFilter(b *testing.B) {
 	for name, c := range packetPath {
 		b.Run(name, func(b *testing.B) {
-			f := New()
-			f.SetRules(sizedRules(b, c.grant, c.others))
-			p := c.packet.bytes()
+			f, peer, p := New(Config{Records: true}), new(Peer), c.packet.bytes()
+			f.SetRules(sizedRules(b, c.grant, c.others), 0)
 			b.ReportAllocs()
 			for b.Loop() {
-				f.Out(p, 0)
+				f.Judge(Out, peer, p, 0)
+			}
+		})
+	}
+	b.Run("open, no records", func(b *testing.B) {
+		f, peer, p := New(Config{}), new(Peer), tcp(a4, b4, 1, 80, 0).bytes()
+		f.SetRules(sizedRules(b, a4+","+b4+" -> "+a4+","+b4+" any", 1000), 0)
+		b.ReportAllocs()
+		for b.Loop() {
+			f.Judge(Out, peer, p, 0)
+		}
+	})
+}
+
+// BenchmarkNewFlow is a flow's first packet, when the table is full.
+func BenchmarkNewFlow(b *testing.B) {
+	for name, rules := range map[string]*Rules{
+		"1 grant":           mustCompile(a4 + " -> " + b4 + " 17:0-65535"),
+		"10000 other":       sizedRules(b, a4+" -> "+b4+" 17:0-65535", 10_000),
+		"10000 of its pair": portRules(b, 10_000),
+	} {
+		b.Run(name, func(b *testing.B) {
+			f, peer, p := New(Config{Records: true}), new(Peer), udp(a4, b4, 0, 9_999).bytes()
+			f.SetRules(rules, 0)
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				p[20], p[21] = byte(n), byte(n>>8)
+				p[15] = byte(n>>16) | 1
+				if f.Judge(Out, peer, p, time.Duration(n)).Verdict != Pass && p[15] == 1 {
+					b.Fatal("refused")
+				}
 			}
 		})
 	}
 }
 
-// BenchmarkNewFlow is a flow's first packet, when the table is full.
-func BenchmarkNewFlow(b *testing.B) {
-	f := New()
-	f.SetRules(mustCompile(a4 + " -> " + b4 + " 17:0-65535"))
-	p := udp(a4, b4, 0, 80).bytes()
-	b.ReportAllocs()
-	for n := 0; b.Loop(); n++ {
-		p[20], p[21], p[22] = byte(n), byte(n>>8), byte(n>>16)
-		f.Out(p, time.Duration(n))
+// portRules are grants between a and b, one for each port.
+func portRules(t testing.TB, n int) *Rules {
+	var list []*pb.Grant
+	for port := range n {
+		list = append(list, grants(fmt.Sprintf("100.64.0.0/24 -> %s 17:%d-%d", b4, port, port))...)
 	}
+	r, err := Compile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// BenchmarkCollect is a look at a full table with nothing to tell.
+func BenchmarkCollect(b *testing.B) {
+	f, peer := New(Config{Records: true}), new(Peer)
+	f.SetRules(mustCompile(a4+" -> "+b4+" 17:0-65535"), 0)
+	p := udp(a4, b4, 0, 0).bytes()
+	for n := range 2 * DefaultMaxFlows {
+		p[20], p[21], p[22] = byte(n), byte(n>>8), byte(n>>16)
+		f.Judge(Out, peer, p, 0)
+	}
+	nothing := func(*Record) {}
+	f.Collect(0, nothing, func(*Peer, Omitted) {})
+	b.ReportAllocs()
+	for b.Loop() {
+		f.Collect(0, nothing, func(*Peer, Omitted) {})
+	}
+	b.ReportMetric(float64(f.Stats().Flows), "flows")
+}
+
+// BenchmarkSetRules is what a change of the rules costs when the table is full.
+func BenchmarkSetRules(b *testing.B) {
+	f, peer := New(Config{Records: true}), new(Peer)
+	rules := []*Rules{mustCompile(a4 + " -> " + b4 + " 17:0-65535"), portRules(b, 10_000)}
+	f.SetRules(rules[0], 0)
+	p := udp(a4, b4, 0, 99).bytes()
+	for n := range DefaultMaxFlows {
+		p[20], p[21] = byte(n), byte(n>>8)
+		f.Judge(Out, peer, p, 0)
+	}
+	for n := 0; b.Loop(); n++ {
+		f.SetRules(rules[n&1], 0)
+	}
+	b.ReportMetric(float64(f.Stats().Flows), "flows")
 }
 
 // BenchmarkCompile is what a change of the map costs: one grant to many devices.
@@ -81,19 +145,18 @@ func BenchmarkCompile(b *testing.B) {
 // TestNoAllocations: a packet that begins nothing new costs none.
 func TestNoAllocations(t *testing.T) {
 	for name, c := range packetPath {
-		f := New()
-		f.SetRules(sizedRules(t, c.grant, c.others))
-		p := c.packet.bytes()
-		f.Out(p, 0)
-		if n := testing.AllocsPerRun(100, func() { f.Out(p, 0); f.In(p, 0) }); n != 0 {
+		f, peer, p := New(Config{Records: true}), new(Peer), c.packet.bytes()
+		f.SetRules(sizedRules(t, c.grant, c.others), 0)
+		f.Judge(Out, peer, p, 0)
+		if n := testing.AllocsPerRun(100, func() { f.Judge(Out, peer, p, 0); f.Judge(In, peer, p, 0) }); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 	}
 }
 
-// TestConcurrent is for the race detector: packets of both directions while rules are replaced.
+// TestConcurrent is for the race detector: packets of both directions while rules are replaced and records are read.
 func TestConcurrent(t *testing.T) {
-	f := New()
+	f, peers := New(Config{Records: true, MaxFlows: 64}), []*Peer{new(Peer), new(Peer)}
 	rules := []*Rules{mustCompile(a4 + " -> " + b4 + " 17:0-65535"), mustCompile(a4+" -> "+b4+" any", b4+" -> "+a4+" any"), mustCompile()}
 	var group sync.WaitGroup
 	for side := range 2 {
@@ -103,15 +166,20 @@ func TestConcurrent(t *testing.T) {
 				if side == 1 {
 					p = udp(b4, a4, 9, uint16(n&15))
 				}
-				f.In(p.bytes(), time.Duration(n))
-				f.Out(report(p.dst, p.src, p.bytes()).bytes(), time.Duration(n))
-				f.In(fragmentOf(p, uint32(n&7), uint16(n&1), true).bytes(), time.Duration(n))
+				now := time.Duration(n) * time.Millisecond
+				f.Judge(In, peers[n&1], p.bytes(), now)
+				f.Judge(Out, peers[n&1], report(p.dst, p.src, p.bytes()).bytes(), now)
+				f.Judge(In, peers[n&1], fragmentOf(p, uint32(n&7), uint16(n&1), true).bytes(), now)
 			}
 		})
 	}
 	for n := range 300 {
-		f.SetRules(rules[n%len(rules)])
+		now := time.Duration(n) * 10 * time.Millisecond
+		f.SetRules(rules[n%len(rules)], now)
 		f.Counters()
+		f.Stats()
+		f.Collect(now, func(*Record) {}, func(*Peer, Omitted) {})
+		f.Flows(nil, now, func(*Record) bool { return true })
 	}
 	group.Wait()
 	c := f.Counters()

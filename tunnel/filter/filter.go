@@ -1,18 +1,25 @@
 // Package filter decides which packets may pass between the host and its peers. It denies what no grant allows, in both directions, and
 // knows flows: an answer may return where the question was allowed. Compile turns the map's grants into Rules, SetRules publishes them,
-// In and Out judge packets.
+// Judge decides about a packet and names the grant, and Collect tells which flows began, ended and were refused since the last time.
+// Explain tells from the grants alone why a flow is allowed or not.
 //
-// Where grants allow everything between two addresses, both ways, no state is kept. Whether the inner source address belongs to the peer
-// that sent a packet is for others to check: WireGuard by its allowed IPs, and tundev.
+// Whether the inner source address belongs to the peer that sent a packet is for others to check: WireGuard by its allowed IPs, and tundev.
+// They say which peer a packet comes from or goes to.
 //
-//	rules.go   grants, compiled
-//	packet.go  what is read of a packet
-//	flows.go   state: flows, and packets whose fragments are under way
+// A peer cannot harm another by what it sends: the table of flows is bounded, and when it is full the peer that has most of it gives up its
+// own oldest entry.
+//
+//	filter.go   what becomes of a packet
+//	rules.go    grants, compiled; pair.go: what one address may send another
+//	packet.go   what is read of a packet
+//	flow.go     one flow; table.go: all of them, shared out fairly
+//	collect.go  what there is to tell of flows
+//	explain.go  grants in words, for people
 package filter
 
 import (
 	"hash/maphash"
-	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -34,54 +41,96 @@ func (v Verdict) String() string {
 	return [...]string{"pass", "denied", "malformed", "unrelated"}[v]
 }
 
-// Filter is safe for concurrent use.
-type Filter struct {
-	rules  atomic.Pointer[generation]
-	seed   maphash.Seed
-	shards [shards]shard
-	counts [2][verdicts]atomic.Uint64
+// Direction is that of a packet.
+type Direction uint8
+
+// In is from a peer, Out to one.
+const (
+	In Direction = iota
+	Out
+)
+
+// String is for people and records.
+func (d Direction) String() string { return [...]string{"in", "out"}[d] }
+
+// Judgement is what becomes of a packet and why.
+type Judgement struct {
+	Verdict Verdict
+	// Grant is the id of the one that lets it pass.
+	Grant string
+	// Flow is the one that it belongs to, for Add; nil if it passes without one.
+	Flow *Flow
 }
 
-// generation is a set of rules with its number: flows remember under which they were last allowed.
-type generation struct {
-	*Rules
-	number uint64
+// DefaultMaxFlows bounds the table. A flow takes 230 bytes, so that a full table takes 15 MB; where each has a peer of its own, 27 MB.
+const DefaultMaxFlows = 1 << 16
+
+// Config is what a Filter is made with.
+type Config struct {
+	// MaxFlows bounds flows, packets whose fragments are under way and refused flows together; 0: DefaultMaxFlows.
+	MaxFlows int
+	// Records has all flows known, so that they can be told of. Without, nothing is known of flows between addresses that may send each other
+	// anything, and of those that are refused.
+	Records bool
+}
+
+// Filter is safe for concurrent use.
+type Filter struct {
+	records bool
+	rules   atomic.Pointer[Rules]
+	setting sync.Mutex // one SetRules at a time
+	seed    maphash.Seed
+	shards  [shards]shard
+	counts  [2]struct {
+		_        [64]byte // the two directions have processors of their own
+		verdicts [verdicts]atomic.Uint64
+	}
+	collecting sync.Mutex
+	scratch    []Record // Collect's
 }
 
 // New makes a filter that denies everything until SetRules.
-func New() *Filter {
-	f := &Filter{seed: maphash.MakeSeed()}
-	f.rules.Store(&generation{Rules: newRules()})
+func New(cfg Config) *Filter {
+	if cfg.MaxFlows <= 0 {
+		cfg.MaxFlows = DefaultMaxFlows
+	}
+	f := &Filter{seed: maphash.MakeSeed(), records: cfg.Records}
+	f.rules.Store(newRules())
 	for i := range f.shards {
-		f.shards[i].flows, f.shards[i].fragments = map[flowKey]*flowState{}, map[fragmentKey]fragmentState{}
+		f.shards[i].init(f.seed, max(1, cfg.MaxFlows/shards), cfg.Records)
 	}
 	return f
 }
 
-// SetRules puts r into force. Flows that it does not allow end with their next packet.
-func (f *Filter) SetRules(r *Rules) {
-	old := f.rules.Load()
-	f.rules.Store(&generation{r, old.number + 1})
+// SetRules puts r into force. When it returns, flows that r does not allow have ended, and so have those with peers that are gone.
+func (f *Filter) SetRules(r *Rules, now time.Duration, gone ...*Peer) {
+	f.setting.Lock()
+	defer f.setting.Unlock()
+	for _, p := range gone {
+		p.gone.Store(true)
+	}
+	f.rules.Store(r)
+	for i := range f.shards { // whoever enters something into a shard reads the rules while it has it
+		f.shards[i].enforce(r, now)
+	}
 }
 
-// In judges a packet from a peer, Out one to a peer. now is any clock that only goes forward.
-func (f *Filter) In(b []byte, now time.Duration) Verdict { return f.count(0, f.judge(b, now)) }
+// Judge decides about a packet from or to a peer, and counts it. now is any clock that only goes forward.
+func (f *Filter) Judge(d Direction, p *Peer, b []byte, now time.Duration) Judgement {
+	j := f.judge(d, p, b, now)
+	f.counts[d].verdicts[j.Verdict].Add(1)
+	if j.Flow != nil {
+		j.Flow.Add(d, 1, len(b))
+	}
+	return j
+}
 
-// Out judges a packet to a peer.
-func (f *Filter) Out(b []byte, now time.Duration) Verdict { return f.count(1, f.judge(b, now)) }
+// Passed counts packets that need no judging, since each is of the flow of one that passed at the same moment. That flow's Add counts them, too.
+func (f *Filter) Passed(d Direction, n int) { f.counts[d].verdicts[Pass].Add(uint64(n)) }
 
-// PassedIn and PassedOut count packets that need no judging, since each is of the flow of one that passed at the same moment.
-func (f *Filter) PassedIn(n int) { f.counts[0][Pass].Add(uint64(n)) }
-
-// PassedOut counts what PassedIn does, the other way.
-func (f *Filter) PassedOut(n int) { f.counts[1][Pass].Add(uint64(n)) }
-
-// Again judges a packet that has been counted before, and has waited since.
-func (f *Filter) Again(b []byte, now time.Duration) Verdict { return f.judge(b, now) }
-
-func (f *Filter) count(direction int, v Verdict) Verdict {
-	f.counts[direction][v].Add(1)
-	return v
+// Again judges a packet to a peer that has been counted before, and has waited since.
+func (f *Filter) Again(p *Peer, b []byte, now time.Duration) Verdict {
+	return f.judge(Out, p, b, now).Verdict
 }
 
 // Counters are how many packets got each verdict.
@@ -90,70 +139,152 @@ type Counters struct{ In, Out [verdicts]uint64 }
 // Counters gives the counts so far.
 func (f *Filter) Counters() (c Counters) {
 	for v := range verdicts {
-		c.In[v], c.Out[v] = f.counts[0][v].Load(), f.counts[1][v].Load()
+		c.In[v], c.Out[v] = f.counts[In].verdicts[v].Load(), f.counts[Out].verdicts[v].Load()
 	}
 	return c
 }
 
-// judge is the same for both directions: grants name source and destination.
-func (f *Filter) judge(b []byte, now time.Duration) Verdict {
-	src, dst, err := Addresses(b)
-	if err != nil {
-		return Malformed
-	}
+// judge decides alike for both directions: grants name source and destination.
+func (f *Filter) judge(d Direction, peer *Peer, b []byte, now time.Duration) Judgement {
 	rules := f.rules.Load()
-	if rules.anything && open(rules.of(src), rules.of(dst)) {
-		return Pass
+	if !f.records && rules.anything {
+		if j := rules.openOr(b, Denied); j.Verdict == Pass {
+			return j
+		}
 	}
 	p, err := Parse(b)
 	if err != nil {
-		return Malformed
+		return rules.openOr(b, Malformed)
 	}
-	if p.icmpError {
-		return f.related(rules, &p, now)
+	switch {
+	case p.icmpError:
+		j := f.related(peer, &p, now)
+		if j.Verdict != Pass {
+			return rules.openOr(b, j.Verdict)
+		}
+		return j
+	case p.Later:
+		if j := f.laterFragment(&p, now); j.Verdict == Pass {
+			return j
+		}
+		return rules.openOr(b, Unrelated)
 	}
-	s := f.shard(src, dst)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p.Later {
-		return s.laterFragment(rules, &p, now)
+	j := f.whole(d, peer, &p, now)
+	if j.Verdict == Denied {
+		f.refuse(d, peer, &p, len(b), now)
 	}
-	v := s.whole(rules, &p, now)
 	if p.Fragment {
-		s.firstFragment(rules, &p, v, now)
+		f.firstFragment(peer, &p, j, rules, now)
 	}
-	return v
+	return j
 }
 
-// shard keeps both directions of a flow together.
-func (f *Filter) shard(a, b netip.Addr) *shard {
-	a16, b16 := a.As16(), b.As16()
-	h := maphash.Bytes(f.seed, a16[:]) ^ maphash.Bytes(f.seed, b16[:])
-	return &f.shards[h%shards]
+// whole judges a packet that has its ports.
+func (f *Filter) whole(d Direction, peer *Peer, p *Packet, now time.Duration) Judgement {
+	k, flipped := p.key()
+	s, hash := f.shard(&k)
+	defer s.mu.Unlock()
+	if !p.single {
+		if e := s.live(hash, &k, now); e != nil && !e.beginsAnew(p, flipped) {
+			s.carry(e, peer, p, flipped, now)
+			return Judgement{Pass, e.grant, e}
+		} else if e != nil {
+			s.end(e, Closed, now)
+		}
+	}
+	grant, ok := f.rules.Load().allow(p.Src, p.Dst, p.Proto, p.DstPort)
+	if !ok {
+		return Judgement{Verdict: Denied}
+	}
+	if p.single || p.echo == echoReply { // no question, so no answer may follow
+		return Judgement{Pass, grant, nil}
+	}
+	e := &Flow{key: k, flipped: flipped, in: d == In, grant: grant, began: now, used: now, told: never}
+	e.class = e.track(p, false, now)
+	s.add(hash, e, peer, now)
+	return Judgement{Pass, grant, e}
 }
 
 // related passes an ICMP error only about a packet that may have been sent: one of a known flow, or between addresses that keep none. It goes
-// back to that packet's sender, and comes from its destination or else from a router to which the sender may send anything.
-func (f *Filter) related(rules *generation, p *Packet, now time.Duration) Verdict {
+// back to that packet's sender, and comes from the peer on the flow's way, whichever of the addresses behind it reports; or else from a router
+// to which the sender may send anything.
+func (f *Filter) related(peer *Peer, p *Packet, now time.Duration) Judgement {
 	q, err := quoted(p.payload)
 	if err != nil {
-		return Malformed
+		return Judgement{Verdict: Malformed}
 	}
 	if q.Src != p.Dst || q.Later || p.Fragment { // errors are short: they never come in fragments
-		return Unrelated
+		return Judgement{Verdict: Unrelated}
 	}
-	from, to := rules.of(q.Src), rules.of(q.Dst)
-	if q.Dst != p.Src && !anything(from, rules.of(p.Src)) {
-		return Unrelated
-	}
-	if open(from, to) {
-		return Pass
-	}
-	s := f.shard(q.Src, q.Dst)
-	s.mu.Lock()
+	k, _ := q.key()
+	s, hash := f.shard(&k)
 	defer s.mu.Unlock()
-	if k := q.flow(); s.live(k, rules, now) != nil || s.live(k.reverse(), rules, now) != nil {
-		return Pass
+	e := s.live(hash, &k, now)
+	if e != nil && e.account.peer == peer {
+		return Judgement{Pass, e.grant, e}
 	}
-	return Unrelated
+	rules := f.rules.Load()
+	from, to := rules.of(q.Src), rules.of(q.Dst)
+	switch {
+	case q.Dst != p.Src && !anything(from, rules.of(p.Src)):
+		return Judgement{Verdict: Unrelated}
+	case e != nil:
+		return Judgement{Pass, e.grant, e}
+	case anything(from, to) && anything(to, from):
+		grant, _ := rules.allow(q.Src, q.Dst, q.Proto, q.DstPort)
+		return Judgement{Pass, grant, nil}
+	}
+	return Judgement{Verdict: Unrelated}
+}
+
+// refuse remembers that a flow was refused, whatever port it came from.
+func (f *Filter) refuse(d Direction, peer *Peer, p *Packet, size int, now time.Duration) {
+	if !f.records {
+		return
+	}
+	k, srcPort := p.refusedKey()
+	s, hash := f.shard(&k)
+	defer s.mu.Unlock()
+	e := s.live(hash, &k, now)
+	if e == nil {
+		e = &Flow{key: k, class: refused, in: d == In, srcPort: srcPort, began: now, used: now, told: never}
+		s.add(hash, e, peer, now)
+	} else {
+		s.touch(e, peer, refused, now)
+	}
+	e.expires = now + idleRefused
+	e.Add(d, 1, size)
+}
+
+// firstFragment remembers one that passed, for those that follow. One that did not takes away what had its name before. The packet was
+// judged by rules, or by newer ones.
+func (f *Filter) firstFragment(peer *Peer, p *Packet, j Judgement, rules *Rules, now time.Duration) {
+	k := p.fragmentKey()
+	s, hash := f.shard(&k)
+	defer s.mu.Unlock()
+	if e := s.entries.find(hash, &k); e != nil {
+		s.end(e, Closed, now)
+	}
+	if j.Verdict != Pass {
+		return
+	}
+	e := &Flow{key: k, class: fragment, whole: j.Flow, grant: j.Grant, used: now, expires: now + idleFragment}
+	if e.whole == nil {
+		e.whole = new(Flow)
+		e.whole.key, e.whole.flipped = p.key()
+	}
+	if current := f.rules.Load(); current == rules || current.renew(e) {
+		s.add(hash, e, peer, now)
+	}
+}
+
+// laterFragment passes with the first one's flow.
+func (f *Filter) laterFragment(p *Packet, now time.Duration) Judgement {
+	k := p.fragmentKey()
+	s, hash := f.shard(&k)
+	defer s.mu.Unlock()
+	if e := s.live(hash, &k, now); e != nil {
+		return Judgement{Pass, e.grant, e.whole}
+	}
+	return Judgement{Verdict: Unrelated}
 }

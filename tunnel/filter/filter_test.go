@@ -8,12 +8,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// step is a packet at a time, or new rules, and the verdict that is due.
+// step is a packet at a time, after new rules if there are any, and the verdict that is due. It comes from the only peer there is unless
+// another is named.
 type step struct {
 	at    time.Duration
 	s     shape
 	want  Verdict
 	rules *Rules
+	peer  *Peer
+}
+
+// in judges a packet from the peer that tests have where it does not matter which.
+func (f *Filter) in(p *Peer, b []byte, now time.Duration) Verdict {
+	return f.Judge(In, p, b, now).Verdict
 }
 
 func fragmentOf(s shape, id uint32, offset uint16, more bool) shape {
@@ -28,7 +35,7 @@ func TestFlows(t *testing.T) {
 	syn, synAck, ack := tcp(a4, b4, 1000, 80, tcpSYN), tcp(b4, a4, 80, 1000, tcpSYN), tcp(a4, b4, 1000, 80, 0)
 	fin, finBack, rst := tcp(a4, b4, 1000, 80, tcpFIN), tcp(b4, a4, 80, 1000, tcpFIN), tcp(b4, a4, 80, 1000, tcpRST)
 	back := tcp(b4, a4, 80, 1000, 0)
-	big := udp(a6, b6, 5, 53)
+	big, other := udp(a6, b6, 5, 53), new(Peer)
 	for name, steps := range map[string][]step{
 		"default deny": {{s: ask, want: Denied, rules: none}, {s: syn, want: Denied}, {s: icmp(a4, b4, 8, 1), want: Denied}},
 		"answer": {
@@ -78,7 +85,7 @@ func TestFlows(t *testing.T) {
 		"rules that were away between two packets": {{s: ask, rules: web}, {s: answer, rules: web}},
 		"errors": {
 			{s: report(b4, a4, ask.bytes()), want: Unrelated, rules: web}, {s: ask}, {s: report(b4, a4, ask.bytes()[:28])}, {s: report(b4, a4, ask.bytes()[:27]), want: Malformed},
-			{s: report(a4, b4, answer.bytes())}, {s: report(b4, a4, udp(a4, b4, 1001, 53).bytes()), want: Unrelated}, {s: report(c4, a4, ask.bytes()), want: Unrelated},
+			{s: report(a4, b4, answer.bytes())}, {s: report(b4, a4, udp(a4, b4, 1001, 53).bytes()), want: Unrelated}, {s: report(c4, a4, ask.bytes()), want: Unrelated, peer: other},
 			{s: report(b4, c4, ask.bytes()), want: Unrelated}, {at: idleUDP, s: report(b4, a4, ask.bytes()), want: Unrelated},
 		},
 		"errors about echoes": {
@@ -92,8 +99,17 @@ func TestFlows(t *testing.T) {
 		},
 		"errors keep no flow alive": {{s: ask, rules: web}, {at: idleUDP - 1, s: report(b4, a4, ask.bytes())}, {at: idleUDP, s: answer, want: Denied}},
 		"errors from a router": {
-			{s: udp(a4, b4, 1, 2), rules: anyOneWay}, {s: report("10.0.0.1", a4, udp(a4, b4, 1, 2).bytes())}, {s: report("11.0.0.1", a4, udp(a4, b4, 1, 2).bytes()), want: Unrelated},
-			{s: report("10.0.0.1", a4, udp(a4, b4, 1, 3).bytes()), want: Unrelated},
+			{s: ask, rules: web}, {s: report("11.0.0.1", a4, ask.bytes())}, {s: report("11.0.0.1", a4, udp(a4, b4, 1, 3).bytes()), want: Unrelated},
+			{s: report("11.0.0.1", c4, ask.bytes()), want: Unrelated}, {s: report("11.0.0.1", a4, ask.bytes()), want: Unrelated, peer: other},
+			{s: report(b4, a4, ask.bytes()), peer: other}, {at: idleUDP, s: report("11.0.0.1", a4, ask.bytes()), want: Unrelated},
+		},
+		"errors from a router of another peer": {
+			{s: udp(a4, b4, 1, 2), rules: anyOneWay}, {s: report("10.0.0.1", a4, udp(a4, b4, 1, 2).bytes()), peer: other},
+			{s: report("11.0.0.1", a4, udp(a4, b4, 1, 2).bytes()), want: Unrelated, peer: other}, {s: report("10.0.0.1", a4, udp(a4, b4, 1, 3).bytes()), want: Unrelated},
+		},
+		"errors follow a flow to another peer": {
+			{s: ask, rules: web}, {s: answer, peer: other}, {s: report("11.0.0.1", a4, ask.bytes()), peer: other},
+			{s: report("11.0.0.1", a4, ask.bytes()), want: Unrelated},
 		},
 		"errors in fragments": {{s: ask, rules: web}, {s: fragmentOf(report(b4, a4, ask.bytes()), 1, 0, true), want: Unrelated}},
 		"fragments": {
@@ -102,7 +118,9 @@ func TestFlows(t *testing.T) {
 			{at: idleFragment, s: fragmentOf(ask, 1, 6, false), want: Unrelated},
 		},
 		"fragments of what is denied": {
-			{s: fragmentOf(udp(a4, b4, 1, 54), 1, 0, true), want: Denied, rules: web}, {s: fragmentOf(udp(a4, b4, 1, 54), 1, 3, false), want: Denied},
+			{s: fragmentOf(udp(a4, b4, 1, 54), 1, 0, true), want: Denied, rules: web}, {s: fragmentOf(udp(a4, b4, 1, 54), 1, 3, false), want: Unrelated},
+			{s: fragmentOf(ask, 1, 0, true)}, {s: fragmentOf(ask, 1, 3, true)},
+			{s: fragmentOf(udp(a4, b4, 1, 54), 1, 0, true), want: Denied}, {s: fragmentOf(ask, 1, 3, true), want: Unrelated},
 		},
 		"fragments, v6, with extensions behind": {
 			{s: fragmentOf(shape{src: a6, dst: b6, proto: protoUDP, dport: 53, inner: []uint8{extDestination}}, 1<<16+1, 0, true), rules: web},
@@ -110,90 +128,70 @@ func TestFlows(t *testing.T) {
 			{s: fragmentOf(shape{src: a6, dst: b6, proto: protoUDP, inner: []uint8{extDestination}}, 1, 3, false), want: Unrelated},
 		},
 		"fragments when rules are replaced": {
-			{s: fragmentOf(ask, 1, 0, true), rules: web}, {s: fragmentOf(ask, 1, 3, true), rules: web}, {s: fragmentOf(ask, 1, 6, true), want: Denied, rules: none},
+			{s: fragmentOf(ask, 1, 0, true), rules: web}, {s: fragmentOf(ask, 1, 3, true), rules: web}, {s: fragmentOf(ask, 1, 6, true), want: Unrelated, rules: none},
 		},
 		"an atomic fragment leaves others alone": {
 			{s: fragmentOf(big, 1, 0, true), rules: web}, {s: fragmentOf(udp(a6, b6, 5, 54), 1, 0, false), want: Denied}, {s: fragmentOf(big, 1, 3, false)},
 		},
 	} {
-		f := New()
-		for i, st := range steps {
-			if st.rules != nil {
-				f.SetRules(st.rules)
-			}
-			if got := f.In(st.s.bytes(), st.at); got != st.want {
-				t.Errorf("%s, step %d: %v, want %v", name, i+1, got, st.want)
+		for _, records := range []bool{false, true} {
+			f, only := New(Config{Records: records}), new(Peer)
+			for i, st := range steps {
+				if st.rules != nil {
+					f.SetRules(st.rules, st.at)
+				}
+				p := only
+				if st.peer != nil {
+					p = st.peer
+				}
+				if got := f.in(p, st.s.bytes(), st.at); got != st.want {
+					t.Errorf("%s, step %d, records %v: %v, want %v", name, i+1, records, got, st.want)
+				}
 			}
 		}
 	}
 }
 
-// TestOpen: where both ways are open nothing is looked into, and nothing remembered.
+// TestLessThanAny: where all flows are known, those that began under a grant of everything go on under one that still allows them.
+func TestLessThanAny(t *testing.T) {
+	for _, records := range []bool{false, true} {
+		f, p := New(Config{Records: records}), new(Peer)
+		f.SetRules(mustCompile(a4+" -> "+b4+" any", b4+" -> "+a4+" any"), 0)
+		f.in(p, tcp(a4, b4, 1000, 80, tcpSYN).bytes(), 0)
+		f.SetRules(mustCompile(a4+" -> "+b4+" any"), 0)
+		if got := f.in(p, tcp(b4, a4, 80, 1000, 0).bytes(), 0); (got == Pass) != records {
+			t.Errorf("records %v: %v", records, got)
+		}
+		if got := f.in(p, tcp(b4, a4, 80, 1001, 0).bytes(), 0); got != Denied {
+			t.Errorf("records %v: %v", records, got)
+		}
+	}
+}
+
+// TestOpen: where both ways are open nothing is looked into, and nothing remembered without records.
 func TestOpen(t *testing.T) {
-	f := New()
-	f.SetRules(mustCompile("0.0.0.0/0,::/0 -> 0.0.0.0/0,::/0 any"))
 	odd := with(udp(a4, b4, 1, 2).bytes(), 3, 255) // says it is longer than it is
-	for _, b := range [][]byte{udp(a4, b4, 1, 2).bytes(), fragmentOf(udp(a6, b6, 1, 2), 1, 5, true).bytes(), report(b4, a4, []byte("?")).bytes(), odd} {
-		if v := f.Out(b, 0); v != Pass {
-			t.Errorf("%v: % x", v, b)
+	for _, records := range []bool{false, true} {
+		f, p := New(Config{Records: records}), new(Peer)
+		f.SetRules(mustCompile("0.0.0.0/0,::/0 -> 0.0.0.0/0,::/0 any"), 0)
+		for _, b := range [][]byte{udp(a4, b4, 1, 2).bytes(), fragmentOf(udp(a6, b6, 1, 2), 1, 5, true).bytes(), report(b4, a4, []byte("?")).bytes(), odd} {
+			if j := f.Judge(Out, p, b, 0); j.Verdict != Pass || j.Grant != "0" {
+				t.Errorf("%+v: % x", j, b)
+			}
 		}
-	}
-	if v := f.Out([]byte("not IP"), 0); v != Malformed {
-		t.Error(v)
-	}
-	for i := range f.shards {
-		if len(f.shards[i].flows)+len(f.shards[i].fragments) > 0 {
-			t.Error("state was kept")
+		if j := f.Judge(Out, p, []byte("not IP"), 0); j.Verdict != Malformed {
+			t.Error(j)
 		}
-	}
-	want := Counters{Out: [verdicts]uint64{Pass: 4, Malformed: 1}}
-	if diff := cmp.Diff(want, f.Counters()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-}
-
-func (f *Filter) sizes() (flows, fragments int) {
-	for i := range f.shards {
-		flows, fragments = flows+len(f.shards[i].flows), fragments+len(f.shards[i].fragments)
-	}
-	return flows, fragments
-}
-
-// TestBounds: a peer that opens flow after flow fills its table and no more, and pushes out short-lived flows before connections.
-func TestBounds(t *testing.T) {
-	f := New()
-	f.SetRules(mustCompile(a4 + " -> " + b4 + " 6,17:0-65535,6:0-65535"))
-	connections := 0
-	for port := range uint16(100) {
-		f.Out(tcp(a4, b4, port, 80, tcpSYN).bytes(), 0)
-		f.In(tcp(b4, a4, 80, port, tcpSYN).bytes(), 0)
-	}
-	for n := range 3 * maxFlows {
-		if v := f.Out(udp(a4, b4, uint16(n), uint16(n>>4)).bytes(), time.Duration(n)); v != Pass {
-			t.Fatalf("flow %d: %v", n, v)
+		want := Stats{}
+		if records {
+			want.Flows = 1
 		}
-	}
-	if flows, _ := f.sizes(); flows != maxFlows {
-		t.Errorf("%d flows between two addresses, bound %d", flows, maxFlows)
-	}
-	for port := range uint16(100) {
-		if f.In(tcp(b4, a4, 80, port, 0).bytes(), 0) == Pass {
-			connections++
+		if diff := cmp.Diff(want, f.Stats()); diff != "" {
+			t.Errorf("records %v (-want +got):\n%s", records, diff)
 		}
-	}
-	if connections < 95 {
-		t.Errorf("%d of 100 connections outlived a flood of datagrams", connections)
-	}
-	// Once the datagrams' flows have expired they go first, one for each new flow.
-	f.Out(udp(a4, b4, 1, 1).bytes(), time.Hour)
-	if flows, _ := f.sizes(); flows != maxFlows {
-		t.Errorf("%d flows, bound %d", flows, maxFlows)
-	}
-	for id := range uint32(3 * maxFragments) {
-		f.Out(fragmentOf(udp(a4, b4, 9, 9), id, 0, true).bytes(), 0)
-	}
-	if _, fragments := f.sizes(); fragments != maxFragments {
-		t.Errorf("%d packets with fragments, bound %d", fragments, maxFragments)
+		if diff := cmp.Diff(Counters{Out: [verdicts]uint64{Pass: 4, Malformed: 1}}, f.Counters()); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
 	}
 }
 
@@ -209,8 +207,8 @@ func TestVerdictNames(t *testing.T) {
 
 // TestAgain: a second look does not count.
 func TestAgain(t *testing.T) {
-	f := New()
-	if v := f.Again(udp(a4, b4, 1, 2).bytes(), 0); v != Denied {
+	f := New(Config{Records: true})
+	if v := f.Again(new(Peer), udp(a4, b4, 1, 2).bytes(), 0); v != Denied {
 		t.Error(v)
 	}
 	if diff := cmp.Diff(Counters{}, f.Counters()); diff != "" {

@@ -55,8 +55,6 @@ const (
 	echoReply
 )
 
-func (e echo) reverse() echo { return [...]echo{noEcho, echoReply, echoRequest}[e] }
-
 const (
 	tcpFIN = 1 << iota
 	tcpSYN

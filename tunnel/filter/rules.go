@@ -10,15 +10,21 @@ import (
 	pb "warren/proto/warrenv1"
 )
 
-// Rules are compiled grants; they do not change. What a packet costs grows with the logarithm of the grants that its addresses are in, not
-// with all grants.
+// Rules are compiled grants; they do not change. What a new flow costs grows with the logarithm of the grants that its addresses are in, not
+// with all grants; only the first between two kinds of addresses, those that are in the same grants, costs in proportion to those.
 type Rules struct {
-	// flows are what each grant allows; nil for one that allows everything.
-	flows   [][]flow
+	grants  []grant
 	members *bart.Table[*membership]
 	nowhere *membership
 	// anything says that some grant allows everything between its addresses.
 	anything bool
+	pairs    pairs
+}
+
+// grant is one of the map's, with its flows; none if it allows everything.
+type grant struct {
+	id    string
+	flows []flow
 }
 
 type flow struct {
@@ -48,8 +54,8 @@ func Compile(grants []*pb.Grant) (*Rules, error) {
 			continue
 		}
 		r.anything = r.anything || anything
-		index := []uint32{uint32(len(r.flows))}
-		r.flows = append(r.flows, flows)
+		index := []uint32{uint32(len(r.grants))}
+		r.grants = append(r.grants, grant{g.GetId(), flows})
 		for i, list := range [][]*pb.Prefix{g.GetSources(), g.GetDestinations()} {
 			for _, m := range list {
 				p, err := prefix(m)
@@ -176,40 +182,41 @@ func anything(from, to *membership) bool {
 	return false
 }
 
-// open reports whether two addresses may send each other anything, so that no state is needed.
-func open(a, b *membership) bool { return anything(a, b) && anything(b, a) }
-
-// allow reports whether a new flow may begin.
-func (r *Rules) allow(k flowKey) bool {
-	from, to := r.of(k.src), r.of(k.dst)
-	if anything(from, to) {
-		return true
+// openOr lets a packet pass that goes between two addresses that may send each other anything, whatever it is; others get the verdict.
+func (r *Rules) openOr(b []byte, v Verdict) Judgement {
+	if !r.anything {
+		return Judgement{Verdict: v}
 	}
-	short, long := from.source, to.destination
-	if len(short) > len(long) {
-		short, long = long, short
+	src, dst, err := Addresses(b)
+	if err != nil {
+		return Judgement{Verdict: Malformed}
 	}
-	for _, g := range short {
-		if _, ok := slices.BinarySearch(long, g); ok && matches(r.flows[g], k.proto, k.dstPort) {
-			return true
-		}
+	from, to := r.of(src), r.of(dst)
+	if !anything(from, to) || !anything(to, from) {
+		return Judgement{Verdict: v}
 	}
-	return false
+	return Judgement{Verdict: Pass, Grant: r.grants[r.pair(from, to).anything].id}
 }
 
-func matches(flows []flow, proto uint8, port uint16) bool {
-	for _, f := range flows {
-		if f.proto != proto {
-			continue
-		}
-		switch proto {
-		case protoTCP, protoUDP, protoSCTP:
-			if port >= f.first && port <= f.last {
-				return true
-			}
-		default:
-			return true
-		}
+// allow gives the first grant by which a new flow may begin.
+func (r *Rules) allow(src, dst netip.Addr, proto uint8, port uint16) (id string, ok bool) {
+	g, ok := r.pair(r.of(src), r.of(dst)).allow(proto, port)
+	if !ok {
+		return "", false
 	}
-	return false
+	return r.grants[g].id, true
+}
+
+// renew reports whether e may go on, and has it know by which grant. It is about to enter the table, or its shard is locked.
+func (r *Rules) renew(e *Flow) (ok bool) {
+	whole := e
+	if e.whole != nil {
+		whole = e.whole
+	}
+	src, dst := whole.ends()
+	grant, ok := r.allow(src.Addr(), dst.Addr(), whole.key[keyProto], dst.Port())
+	if ok {
+		e.grant = grant
+	}
+	return ok
 }

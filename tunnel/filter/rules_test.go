@@ -1,6 +1,8 @@
 package filter
 
 import (
+	"cmp"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -35,6 +37,7 @@ func TestCompileMalformed(t *testing.T) {
 
 // naiveGrant is a grant that is asked as the policy is worded.
 type naiveGrant struct {
+	id                    string
 	sources, destinations []netip.Prefix
 	flows                 []*pb.Flow
 }
@@ -43,7 +46,7 @@ type naiveRules []naiveGrant
 
 func naive(list []*pb.Grant) (out naiveRules) {
 	for _, g := range list {
-		n := naiveGrant{flows: g.Flows}
+		n := naiveGrant{id: g.Id, flows: g.Flows}
 		for i, from := range [][]*pb.Prefix{g.Sources, g.Destinations} {
 			for _, m := range from {
 				a, _ := netip.AddrFromSlice(m.Address)
@@ -69,23 +72,23 @@ func within(list []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// allows reports whether a grant allows the flow; anything whether one allows every flow.
-func (n naiveRules) allows(src, dst netip.Addr, proto uint8, port uint16) (allowed, anything bool) {
+// allows gives the first grant that allows the flow, or "", and tells whether one allows every flow.
+func (n naiveRules) allows(src, dst netip.Addr, proto uint8, port uint16) (allowed string, anything bool) {
 	for _, g := range n {
 		if !within(g.sources, src) || !within(g.destinations, dst) {
 			continue
 		}
 		for _, f := range g.flows {
 			if f.Protocol == 0 {
-				return true, true
+				anything = true
 			}
 			ports := proto == protoTCP || proto == protoUDP || proto == protoSCTP
-			if f.Protocol == uint32(proto) && (!ports || (uint32(port) >= f.FirstPort && uint32(port) <= f.LastPort)) {
-				allowed = true
+			if f.Protocol == 0 || f.Protocol == uint32(proto) && (!ports || (uint32(port) >= f.FirstPort && uint32(port) <= f.LastPort)) {
+				allowed = cmp.Or(allowed, g.id)
 			}
 		}
 	}
-	return allowed, false
+	return allowed, anything
 }
 
 // randomGrants draws from few addresses and nested prefixes, so that much overlaps.
@@ -100,8 +103,8 @@ func randomGrants(rng *rand.Rand, most int) (out []*pb.Grant) {
 		}
 		return out
 	}
-	for range rng.IntN(most + 1) {
-		g := &pb.Grant{Id: "g", Sources: some(), Destinations: some()}
+	for i := range rng.IntN(most + 1) {
+		g := &pb.Grant{Id: fmt.Sprint("g", i), Sources: some(), Destinations: some()}
 		for range rng.IntN(5) {
 			f := &pb.Flow{Protocol: []uint32{0, 1, 1, 6, 6, 6, 17, 17, 17, 47, 58, 58, 132, 132}[rng.IntN(14)]}
 			f.FirstPort = []uint32{0, 80, 81, 1000}[rng.IntN(4)]
@@ -130,8 +133,8 @@ func TestRulesModel(t *testing.T) {
 			proto, port := protocols[rng.IntN(len(protocols))], ports[rng.IntN(len(ports))]
 			from, to := rules.of(src), rules.of(dst)
 			wantAllow, wantAny := n.allows(src, dst, proto, port)
-			if got := rules.allow(flowKey{src: src, dst: dst, proto: proto, dstPort: port}); got != wantAllow {
-				t.Fatalf("seed %d: allow(%s, %s, %d, %d) = %v\n%v", seed, src, dst, proto, port, got, list)
+			if got, ok := rules.allow(src, dst, proto, port); got != wantAllow || ok != (got != "") {
+				t.Fatalf("seed %d: allow(%s, %s, %d, %d) = %q, %v, want %q\n%v", seed, src, dst, proto, port, got, ok, wantAllow, list)
 			}
 			if got := anything(from, to); got != wantAny {
 				t.Fatalf("seed %d: anything(%s, %s) = %v\n%v", seed, src, dst, got, list)

@@ -139,7 +139,7 @@ func setMap(t testing.TB, d *Device, ks []key.NodePublic, destination string, li
 
 const all = "0.0.0.0/0"
 
-func ours() []netip.Addr { return []netip.Addr{netip.MustParseAddr(us)} }
+func ours() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(us + "/32")} }
 
 func buffers(n int) (bufs [][]byte, sizes []int) {
 	for range n {

@@ -92,7 +92,7 @@ func TestWrite(t *testing.T) {
 		if diff := cmp.Diff([][]byte{packet("10.1.0.1", us, 1, 0), packet("9.9.9.9", us, 5, 0), packet("10.1.0.1", us, 8, 0)}, inner.written); diff != "" {
 			t.Errorf("written (-want +got):\n%s", diff)
 		}
-		want := Counters{NotOurs: 1, Forged: 2, Filter: filter.Counters{In: [4]uint64{filter.Pass: 3, filter.Malformed: 1}}}
+		want := Counters{NotOurs: 1, Forged: 2, Filter: filter.Counters{In: [4]uint64{filter.Pass: 3, filter.Malformed: 1}}, Table: filter.Stats{Flows: 2}}
 		if diff := cmp.Diff(want, d.Counters()); diff != "" {
 			t.Errorf("counters (-want +got):\n%s", diff)
 		}

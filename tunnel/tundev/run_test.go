@@ -59,7 +59,7 @@ func TestRun(t *testing.T) {
 	} {
 		var r run
 		p := &peer{}
-		r.remember(tc.first, p)
+		r.begin(tc.first, p, nil)
 		if got := r.goesOn(tc.next); got != tc.want || got && r.peer != p {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}

@@ -3,11 +3,13 @@
 // SetMap publishes the map; Configured says which peers the WireGuard device has.
 //
 // WireGuard takes a packet from the configured peer that carries its source by the longest prefix among those configured. Where the map has a
-// longer one, of a peer that is not configured, the packet is forged by the peer with the wider prefix, and is dropped here.
+// longer one, of a peer that is not configured, the packet is forged by the peer with the wider prefix, and is dropped here. So the source of
+// every packet that arrives is what the signed record of its sender has, and the filter judges forwarded packets by the host that sent them.
 //
 //	tundev.go  the map, and what becomes of packets in both directions
 //	hold.go    packets that wait for their peer
 //	mtu.go     packets longer than a peer's path carries
+//	run.go     packets of one flow in a row, judged once
 //	reader.go  reading from the inner device so that released packets need not wait for the next one
 package tundev
 
@@ -32,17 +34,29 @@ type Config struct {
 	Log *slog.Logger
 	// Wanted is told that a packet waits for a peer. It must not block.
 	Wanted func(peer key.NodePublic)
+	Filter filter.Config
 }
 
 // Route says which peer carries a prefix.
 type Route struct {
 	Prefix netip.Prefix
 	Peer   key.NodePublic
+	// Device is the peer's device key, by which its flows outlive its node keys; zero: the node key stands for it.
+	Device key.DevicePublic
+}
+
+// account names a peer to the filter.
+func (r *Route) account() [key.Size]byte {
+	if r.Device.IsZero() {
+		return r.Peer.Raw()
+	}
+	return r.Device.Raw()
 }
 
 // peer is a device of the map. It stays the same object as long as its key is in the map.
 type peer struct {
-	key key.NodePublic
+	key     key.NodePublic
+	account *filter.Peer
 	// configured says that the WireGuard device has it; direct that, besides, nothing waits for it, so that order is kept without waiting.
 	configured, direct atomic.Bool
 	mtu                atomic.Int32 // the largest packet for it; 0: the interface's
@@ -58,16 +72,17 @@ type Device struct {
 	cfg    Config
 	filter *filter.Filter
 	routes atomic.Pointer[bart.Table[*peer]] // an immutable snapshot of the map
-	us     *peer                             // stands for our own addresses
+	us     *peer                             // stands for our own addresses and what else we carry
 	began  time.Time
 
 	setting sync.Mutex // held while a map is set
 
 	mu       sync.Mutex
-	peers    map[[key.Size]byte]*peer // changed under setting as well
-	holding  map[*peer]struct{}       // those for which packets wait
-	released []*peer                  // those that are configured, and whose packets can be read
-	held     int                      // packets in all
+	peers    map[[key.Size]byte]*peer        // by node key; changed under setting as well
+	accounts map[[key.Size]byte]*filter.Peer // by device key; likewise
+	holding  map[*peer]struct{}              // those for which packets wait
+	released []*peer                         // those that are configured, and whose packets can be read
+	held     int                             // packets in all
 	bytes    int
 	pending  atomic.Bool // there is something in released
 
@@ -88,6 +103,7 @@ type Counters struct {
 	// TooBig were longer than the path carries, and answered by ICMP; Clamped were TCP SYNs whose MSS was lowered.
 	TooBig, Clamped uint64
 	Filter          filter.Counters
+	Table           filter.Stats
 }
 
 // Wrap takes over inner: closing the Device closes it.
@@ -99,8 +115,8 @@ func Wrap(inner tun.Device, cfg Config) *Device {
 		cfg.Wanted = func(key.NodePublic) {}
 	}
 	d := &Device{
-		Device: inner, cfg: cfg, filter: filter.New(), began: time.Now(), us: new(peer),
-		peers: map[[key.Size]byte]*peer{}, holding: map[*peer]struct{}{}, inner: newReader(inner),
+		Device: inner, cfg: cfg, filter: filter.New(cfg.Filter), began: time.Now(), us: new(peer),
+		peers: map[[key.Size]byte]*peer{}, accounts: map[[key.Size]byte]*filter.Peer{}, holding: map[*peer]struct{}{}, inner: newReader(inner),
 	}
 	d.routes.Store(new(bart.Table[*peer]))
 	return d
@@ -113,44 +129,71 @@ func (d *Device) Close() error {
 	return err
 }
 
-// SetMap publishes a map: our own addresses, who carries what, and what is allowed. Packets that wait are dropped unless the new map would
-// send them to the same peer.
-func (d *Device) SetMap(self []netip.Addr, routes []Route, rules *filter.Rules) {
+// table is a map, compiled.
+type table struct {
+	routes   *bart.Table[*peer]
+	peers    map[[key.Size]byte]*peer
+	accounts map[[key.Size]byte]*filter.Peer
+}
+
+// SetMap publishes a map: our own addresses and what else we carry, who carries what, and what is allowed. Packets that wait are dropped
+// unless the new map would send them to the same peer; flows that it does not allow end.
+func (d *Device) SetMap(self []netip.Prefix, routes []Route, rules *filter.Rules) {
 	d.setting.Lock()
 	defer d.setting.Unlock()
-	t, peers := d.compile(self, routes)
+	t := d.compile(self, routes)
+	var gone []*filter.Peer
+	for id, a := range d.accounts {
+		if t.accounts[id] == nil {
+			gone = append(gone, a)
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for raw, p := range d.peers {
-		if peers[raw] == nil {
+		if t.peers[raw] == nil {
 			p.configured.Store(false)
 			p.direct.Store(false)
 		}
 	}
-	d.peers = peers
-	d.routes.Store(t)
-	d.filter.SetRules(rules)
-	d.reconsider(t)
+	d.peers, d.accounts = t.peers, t.accounts
+	d.routes.Store(t.routes)
+	d.filter.SetRules(rules, d.now(), gone...)
+	d.reconsider(t.routes)
 }
 
 // compile makes the table of a map, with those peers that there were before. The caller holds setting, and not mu, for which packets may wait.
-func (d *Device) compile(self []netip.Addr, routes []Route) (*bart.Table[*peer], map[[key.Size]byte]*peer) {
-	t, peers := new(bart.Table[*peer]), make(map[[key.Size]byte]*peer, len(routes))
+func (d *Device) compile(self []netip.Prefix, routes []Route) table {
+	t := table{new(bart.Table[*peer]), make(map[[key.Size]byte]*peer, len(routes)), make(map[[key.Size]byte]*filter.Peer, len(routes))}
 	for _, r := range routes {
 		raw := r.Peer.Raw()
-		p := peers[raw]
+		p := t.peers[raw]
 		if p == nil {
-			if p = d.peers[raw]; p == nil {
-				p = &peer{key: r.Peer}
-			}
-			peers[raw] = p
+			p = d.member(&t, &r)
+			t.peers[raw] = p
 		}
-		t.Insert(r.Prefix.Masked(), p)
+		t.routes.Insert(r.Prefix.Masked(), p)
 	}
-	for _, a := range self {
-		t.Insert(netip.PrefixFrom(a, a.BitLen()), d.us)
+	for _, p := range self {
+		t.routes.Insert(p.Masked(), d.us)
 	}
-	return t, peers
+	return t
+}
+
+// member gives the peer of a route, the one that there was if it is the same.
+func (d *Device) member(t *table, r *Route) *peer {
+	id := r.account()
+	a := t.accounts[id]
+	if a == nil {
+		if a = d.accounts[id]; a == nil {
+			a = &filter.Peer{ID: id}
+		}
+		t.accounts[id] = a
+	}
+	if p := d.peers[r.Peer.Raw()]; p != nil && p.account == a {
+		return p
+	}
+	return &peer{key: r.Peer, account: a}
 }
 
 // Configured says whether the WireGuard device has the peer. Packets that waited for it go first. Peers that are not in the map are ignored.
@@ -196,13 +239,11 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 // outgoing keeps those packets of a batch that may go now, in front, and tells how many they are.
 func (d *Device) outgoing(bufs [][]byte, sizes []int, offset int) int {
 	t, now, kept := d.routes.Load(), d.now(), 0
-	var last run
-	repeated := 0
+	last := run{direction: filter.Out}
 	for i := range bufs {
 		b := bufs[i][offset : offset+sizes[i]]
 		switch {
 		case last.goesOn(b):
-			repeated++
 			if !d.leaves(last.peer, b) {
 				continue
 			}
@@ -216,7 +257,7 @@ func (d *Device) outgoing(bufs [][]byte, sizes []int, offset int) int {
 		}
 		kept++
 	}
-	d.filter.PassedOut(repeated)
+	last.end(d.filter)
 	return kept
 }
 
@@ -231,10 +272,11 @@ func (d *Device) passes(t *bart.Table[*peer], b []byte, now time.Duration, last 
 		d.counters.noPeer.Add(1)
 		return false
 	}
-	if d.filter.Out(b, now) != filter.Pass {
+	j := d.filter.Judge(filter.Out, p.account, b, now)
+	if j.Verdict != filter.Pass {
 		return false
 	}
-	last.remember(b, p)
+	last.begin(b, p, j.Flow)
 	return d.leaves(p, b)
 }
 
@@ -246,15 +288,12 @@ func (d *Device) leaves(p *peer, b []byte) bool {
 	return p.direct.Load() || d.hold(p, b)
 }
 
-// Write implements tun.Device: packets from peers go to the host if they are for it and the filter passes them.
+// Write implements tun.Device: packets from peers go to the host if they are for it, or for what it carries, and the filter passes them.
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	t, now, kept := d.routes.Load(), d.now(), 0
-	var last run
-	repeated := 0
+	last := run{direction: filter.In}
 	for i := range bufs {
-		if b := bufs[i][offset:]; last.goesOn(b) {
-			repeated++
-		} else if !d.arrives(t, b, now, &last) {
+		if b := bufs[i][offset:]; !last.goesOn(b) && !d.arrives(t, b, now, &last) {
 			continue
 		}
 		if kept != i {
@@ -262,7 +301,7 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 		}
 		kept++
 	}
-	d.filter.PassedIn(repeated)
+	last.end(d.filter)
 	if kept == 0 {
 		return len(bufs), nil
 	}
@@ -287,13 +326,14 @@ func (d *Device) arrives(t *bart.Table[*peer], b []byte, now time.Duration, last
 		d.counters.forged.Add(1)
 		return false
 	}
-	if d.filter.In(b, now) != filter.Pass {
+	j := d.filter.Judge(filter.In, p.account, b, now)
+	if j.Verdict != filter.Pass {
 		return false
 	}
 	if mtu := int(p.mtu.Load()); mtu > 0 && clampMSS(b, mtu) {
 		d.counters.clamped.Add(1)
 	}
-	last.remember(b, p)
+	last.begin(b, p, j.Flow)
 	return true
 }
 
@@ -302,6 +342,25 @@ func (d *Device) Counters() Counters {
 	return Counters{
 		NoPeer: d.counters.noPeer.Load(), Held: d.counters.held.Load(), HeldDropped: d.counters.heldDropped.Load(),
 		NotOurs: d.counters.notOurs.Load(), Forged: d.counters.forged.Load(),
-		TooBig: d.counters.tooBig.Load(), Clamped: d.counters.clamped.Load(), Filter: d.filter.Counters(),
+		TooBig: d.counters.tooBig.Load(), Clamped: d.counters.clamped.Load(), Filter: d.filter.Counters(), Table: d.filter.Stats(),
 	}
+}
+
+// Collect tells what happened to flows since the last time; see filter.Collect.
+func (d *Device) Collect(tell func(*filter.Record), omitted func(*filter.Peer, filter.Omitted)) {
+	d.filter.Collect(d.now(), tell, omitted)
+}
+
+// Flows visits the flows that pass at present, those of one device or, if that is zero, all, until visit has seen enough.
+func (d *Device) Flows(device key.DevicePublic, visit func(*filter.Record) (more bool)) {
+	var p *filter.Peer
+	if !device.IsZero() {
+		d.mu.Lock()
+		p = d.accounts[device.Raw()]
+		d.mu.Unlock()
+		if p == nil {
+			return
+		}
+	}
+	d.filter.Flows(p, d.now(), visit)
 }

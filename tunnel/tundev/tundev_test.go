@@ -109,7 +109,7 @@ func TestHoldAndRelease(t *testing.T) {
 		setMap(t, s.dev, s.keys, all, route{"10.0.0.1/32", 0}, route{"10.0.0.5/32", 5})
 		s.inner.feed(to("10.0.0.5", 9), to("10.0.0.1", 10))
 		s.expect("a new peer", []int{5}, 10)
-		want := Counters{NoPeer: 1, Held: 7, Filter: filter.Counters{Out: [4]uint64{filter.Pass: 9}}}
+		want := Counters{NoPeer: 1, Held: 7, Filter: filter.Counters{Out: [4]uint64{filter.Pass: 9}}, Table: filter.Stats{Flows: 2}}
 		if diff := cmp.Diff(want, s.dev.Counters()); diff != "" {
 			t.Errorf("counters (-want +got):\n%s", diff)
 		}

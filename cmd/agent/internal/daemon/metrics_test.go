@@ -99,7 +99,7 @@ func TestMetrics(t *testing.T) {
 	for _, cause := range path.Causes() {
 		want = append(want, fmt.Sprintf("path_causes_total{%s} %d", cause.Label(), 90+uint64(cause)))
 	}
-	for v := range filter.New().Counters().In {
+	for v := range filter.New(filter.Config{}).Counters().In {
 		name := filter.Verdict(v).String()
 		want = append(want, fmt.Sprintf("packets_total{in,%s} %d", name, 70+v), fmt.Sprintf("packets_total{out,%s} %d", name, 80+v))
 	}

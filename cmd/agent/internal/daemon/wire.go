@@ -61,7 +61,7 @@ func (s *session) applyMap(m *client.Map) {
 	var reachable []traversal.Peer
 	for _, p := range m.Peers {
 		s.relays.route(p.Key.Raw())
-		peers = append(peers, engine.Peer{NodeKey: p.NodeKey, NextNodeKey: p.NextNodeKey, Prefixes: hostPrefixes(p.Addresses)})
+		peers = append(peers, engine.Peer{Device: p.Key, NodeKey: p.NodeKey, NextNodeKey: p.NextNodeKey, Prefixes: hostPrefixes(p.Addresses)})
 		reachable = append(reachable, traversal.Peer{Device: p.Key, Node: p.NodeKey, NextNode: p.NextNodeKey})
 	}
 	s.traversal.SetPeers(reachable)
