@@ -6,12 +6,13 @@ SUDO  := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 FUZZTIME ?= 60s
 
 export CGO_ENABLED = 0
+export GOFLAGS = -trimpath
 
 .PHONY: build demo test test-race test-system soak bench bench-nat bench-relay generate lint deps cross clean
 
 build: ## both programs, into bin/
-	$(GO) build -trimpath -o bin/warren ./cmd/agent
-	$(GO) build -trimpath -o bin/warren-coordinator ./cmd/coordinator
+	$(GO) build -o bin/warren ./cmd/agent
+	$(GO) build -o bin/warren-coordinator ./cmd/coordinator
 
 demo: build ## two devices behind NATs meet, in network namespaces; KEEP=1 leaves them up
 	$(GO) build -o bin/demo ./internal/lab/demo
