@@ -12,10 +12,9 @@ const (
 	watchEvery = 100 * time.Millisecond
 	restEvery  = 10 * time.Second // while there is no traffic
 
-	contactBound = time.Second // from the first packet lost by a fault until the relay carries the traffic, plus
-	contactTrips = 3           // round trips: the peer notices first, and its call is what tells this side
+	contactBound = time.Second // from the first packet lost by a fault until the relay carries the traffic
 	lossyContact = 4 * time.Second
-	goneContact  = 65 * time.Second // if a peer was not at the relay: calls to it are backed off to a minute
+	goneBound    = 5 * time.Second // a peer that is back at the relay still counts as gone, though there is data for it
 	directQuick  = 1500 * time.Millisecond
 	directSlow   = 75 * time.Second // of a change of which no device is told: rounds are backed off to a minute
 	holeBound    = 3 * time.Second  // a black hole for long packets
@@ -25,6 +24,7 @@ const (
 	checksPerPeer = 64 + 40 + 20 + 20 + 50 // in a second: the peer's budget, the path in use, and what requests earn
 	checksInHunt  = 500
 	socketsMax    = 256
+	signalsMax    = 21  // in a second and to each peer: a new one every 50 ms, whatever the reason
 	runsMax       = 600 // calls of a core without an event, in a second and for each peer
 
 	huntChecks   = 1100
@@ -36,14 +36,14 @@ const (
 
 // count is what a device has sent.
 type count struct {
-	checks, signals        int
-	second                 int64
-	inSecond, runsInSecond int
+	checks, signals                         int
+	second                                  int64
+	inSecond, runsInSecond, signalsInSecond int
 }
 
 func (d *device) tick() {
 	if s := d.w.now.Unix(); s != d.count.second {
-		d.count.second, d.count.inSecond, d.count.runsInSecond = s, 0, 0
+		d.count.second, d.count.inSecond, d.count.runsInSecond, d.count.signalsInSecond = s, 0, 0, 0
 	}
 }
 
@@ -57,6 +57,14 @@ func (d *device) countRun(ev path.Event) {
 	}
 	if d.count.runsInSecond++; d.count.runsInSecond > runsMax*len(d.w.devices) {
 		d.w.fail("%s is called %d times in a second: a busy loop", d.name, d.count.runsInSecond)
+	}
+}
+
+func (d *device) countSignal() {
+	d.tick()
+	d.count.signals++
+	if d.count.signalsInSecond++; d.count.signalsInSecond > signalsMax*(len(d.w.devices)-1) && !d.liar {
+		d.w.fail("%s sends %d signals in a second", d.name, d.count.signalsInSecond)
 	}
 }
 
@@ -117,11 +125,8 @@ func (d *device) judge(l *link, sent time.Time) {
 	if relayed.IsZero() {
 		return
 	}
-	bound := contactBound + contactTrips*l.trip
-	switch {
-	case l.path.Kind == path.None:
-		bound = goneContact
-	case w.lossy():
+	bound := contactBound
+	if w.lossy() {
 		bound = lossyContact
 	}
 	if lost := sent.Sub(later(l.lostSince, relayed)); lost > bound {
@@ -202,7 +207,13 @@ func (w *world) watch() {
 // watchDirect wants a direct path where one has been possible for long enough.
 func (w *world) watchDirect(f *flow, a, b *device) {
 	relayed := bothRelayed(a, b)
-	if f.every > time.Second || relayed.IsZero() || a.link(b).path.Kind == path.Direct || w.prospect(a, b) != yes {
+	if f.every > time.Second || relayed.IsZero() || a.link(b).path.Kind == path.Direct {
+		return
+	}
+	if long := w.now.Sub(later(f.since, later(relayed, later(a.upSince, b.upSince)))); a.link(b).path.Kind == path.None && long > goneBound {
+		w.fail("%s has no path to %s, though both have reached a relay for %s", a.name, b.name, long)
+	}
+	if w.prospect(a, b) != yes {
 		return
 	}
 	since := later(later(w.changed, f.since), later(relayed, later(a.upSince, b.upSince)))

@@ -116,8 +116,8 @@ func (d *device) forward(to *device, arrive func(), lost func()) {
 
 func (d *device) signal(a path.SendSignal) {
 	to := d.w.device(a.Peer)
-	d.count.signals++
-	e := path.Signal{Peer: d.id, Candidates: a.Candidates, Call: a.Call, Mapping: a.Mapping, Ready: a.Ready}
+	d.countSignal()
+	e := path.Signal{Peer: d.id, Candidates: a.Candidates, Call: a.Call, Mapping: a.Mapping, Ready: a.Ready, Lost: a.Lost}
 	if d.liar {
 		e.Candidates = d.lies()
 	}

@@ -3,27 +3,40 @@ package sim
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"sync"
 	"testing"
 )
 
 // A failing seed joins failedOnce; a failing program of the fuzzer's is kept in testdata/fuzz.
 
-// seedsQuick is how many seeds a plain run plays; `make soak` has the fuzzer make more programs.
+// seedsQuick is how many seeds a plain run plays; `make soak` has the fuzzer make more programs, and WARREN_SIM_SEEDS=FROM-TO plays others.
 const seedsQuick = 40
 
+// seeds are those to be played.
+func seeds(t *testing.T) []uint64 {
+	t.Helper()
+	from, to := uint64(0), uint64(seedsQuick)
+	if v := os.Getenv("WARREN_SIM_SEEDS"); v != "" {
+		if n, err := fmt.Sscanf(v, "%d-%d", &from, &to); n != 2 || from >= to {
+			t.Fatalf("WARREN_SIM_SEEDS is %q, want two numbers, as in 40-1000: %v", v, err)
+		}
+	}
+	out := failedOnce()
+	for seed := from; seed < to; seed++ {
+		out = append(out, seed)
+	}
+	return out
+}
+
 // failedOnce are seeds that have found something, in the core or in the reference.
-func failedOnce() []uint64 { return []uint64{26, 55, 133, 135, 156, 1019, 1233, 2040} }
+func failedOnce() []uint64 { return []uint64{26, 55, 133, 135, 156, 1019, 1233, 2040, 2068} }
 
 func TestSeeds(t *testing.T) {
 	var mu sync.Mutex
 	var sum Stats
 	t.Run("all", func(t *testing.T) {
-		seeds := failedOnce()
-		for seed := range uint64(seedsQuick) {
-			seeds = append(seeds, seed)
-		}
-		for _, seed := range seeds {
+		for _, seed := range seeds(t) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				stats, err := Run(Random(seed))

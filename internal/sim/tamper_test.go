@@ -56,6 +56,12 @@ func TestInvariantsSee(t *testing.T) {
 				a.do(path.SendCheck{Peer: b.id, Pair: a.link(b).path.Pair})
 			}
 		},
+		"signals in a second": func(w *world, a, b *device) {
+			for range 30 {
+				a.do(path.SendSignal{Peer: b.id})
+			}
+		},
+		"has no path": func(w *world, a, b *device) { often(w, func() { a.link(b).path = path.Path{} }) },
 		"to a third party": func(w *world, a, b *device) {
 			w.lied = w.now
 			often(w, func() { a.do(path.SendCheck{Peer: b.id, Pair: path.Pair{Remote: netip.AddrPortFrom(victim, 1)}}) })

@@ -95,10 +95,8 @@ func (d *device) carry(to *device, size int, arrive func()) {
 				d.judgeLong(l, sent)
 			}
 		})
-	case path.Relay:
+	default: // the Bind has the relay try what has no path
 		d.forward(to, func() { d.delivered(l, size, false); arrive() }, func() { d.judge(l, sent) })
-	default:
-		d.judge(l, sent)
 	}
 }
 

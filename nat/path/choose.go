@@ -52,15 +52,27 @@ func (s *session) demote(cause Cause, reason string) {
 	s.waiting = time.Time{}
 	p.reset()
 	p.after = s.c.now
+	if cause != PeerLost {
+		s.lostAt = s.c.now
+	}
 	s.announce(cause, reason)
 	if !s.awake {
 		return
 	}
 	s.retryIn = retryFirst
 	s.startRound(triesFull)
-	if s.used() {
+	if s.used() && cause != PeerLost { // else the answer to the peer's call is on its way
 		s.call(true)
 	}
+}
+
+// yield gives the direct path up because the peer has given up its own, unless a check was answered a moment ago.
+func (s *session) yield() {
+	if s.current == nil || !s.relayed() || s.within(s.current.lastAnswer, freshFor) || s.within(s.yieldedAt, yieldEvery) {
+		return
+	}
+	s.yieldedAt = s.c.now
+	s.demote(PeerLost, "")
 }
 
 func (s *session) spreadConsent() {

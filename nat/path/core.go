@@ -27,9 +27,11 @@ type Core struct {
 	timers   timers
 	probes   map[stunmsg.TxID]*probe
 	budget   bucket
-	mtu      int // of the interface
-	mapping  Mapping
-	hunt     *hunt // nil while none is in progress
+	// goneBudget is for calls to peers that the relay does not have.
+	goneBudget bucket
+	mtu        int // of the interface
+	mapping    Mapping
+	hunt       *hunt // nil while none is in progress
 }
 
 // New makes a Core. now is the time that Handle's go on from.
@@ -48,7 +50,7 @@ func New(now time.Time, cfg Config) *Core {
 	}
 	return &Core{
 		cfg: cfg, start: now, now: now, sessions: map[ID]*session{}, quiet: map[ID]time.Time{}, probes: map[stunmsg.TxID]*probe{},
-		budget: newBucket(totalRate, totalBurst, now), mtu: DefaultMTU,
+		budget: newBucket(totalRate, totalBurst, now), goneBudget: newBucket(goneRate, goneBurst, now), mtu: DefaultMTU,
 	}
 }
 
@@ -221,6 +223,9 @@ func (e Request) apply(c *Core) {
 		c.emit(Wanted{e.Peer})
 	}
 	if s != nil && s.awake {
+		if s.gone {
+			s.callGone()
+		}
 		s.requested(e.Pair)
 		c.touch(s)
 	}

@@ -12,7 +12,7 @@ import (
 // Cause is why a path changed: the class of the reason, of which there are few.
 type Cause uint8
 
-// The causes. The last three are those by which a direct path is given up.
+// The causes. The last four are those by which a direct path is given up.
 const (
 	InUse Cause = iota + 1
 	Idle
@@ -27,10 +27,11 @@ const (
 	LocalGone   // the local address of the path is no more
 	Unanswered  // data goes out, nothing comes back, and checks go unanswered
 	ConsentLost // no check was answered for too long (RFC 7675)
+	PeerLost    // the peer has given up its own
 )
 
 // CauseMax is the last of them.
-const CauseMax = ConsentLost
+const CauseMax = PeerLost
 
 // Causes lists all of them.
 func Causes() []Cause {
@@ -53,6 +54,7 @@ func (c Cause) names() (text, label string) {
 		{"relay is connected", "relay-up"}, {"relay is not connected", "relay-down"}, {"a direct path answers", "found"},
 		{"a better path answers", "better"}, {"another path answers and this does not", "replaced"}, {"other packet sizes get through", "mtu"},
 		{"local address is gone", "local-gone"}, {"nothing comes back", "unanswered"}, {"no check was answered", "consent-lost"},
+		{"the peer lost its path here", "peer-lost"},
 	}
 	if int(c) >= len(names) {
 		return fmt.Sprintf("unknown cause %d", c), "unknown"
@@ -61,7 +63,7 @@ func (c Cause) names() (text, label string) {
 }
 
 // Demotion reports whether a direct path was given up without a better one.
-func (c Cause) Demotion() bool { return c == LocalGone || c == Unanswered || c == ConsentLost }
+func (c Cause) Demotion() bool { return c >= LocalGone && c <= PeerLost }
 
 // Explanation is what a Core knows of one peer, for people. It shares nothing with the Core.
 type Explanation struct {

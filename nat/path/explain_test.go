@@ -123,7 +123,7 @@ func TestCauses(t *testing.T) {
 		}
 		texts[c.String()], labels[c.Label()] = true, true
 	}
-	if len(texts) != int(path.ConsentLost) {
+	if len(texts) != int(path.CauseMax) {
 		t.Errorf("%d causes", len(texts))
 	}
 	if got := path.Cause(200).Label(); got != "unknown" {

@@ -67,7 +67,12 @@ const (
 	signalSpacing = 50 * time.Millisecond
 	callFirst     = 250 * time.Millisecond // until a call is repeated; doubles
 	callMax       = time.Minute
-	goneTries     = 3 // a call to a peer that is not at the relay counts as so many
+	goneTries     = 3               // a call to a peer that is not at the relay counts as so many
+	goneRetry     = 2 * time.Second // between two such calls while there is data for it
+	goneRate      = 20              // ... calls in a second to all such peers
+	goneBurst     = 40
+	lostFor       = 2 * time.Second // a signal says so long that the direct path was lost
+	yieldEvery    = time.Second     // between two paths that are given up because the peer says that
 )
 
 // Choice between pairs that work.

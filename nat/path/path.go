@@ -9,9 +9,12 @@
 //
 //   - Relay first. Checks run from each local address to each candidate of the peer, paced and retransmitted; the first pair that answers
 //     carries the traffic, and a clearly better one later takes over. Each side chooses for what it sends: nomination is continuous.
-//   - A check can promote a path but not demote one. A path is given up for two reasons only: data goes out, nothing comes back, and
-//     quick checks of the path go unanswered (distress); or no check of it was answered for too long (consent).
+//   - A check can promote a path but not demote one. A path is given up for three reasons only: data goes out, nothing comes back, and
+//     quick checks of the path go unanswered (distress); no check of it was answered for too long (consent); or the peer says that it has
+//     just given up its own, and no check has been answered since. A side that only answers has no other way to learn of a fault in time.
 //   - A session without traffic sleeps and sends nothing. Traffic or a call of the peer wakes it.
+//   - A peer that the relay does not have is called ever more seldom; every goneRetry as long as there is data for it, within a rate for
+//     all such peers together; and at once when anything of it is heard.
 //   - Whatever a peer can make grow is bounded: candidates, pairs, peer-reflexive addresses, transactions, and packets in a second.
 package path
 
@@ -123,6 +126,8 @@ type (
 		// Mapping is that of the peer's NAT; Ready says that its sockets wait for checks of random ports.
 		Mapping Mapping
 		Ready   bool
+		// Lost says that the peer has just given its direct path up, so that nothing of ours need have reached it.
+		Lost bool
 	}
 	// Request is an authenticated check of the peer. Whoever runs the core has answered it already.
 	Request struct {
@@ -157,6 +162,7 @@ type (
 		Call       bool
 		Mapping    Mapping
 		Ready      bool
+		Lost       bool
 	}
 	// OpenSockets asks for extra sockets, told of by SocketsOpened; CloseSockets is to close some.
 	OpenSockets struct {

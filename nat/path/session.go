@@ -21,6 +21,8 @@ type session struct {
 	calledAt   time.Time // the peer last called
 	heardAt    time.Time // its last signal came
 	gone       bool      // not at the relay
+	lostAt     time.Time // this side gave its direct path up
+	yieldedAt  time.Time // ... because the peer had given up its own
 
 	// Traffic as it was when last looked at. waiting is since when data that was sent has had nothing back; zero if it has.
 	polledAt, sent, received, waiting time.Time
@@ -151,8 +153,11 @@ func (s *session) poll() {
 	t := s.c.cfg.Traffic(s.id)
 	sent, received := t.Sent, t.Received
 	if received.After(s.received) && s.gone {
-		s.gone = false
+		s.heard()
 		s.announce(PeerHeard, "")
+	}
+	if s.gone && s.awake && sent.After(s.sent) {
+		s.callGone()
 	}
 	if s.configured && !s.polledAt.IsZero() && (sent.After(s.sent) || received.After(s.received)) {
 		s.usedAt = later(s.usedAt, later(sent, received))
@@ -279,11 +284,12 @@ func (s *session) networkChanged() {
 	}
 }
 
+// peerGone takes the relay's word, which comes for data as well as for calls.
 func (s *session) peerGone() {
 	s.gone = true
 	s.callTries = max(s.callTries, goneTries)
-	if s.calling {
-		s.nextCall = later(s.nextCall, s.c.now.Add(callBackoff(s.callTries)))
+	if s.calling && !s.lastSignal.IsZero() {
+		s.nextCall = later(s.nextCall, s.lastSignal.Add(callBackoff(goneTries)))
 	}
 	s.onlyCall = time.Time{}
 	s.announce(PeerLeft, "")

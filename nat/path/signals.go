@@ -19,6 +19,27 @@ func (s *session) call(fresh bool) {
 	s.nextCall = s.c.now
 }
 
+// heard is for any sign of a peer at the relay. If it was not there, it is called at once.
+func (s *session) heard() {
+	if s.gone && s.calling {
+		s.callTries, s.nextCall = 0, s.c.now
+	}
+	s.gone = false
+}
+
+// callGone has a peer that was not at the relay called again soon: there is data for it, or it sends checks.
+func (s *session) callGone() {
+	at := later(s.c.now, s.lastSignal.Add(goneRetry))
+	if s.current != nil || s.calling && !s.nextCall.After(at) || s.c.goneBudget.wait(s.c.now) > 0 {
+		return
+	}
+	s.c.goneBudget.take()
+	if !s.calling {
+		s.call(false)
+	}
+	s.nextCall = at
+}
+
 func callBackoff(tries int) time.Duration {
 	if tries > 16 {
 		return callMax
@@ -49,7 +70,7 @@ func (s *session) runSignals() time.Time {
 				s.onlyCall = time.Time{}
 			}
 		}
-		s.c.emit(SendSignal{Peer: s.id, Candidates: s.c.local, Call: isCall, Mapping: s.c.mapping})
+		s.c.emit(SendSignal{Peer: s.id, Candidates: s.c.local, Call: isCall, Mapping: s.c.mapping, Lost: s.current == nil && s.within(s.lostAt, lostFor)})
 	}
 	if s.calling {
 		return s.nextCall
@@ -70,6 +91,9 @@ func (s *session) signalled(e Signal) {
 			s.relayRTT = max(now.Sub(s.onlyCall), time.Microsecond)
 		}
 		s.calling, s.onlyCall = false, time.Time{}
+	}
+	if e.Lost {
+		s.yield()
 	}
 	if e.Call {
 		s.calledAt = now

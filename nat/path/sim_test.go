@@ -341,7 +341,7 @@ func (n *node) signal(a path.SendSignal) {
 	n.sim.after(n.sim.relay, func() {
 		if to.relayUp && !to.host.Down {
 			n.sim.after(n.sim.relay, func() {
-				to.handle(path.Signal{Peer: n.id, Candidates: a.Candidates, Call: a.Call, Mapping: a.Mapping, Ready: a.Ready})
+				to.handle(path.Signal{Peer: n.id, Candidates: a.Candidates, Call: a.Call, Mapping: a.Mapping, Ready: a.Ready, Lost: a.Lost})
 			})
 			return
 		}

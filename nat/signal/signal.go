@@ -50,6 +50,8 @@ type Signal struct {
 	Candidates []candidate.Candidate
 	// Call asks for an immediate signal in return, and for checks at once.
 	Call bool
+	// Lost says that the sender has just given its direct path up.
+	Lost bool
 	// View is what the sender knows; zero if it tells nothing.
 	View View
 	// Talk is set in a signal that only carries a view, or asks for one. Its candidates count for nothing.
@@ -120,7 +122,7 @@ func (b *Box) Seal(now time.Time, s Signal) ([]byte, error) {
 	b.sent = max(b.sent+1, uint64(max(now.UnixNano(), 0)))
 	plain, err := proto.Marshal(&pb.Signal{
 		Sequence: b.sent, Candidates: candidate.ToProto(s.Candidates), Call: s.Call, View: s.View.toProto(), Talk: s.Talk, HardNat: hardNAT(s),
-		Relays: relaysToProto(s.Relays),
+		Relays: relaysToProto(s.Relays), Lost: s.Lost,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encoding a signal: %w", err)
@@ -170,6 +172,7 @@ func (b *Box) Open(sealed []byte, overlay []netip.Prefix) (Signal, error) {
 	return Signal{
 		Candidates: candidates, Call: m.GetCall(), View: viewFromProto(m.GetView()), Talk: talk,
 		Mapping: m.GetHardNat().GetMapping(), Ready: m.GetHardNat().GetReady(), Relays: relays,
+		Lost: m.GetLost(),
 	}, nil
 }
 

@@ -77,7 +77,7 @@ func TestRoundTrip(t *testing.T) {
 	for name, side := range map[string]struct{ from, to *Box }{
 		"first to second": {box(t, x, y), box(t, y, x)}, "second to first": {box(t, y, x), box(t, x, y)},
 	} {
-		for _, s := range []Signal{some, {Call: true}, {}, {Candidates: some.Candidates}} {
+		for _, s := range []Signal{some, {Call: true}, {}, {Candidates: some.Candidates}, {Call: true, Lost: true}} {
 			got, err := side.to.Open(seal(t, side.from, now, s), overlay)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)

@@ -124,7 +124,7 @@ func (o *owner) openSockets(a path.OpenSockets) {
 func (o *owner) sendSignal(a path.SendSignal) {
 	if p := o.peers[a.Peer]; p != nil {
 		o.seal(a.Peer, p, signal.Signal{
-			Candidates: a.Candidates, Call: a.Call, View: o.viewFor(p), Mapping: pb.HardNAT_Mapping(a.Mapping), Ready: a.Ready,
+			Candidates: a.Candidates, Call: a.Call, View: o.viewFor(p), Mapping: pb.HardNAT_Mapping(a.Mapping), Ready: a.Ready, Lost: a.Lost,
 		})
 	}
 }
@@ -310,7 +310,9 @@ func (o *owner) signal(s sealed) {
 		return
 	}
 	o.derive(s.from) // its checks follow
-	o.handle(path.Signal{Peer: s.from, Candidates: m.Candidates, Call: m.Call, Mapping: mappingOf(m.Mapping), Ready: m.Ready})
+	o.handle(path.Signal{
+		Peer: s.from, Candidates: m.Candidates, Call: m.Call, Mapping: mappingOf(m.Mapping), Ready: m.Ready, Lost: m.Lost,
+	})
 }
 
 // mappingOf takes a peer's word; what we do not know counts as unknown.

@@ -759,7 +759,9 @@ type Signal struct {
 	Talk    Talk     `protobuf:"varint,5,opt,name=talk,proto3,enum=warren.v1.Talk" json:"talk,omitempty"`
 	HardNat *HardNAT `protobuf:"bytes,6,opt,name=hard_nat,json=hardNat,proto3" json:"hard_nat,omitempty"`
 	// Keys of the relays at which the sender is reached, its home first; at most 4.
-	Relays        [][]byte `protobuf:"bytes,7,rep,name=relays,proto3" json:"relays,omitempty"`
+	Relays [][]byte `protobuf:"bytes,7,rep,name=relays,proto3" json:"relays,omitempty"`
+	// The sender has just given its direct path up: nothing that was sent to it directly need have arrived.
+	Lost          bool `protobuf:"varint,8,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -841,6 +843,13 @@ func (x *Signal) GetRelays() [][]byte {
 		return x.Relays
 	}
 	return nil
+}
+
+func (x *Signal) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
 }
 
 // View is what a device knows of its own network and of its path to the other, for people: nothing is decided by it.
@@ -1006,7 +1015,7 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\tCandidate\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.warren.v1.CandidateKindR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\xff\x01\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\x93\x02\n" +
 	"\x06Signal\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x124\n" +
 	"\n" +
@@ -1016,7 +1025,8 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\x04view\x18\x04 \x01(\v2\x0f.warren.v1.ViewR\x04view\x12#\n" +
 	"\x04talk\x18\x05 \x01(\x0e2\x0f.warren.v1.TalkR\x04talk\x12-\n" +
 	"\bhard_nat\x18\x06 \x01(\v2\x12.warren.v1.HardNATR\ahardNat\x12\x16\n" +
-	"\x06relays\x18\a \x03(\fR\x06relays\"\x93\x01\n" +
+	"\x06relays\x18\a \x03(\fR\x06relays\x12\x12\n" +
+	"\x04lost\x18\b \x01(\bR\x04lost\"\x93\x01\n" +
 	"\x04View\x12\"\n" +
 	"\x03udp\x18\x01 \x01(\x0e2\x10.warren.v1.ReachR\x03udp\x12,\n" +
 	"\amapping\x18\x02 \x01(\x0e2\x12.warren.v1.MappingR\amapping\x12'\n" +
