@@ -1,4 +1,4 @@
-// Package buildversion tells which version of Warren a program was built from. Get is all there is.
+// Package buildversion tells which version of Warren a program was built from. Get tells of the running one, Of of any.
 package buildversion
 
 import "runtime/debug"
@@ -9,10 +9,11 @@ func Get() string {
 	if !ok {
 		return "devel"
 	}
-	return fromInfo(info)
+	return Of(info)
 }
 
-func fromInfo(info *debug.BuildInfo) string {
+// Of is Get for another program, whose information was read from its file.
+func Of(info *debug.BuildInfo) string {
 	if v := info.Main.Version; v != "" && v != "(devel)" {
 		return v
 	}
