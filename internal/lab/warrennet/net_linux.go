@@ -122,6 +122,16 @@ func (d *Daemon) Signal(sig os.Signal) error {
 	return d.err
 }
 
+// Ended tells whether the program has ended.
+func (d *Daemon) Ended() bool {
+	select {
+	case <-d.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // PID is the program's process.
 func (d *Daemon) PID() int { return d.cmd.Process.Pid }
 
@@ -145,15 +155,22 @@ func New(ctx context.Context, bin, dir string, args ...string) (*Network, error)
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{Lab: l, bin: bin, dir: dir, args: args}
 	site, err := l.Site("coordinator", lab.Access{IPv6: lab.OpenIPv6})
+	var h *lab.Host
 	if err == nil {
-		n.Coordinator, err = site.Host("coordinator")
-	}
-	if err == nil {
-		err = n.Serve(ctx)
+		h, err = site.Host("coordinator")
 	}
 	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return On(ctx, l, h, bin, dir, args...)
+}
+
+// On is New in a lab that is there, with the coordinator on one of its hosts. The lab is closed if that fails.
+func On(ctx context.Context, l *lab.Lab, h *lab.Host, bin, dir string, args ...string) (*Network, error) {
+	n := &Network{Lab: l, Coordinator: h, bin: bin, dir: dir, args: args}
+	if err := n.Serve(ctx); err != nil {
 		n.Close()
 		return nil, err
 	}
