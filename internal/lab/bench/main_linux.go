@@ -191,7 +191,8 @@ func (b *bench) direct() error {
 	if err != nil {
 		return err
 	}
-	if err := b.stock(x.Host, y.Host); err != nil {
+	stock, err := b.stock(x.Host, y.Host)
+	if err != nil {
 		return err
 	}
 	st, err := y.Status(b.ctx)
@@ -202,7 +203,7 @@ func (b *bench) direct() error {
 	if err != nil {
 		return err
 	}
-	kinds := []struct{ name, addr string }{{"bare link", y.Addr.String()}, {"stock wireguard-go", stockRight}, {"warren, direct", st.Self.Addresses[0]}}
+	kinds := []struct{ name, addr string }{{"bare link", y.Addr.String()}, {"stock wireguard-go", stock}, {"warren, direct", st.Self.Addresses[0]}}
 	rtt, bits := make([]figures, len(kinds)), make([]figures, len(kinds))
 	var loaded usage
 	for range b.runs {
@@ -242,8 +243,8 @@ func (b *bench) direct() error {
 		ratio[i] = bits[2][i] / bits[1][i]
 	}
 	ratio.print("  throughput, warren / stock wireguard-go, run by run", "")
-	fmt.Printf("  agent idle:   %.1f MB resident, %.2f %% of a core\n", idle.megabytes, idle.percent)
-	fmt.Printf("  agent sending: %.1f MB resident, %.0f %% of a core\n", loaded.megabytes, loaded.percent)
+	fmt.Printf("  agent idle:   %.1f MB resident, %.2f %% of a core\n", idle.megabytes(), idle.percent)
+	fmt.Printf("  agent sending: %.1f MB resident, %.0f %% of a core\n", loaded.megabytes(), loaded.percent)
 	return nil
 }
 
