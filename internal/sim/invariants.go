@@ -102,17 +102,23 @@ func (w *world) hunting() bool { return w.stats.Hunts > 0 || !w.lied.IsZero() }
 // checkVerified is called before data goes out directly.
 func (d *device) checkVerified(l *link) {
 	at := l.path.Pair
-	var last time.Time
-	for k, t := range l.verified {
-		if k.Remote == at.Remote && k.Socket == at.Socket && (k.Local == at.Local || !at.Local.IsValid()) {
-			last = later(last, t)
-		}
-	}
+	last := l.answered()
 	if last.IsZero() {
 		d.w.fail("%s sends data for %s to %s, which never answered", d.name, l.peer.name, at.Remote)
 	} else if age := d.w.now.Sub(last); age > trust {
 		d.w.fail("%s sends data for %s to %s, which last answered %s ago", d.name, l.peer.name, at.Remote, age)
 	}
+}
+
+// answered is when the peer last answered on the path in use; zero for never.
+func (l *link) answered() (last time.Time) {
+	at := l.path.Pair
+	for k, t := range l.verified {
+		if k.Remote == at.Remote && k.Socket == at.Socket && (k.Local == at.Local || !at.Local.IsValid()) {
+			last = later(last, t)
+		}
+	}
+	return last
 }
 
 // judge hears of a packet that a fault has lost, and holds the core to its word: while both reach a relay, data gets there.
@@ -134,13 +140,22 @@ func (d *device) judge(l *link, sent time.Time) {
 	}
 }
 
-// judgeLong hears of a packet that was too long for the path.
+// judgeLong hears of a packet that was too long for the path. If nothing at all gets through, that is a fault like another, and only a relay can
+// help.
 func (d *device) judgeLong(l *link, sent time.Time) {
 	w := d.w
 	if l.longLost.IsZero() {
 		l.longLost = sent
 	}
-	if hole := sent.Sub(later(l.longLost, l.path.Since)); hole > holeBound && !w.lossy() {
+	since := later(l.longLost, l.path.Since)
+	if !l.answered().After(since) {
+		relayed := bothRelayed(d, l.peer)
+		if relayed.IsZero() {
+			return
+		}
+		since = later(since, relayed)
+	}
+	if hole := sent.Sub(since); hole > holeBound && !w.lossy() {
 		w.fail("%s has sent long packets to %s into a black hole for %s", d.name, l.peer.name, hole)
 	}
 }

@@ -23,6 +23,7 @@ type Core struct {
 	hosts    []netip.Addr
 	relayUp  bool
 	sessions map[ID]*session
+	kept     map[ID]kept      // of sessions that have ended; one entry a peer of the map at most
 	quiet    map[ID]time.Time // until when a peer's checks do not ask for it; one entry a peer of the map at most
 	timers   timers
 	probes   map[stunmsg.TxID]*probe
@@ -49,7 +50,7 @@ func New(now time.Time, cfg Config) *Core {
 		cfg.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
 	return &Core{
-		cfg: cfg, start: now, now: now, sessions: map[ID]*session{}, quiet: map[ID]time.Time{}, probes: map[stunmsg.TxID]*probe{},
+		cfg: cfg, start: now, now: now, sessions: map[ID]*session{}, kept: map[ID]kept{}, quiet: map[ID]time.Time{}, probes: map[stunmsg.TxID]*probe{},
 		budget: newBucket(totalRate, totalBurst, now), goneBudget: newBucket(goneRate, goneBurst, now), mtu: DefaultMTU,
 	}
 }
@@ -95,6 +96,7 @@ func (c *Core) session(id ID) *session {
 			c: c, id: id, heapIndex: -1, published: Path{Since: c.now}, mute: mute{},
 			budget: newBucket(peerRate, peerBurst, c.now), reflex: newBucket(reflexRate, reflexBurst, c.now),
 		}
+		c.resume(s)
 		c.sessions[id] = s
 	}
 	return s
@@ -138,6 +140,7 @@ func (c *Core) end(s *session) {
 		heap.Remove(&c.timers, s.heapIndex)
 	}
 	delete(c.sessions, s.id)
+	c.keep(s)
 	c.emit(Ended{s.id})
 }
 
@@ -167,6 +170,7 @@ func (e Forget) apply(c *Core) {
 	if s := c.sessions[e.Peer]; s != nil {
 		c.end(s)
 	}
+	delete(c.kept, e.Peer)
 }
 
 func (e SetLocal) apply(c *Core) {
@@ -193,7 +197,10 @@ func (e SetRelay) apply(c *Core) {
 	c.each(func(s *session) { s.relayChanged() })
 }
 
-func (NetworkChanged) apply(c *Core) { c.each((*session).networkChanged) }
+func (NetworkChanged) apply(c *Core) {
+	c.each((*session).networkChanged)
+	clear(c.kept)
+}
 
 func (e PeerGone) apply(c *Core) {
 	if s := c.sessions[e.Peer]; s != nil {

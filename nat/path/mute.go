@@ -50,3 +50,44 @@ func (m mute) of(to netip.Addr, now time.Time) *bucket {
 
 // heard forgets what was sent to an address: it answers.
 func (m mute) heard(from netip.Addr) { delete(m, from) }
+
+// kept is what outlives a session, so that a peer whose session ends and begins anew has no more sent to others than one whose session stays.
+type kept struct {
+	mute      mute
+	huntAfter time.Time
+	failed    int
+}
+
+// keep is for a session that ends. Of those that ended before, a few that have become worthless make room.
+func (c *Core) keep(s *session) {
+	looked := 0
+	for id, k := range c.kept { // whatever order
+		if !k.huntAfter.After(c.now) && k.mute.full(c.now) {
+			delete(c.kept, id)
+		}
+		if looked++; looked == 4 {
+			break
+		}
+	}
+	if s.huntAfter.After(c.now) || !s.mute.full(c.now) {
+		c.kept[s.id] = kept{s.mute, s.huntAfter, s.huntFailed}
+	}
+}
+
+// resume gives a new session what was kept of the peer's last one.
+func (c *Core) resume(s *session) {
+	if k, ok := c.kept[s.id]; ok {
+		s.mute, s.huntAfter, s.huntFailed = k.mute, k.huntAfter, k.failed
+		delete(c.kept, s.id)
+	}
+}
+
+// full reports whether every address has its whole allowance.
+func (m mute) full(now time.Time) bool {
+	for _, b := range m {
+		if b.fill(now); b.tokens < b.burst {
+			return false
+		}
+	}
+	return true
+}

@@ -58,6 +58,55 @@ func TestLyingCandidates(t *testing.T) {
 	}
 }
 
+// A peer whose session ends ever again, because it is silent for a while, gets no more sent to a third party for that.
+func TestLiarComesAndGoes(t *testing.T) {
+	victim := netip.MustParseAddrPort("198.18.0.1:7")
+	for name, lie := range map[string]path.Signal{
+		"candidates": {Candidates: []candidate.Candidate{{Kind: reflexive, Addr: victim}}, Call: true},
+		"readiness":  {Candidates: []candidate.Candidate{{Kind: reflexive, Addr: victim}}, Call: true, Mapping: path.MappingDependent, Ready: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lie.Peer = path.ID{7}
+			now := time.Unix(1_000_000, 0)
+			c := path.New(now, path.Config{Rand: rand.New(rand.NewPCG(1, 2))})
+			got, next := 0, now
+			handle := func(e path.Event) {
+				var actions []path.Action
+				actions, next = c.Handle(now, e)
+				for _, a := range actions {
+					if _, ok := a.(path.SendCheck); ok {
+						got++
+					}
+				}
+			}
+			pass := func(d time.Duration) {
+				end := now.Add(d)
+				for ; !next.IsZero() && next.Before(end); handle(nil) {
+					now = next
+				}
+				now = end
+			}
+			handle(path.SetRelay{Up: true})
+			handle(path.SetMapping{Mapping: path.MappingIndependent})
+			begin, ends := now, 0
+			for now.Sub(begin) < 30*time.Minute {
+				for i := range 100 {
+					lie.Candidates[0].Addr = netip.AddrPortFrom(victim.Addr(), uint16(1000+i))
+					handle(lie)
+					pass(200 * time.Millisecond)
+				}
+				pass(12 * time.Second)
+				if c.Sessions() == 0 {
+					ends++
+				}
+			}
+			if limit := 512 + 2*int(now.Sub(begin).Seconds()) + 1100; ends < 50 || got < 1000 || got > limit {
+				t.Errorf("%d checks after %d sessions, want no more than %d", got, ends, limit)
+			}
+		})
+	}
+}
+
 // Behind two hard NATs nothing answers for hours. When one becomes easy, that is found no later than otherwise.
 func TestMuteSparesTheHonest(t *testing.T) {
 	s := newSim(t, 1)
@@ -65,9 +114,8 @@ func TestMuteSparesTheHonest(t *testing.T) {
 	s.run(time.Second)
 	a.flow(b, 100*time.Millisecond, true)
 	s.run(3 * time.Hour)
-	b.host.Box.Kind = none
-	b.host.Box.Forget()
-	b.host.At = netip.AddrPortFrom(b.host.Box.External, b.host.At.Port())
+	b.host.Box.Become(none)
+	b.host.At = netip.AddrPortFrom(b.host.Box.External(), b.host.At.Port())
 	b.gather()
 	if took := s.until("direct", func() bool { return kinds(a, b) == bothDirect }); took > time.Second {
 		t.Errorf("direct after %s", took)
