@@ -99,7 +99,7 @@ func TestExplainCauses(t *testing.T) {
 // What is told of the search for a hard NAT's port follows it from its beginning to its failure.
 func TestExplainBirthday(t *testing.T) {
 	s, e, h := easyHard(t, 1, true)
-	e.host.Box.Kind = blocked // whatever is sent, nothing arrives
+	e.host.Box.Become(blocked) // whatever is sent, nothing arrives
 	s.run(4 * time.Second)
 	if b := h.core.Explain(e.id).Birthday; !b.Trying || b.Sent != 256 || b.Failed != 0 || b.Off {
 		t.Errorf("hard side, at first: %+v", b)

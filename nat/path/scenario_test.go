@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	none    = pathtest.Public
-	easy    = pathtest.Easy
-	hard    = pathtest.Hard
-	blocked = pathtest.Blocked
+	none       = pathtest.Public
+	easy       = pathtest.Easy
+	hard       = pathtest.Hard
+	blocked    = pathtest.Blocked
+	sequential = pathtest.Sequential
 )
 
 func TestScenarios(t *testing.T) {

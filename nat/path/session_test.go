@@ -140,11 +140,10 @@ func TestMove(t *testing.T) {
 // move gives a host another address, and tells the core as the daemon does.
 func move(n *node, octet byte) {
 	n.host.At = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, octet, 0, 2}), n.host.At.Port())
-	n.host.Box.External = netip.AddrFrom4([4]byte{198, 18, octet, n.id[0]})
-	if n.host.Box.Kind == none {
-		n.host.At = netip.AddrPortFrom(n.host.Box.External, n.host.At.Port())
+	n.host.Box.Renumber(netip.AddrFrom4([4]byte{198, 18, octet, n.id[0]}))
+	if n.host.Box.Kind() == none {
+		n.host.At = netip.AddrPortFrom(n.host.Box.External(), n.host.At.Port())
 	}
-	n.host.Box.Forget()
 	n.handle(path.NetworkChanged{})
 	n.gather()
 }

@@ -33,10 +33,9 @@ type sim struct {
 	net   *pathtest.Net
 	nodes []*node
 	relay time.Duration // one way
+	seed  uint64
 	rand  *rand.Rand
 	trace bool
-	// random draws the ports of hard NATs that are added; nil: they come in sequence.
-	random *rand.Rand
 	// lenient switches off the rule of one second, where a test makes it impossible.
 	lenient bool
 }
@@ -99,7 +98,7 @@ func (e *events) Pop() any {
 func newSim(t testing.TB, seed uint64) *sim {
 	r := rand.New(rand.NewPCG(seed, 1))
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	s := &sim{t: t, now: begin, begin: begin, rand: r, relay: 10 * time.Millisecond, trace: testing.Verbose()}
+	s := &sim{t: t, now: begin, begin: begin, seed: seed, rand: r, relay: 10 * time.Millisecond, trace: testing.Verbose()}
 	s.net = &pathtest.Net{Rand: r, Delay: 5 * time.Millisecond}
 	return s
 }
@@ -113,11 +112,10 @@ func (s *sim) logf(format string, args ...any) {
 // add makes a device behind a box of a kind.
 func (s *sim) add(kind pathtest.NAT) *node {
 	i := byte(len(s.nodes) + 1)
-	box := pathtest.NewBox(kind, netip.AddrFrom4([4]byte{203, 0, 113, i}))
-	box.Random = s.random
+	box := pathtest.NewBox(kind, netip.AddrFrom4([4]byte{203, 0, 113, i}), s.seed<<8|uint64(i))
 	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, i, 2}), 4000+uint16(i))
 	if kind == pathtest.Public {
-		at = netip.AddrPortFrom(box.External, at.Port())
+		at = netip.AddrPortFrom(box.External(), at.Port())
 	}
 	n := &node{sim: s, id: path.ID{i}, relayUp: true, relaySet: s.now, links: map[path.ID]*link{}}
 	n.host = &pathtest.Host{Name: fmt.Sprintf("%c", 'a'+i-1), At: at, Box: box}

@@ -1,7 +1,6 @@
 package traversal
 
 import (
-	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -12,7 +11,6 @@ import (
 func TestBirthday(t *testing.T) {
 	run(t, func(w *world) {
 		a, b := w.add("a", pathtest.Easy), w.add("b", pathtest.Hard)
-		b.host.Box.Random = rand.New(rand.NewPCG(1, 2))
 		for _, d := range w.devices {
 			d.stop()
 			d.start(func(c *Config) { c.Extra = d })

@@ -258,12 +258,12 @@ func TestNetworkChanged(t *testing.T) {
 		w.within(2*time.Second, "direct", both(a, b, Direct))
 		w.mu.Lock()
 		a.host.At = netip.MustParseAddrPort("10.77.0.2:51820")
-		a.host.Box = pathtest.NewBox(pathtest.Easy, netip.MustParseAddr("192.0.2.77"))
+		a.host.Box = pathtest.NewBox(pathtest.Easy, netip.MustParseAddr("192.0.2.77"), 77)
 		w.mu.Unlock()
 		a.tr.SetCandidates(a.candidates())
 		a.tr.NetworkChanged()
 		w.within(time.Second, "direct from the new address", func() bool {
-			return a.path(b).Local == a.host.At && b.path(a).Remote.Addr() == a.host.Box.External
+			return a.path(b).Local == a.host.At && b.path(a).Remote.Addr() == a.host.Box.External()
 		})
 	})
 }

@@ -77,7 +77,7 @@ func (w *world) add(name string, kind pathtest.NAT) *device {
 	}
 	d := &device{
 		w: w, id: key.NewDevice(), node: key.NewNode(), relay: true,
-		host: &pathtest.Host{Name: name, At: netip.AddrPortFrom(at, 51820), Box: pathtest.NewBox(kind, outside)},
+		host: &pathtest.Host{Name: name, At: netip.AddrPortFrom(at, 51820), Box: pathtest.NewBox(kind, outside, uint64(n))},
 	}
 	w.mu.Lock()
 	w.net.Hosts = append(w.net.Hosts, d.host)

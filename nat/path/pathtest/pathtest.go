@@ -1,64 +1,83 @@
-// Package pathtest is a model of the internet for tests of path choice in virtual time: hosts, the NAT boxes before them, delay, loss and
-// faults. It keeps no time of its own. Net.Send says where a datagram goes and when it is there; Net.Arrive, called at that time, says
-// whether it gets in. Nothing is sent anywhere.
+// Package pathtest is a small internet for tests of path choice in virtual time: hosts, the NATs before them (warren/internal/sim/natmodel),
+// delay, loss and faults. It keeps no time of its own. Net.Send says where a datagram goes and when it is there; Net.Arrive, called at that
+// time, says whether it gets in. Nothing is sent anywhere. Worlds with more in them are played by warren/internal/sim.
 package pathtest
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"time"
+
+	"warren/internal/sim/natmodel"
 )
 
 // NAT is how a box treats UDP.
 type NAT int
 
-// The kinds of NAT. Filtering is by address and port in both Easy and Hard, as Linux does it.
+// The kinds of NAT. Filtering is by address and port in all that map.
 const (
-	Public  NAT = iota // no NAT, no filter
-	Easy               // endpoint-independent mapping, port kept when free
-	Hard               // a mapping of its own for each destination
-	Blocked            // no UDP at all
+	Public     NAT = iota // no NAT, no filter
+	Easy                  // endpoint-independent mapping, port kept when free
+	Hard                  // a mapping of its own for each destination, with random ports
+	Blocked               // no UDP at all
+	Sequential            // as Hard, with ports one after the other
 )
 
 // String is the name that the lab uses.
-func (n NAT) String() string { return [...]string{"none", "easy", "hard", "udp-blocked"}[n] }
+func (n NAT) String() string {
+	return [...]string{"none", "easy", "hard", "udp-blocked", "sequential"}[n]
+}
 
-// Box is what stands between a host and the internet.
+// Expiry is how long a mapping lives without a packet.
+const Expiry = 30 * time.Second
+
+func (n NAT) options() (o natmodel.Options) {
+	switch n {
+	case Public:
+		return o
+	case Easy:
+		o = *natmodel.Easy()
+	case Hard:
+		o = *natmodel.Hard()
+	case Blocked:
+		o.NoUDP = true
+	case Sequential:
+		o = *natmodel.Hard()
+		o.Ports = natmodel.SequentialPort
+	default:
+		panic(fmt.Sprintf("no such kind of NAT: %d", n))
+	}
+	o.Timeout = Expiry
+	return o
+}
+
+// Box is what stands between hosts and the internet.
 type Box struct {
-	Kind     NAT
-	External netip.Addr
-	// Expiry is how long a mapping lives without a packet.
-	Expiry time.Duration
-
-	// Random draws the ports of a hard NAT; nil: they come in sequence, 7 apart.
-	Random *rand.Rand
-
-	nextPort uint16
-	flows    map[flow]*state
-	// byOutside holds the same, by the address that others see.
-	byOutside map[netip.AddrPort]*state
+	kind NAT
+	seed uint64
+	nat  *natmodel.NAT
 }
 
-// flow is a mapping; remote is zero for those that hold for every destination.
-type flow struct{ inside, remote netip.AddrPort }
-
-type state struct {
-	flow
-	outside  netip.AddrPort
-	lastUsed time.Time
-	allowed  map[netip.AddrPort]time.Time
+// NewBox makes a box. The seed decides about its random ports.
+func NewBox(kind NAT, external netip.Addr, seed uint64) *Box {
+	return &Box{kind, seed, natmodel.New(kind.options(), external, seed)}
 }
 
-// NewBox makes a box.
-func NewBox(kind NAT, external netip.Addr) *Box {
-	return &Box{Kind: kind, External: external, Expiry: 30 * time.Second, nextPort: 20000, flows: map[flow]*state{}, byOutside: map[netip.AddrPort]*state{}}
-}
+// Kind is what the box is now.
+func (b *Box) Kind() NAT { return b.kind }
+
+// External is its address, as others see it.
+func (b *Box) External() netip.Addr { return b.nat.External() }
+
+// Become makes it a box of another kind, which knows no mapping.
+func (b *Box) Become(kind NAT) { *b = *NewBox(kind, b.External(), b.seed) }
+
+// Renumber gives it another address; it knows no mapping then.
+func (b *Box) Renumber(external netip.Addr) { *b = *NewBox(b.kind, external, b.seed) }
 
 // Forget loses every mapping, as a reboot does.
-func (b *Box) Forget() {
-	clear(b.flows)
-	clear(b.byOutside)
-}
+func (b *Box) Forget() { b.nat.Forget() }
 
 // Host has one address, and one port for each socket.
 type Host struct {
@@ -137,11 +156,16 @@ func (n *Net) Send(now time.Time, from *Host, socket uint16, local netip.Addr, r
 	case n.sameLAN(from, remote):
 		f.At, f.inside = now.Add(100*time.Microsecond), true
 		return f
-	case remote.Addr().IsPrivate() || from.Box.Kind == Blocked:
+	case remote.Addr().IsPrivate():
 		f.fate = ByFault
 		return f
 	}
-	f.Src = from.Box.out(now, from.at(socket), remote)
+	out, v := from.Box.nat.Out(now, natmodel.Packet{Src: f.Src, Dst: remote})
+	if v != natmodel.ToOutside {
+		f.fate = ByFault
+		return f
+	}
+	f.Src = out.Src
 	if n.Largest > 0 && size > n.Largest {
 		f.fate = ByFault
 		return f
@@ -171,11 +195,12 @@ func (n *Net) Arrive(f Flight) (*Host, uint16, Fate) {
 		if h == f.From || h.Down || (n.Cut != nil && n.Cut(f.From, h)) {
 			continue
 		}
-		inside, ok := f.Dst, h.Box == f.From.Box
+		to, ok := f.Dst, h.Box == f.From.Box
 		if !f.inside {
-			inside, ok = h.Box.in(f.At, f.Src, f.Dst)
+			in, v := h.Box.nat.In(f.At, natmodel.Packet{Src: f.Src, Dst: f.Dst})
+			to, ok = in.Dst, v == natmodel.ToInside
 		}
-		if socket, here := h.socket(inside); ok && here {
+		if socket, here := h.socket(to); ok && here {
 			return h, socket, Arrived
 		}
 	}
@@ -184,83 +209,6 @@ func (n *Net) Arrive(f Flight) (*Host, uint16, Fate) {
 
 // Mapped is what a STUN server at server would tell the host.
 func (n *Net) Mapped(now time.Time, h *Host, server netip.AddrPort) (netip.AddrPort, bool) {
-	if h.Box.Kind == Blocked || h.Down {
-		return netip.AddrPort{}, false
-	}
-	return h.Box.out(now, h.At, server), true
-}
-
-// out maps a packet's source.
-func (b *Box) out(now time.Time, inside, remote netip.AddrPort) netip.AddrPort {
-	if b.Kind == Public {
-		return inside
-	}
-	k := flow{inside: inside}
-	if b.Kind == Hard {
-		k.remote = remote
-	}
-	s := b.flows[k]
-	if s == nil || now.Sub(s.lastUsed) > b.Expiry {
-		if s != nil {
-			b.drop(s)
-		}
-		s = &state{flow: k, outside: b.port(now, inside), allowed: map[netip.AddrPort]time.Time{}}
-		b.flows[k], b.byOutside[s.outside] = s, s
-	}
-	s.lastUsed = now
-	s.allowed[remote] = now
-	return s.outside
-}
-
-// drop forgets a mapping.
-func (b *Box) drop(s *state) {
-	if b.flows[s.flow] == s {
-		delete(b.flows, s.flow)
-	}
-	if b.byOutside[s.outside] == s {
-		delete(b.byOutside, s.outside)
-	}
-}
-
-func (b *Box) port(now time.Time, inside netip.AddrPort) netip.AddrPort {
-	if keep := netip.AddrPortFrom(b.External, inside.Port()); b.Kind == Easy && !b.taken(now, keep) {
-		return keep
-	}
-	for b.Random != nil {
-		p := netip.AddrPortFrom(b.External, uint16(1024+b.Random.IntN(64512)))
-		if !b.taken(now, p) {
-			return p
-		}
-	}
-	b.nextPort += 7
-	return netip.AddrPortFrom(b.External, b.nextPort)
-}
-
-// taken reports whether a port is in use; a mapping that has expired makes room.
-func (b *Box) taken(now time.Time, outside netip.AddrPort) bool {
-	s := b.byOutside[outside]
-	if s != nil && now.Sub(s.lastUsed) > b.Expiry {
-		b.drop(s)
-		return false
-	}
-	return s != nil
-}
-
-// in tells where behind the box a packet from src to dst goes.
-func (b *Box) in(now time.Time, src, dst netip.AddrPort) (inside netip.AddrPort, ok bool) {
-	switch b.Kind {
-	case Public:
-		return dst, true
-	case Blocked:
-		return inside, false
-	}
-	s := b.byOutside[dst]
-	if s == nil || now.Sub(s.lastUsed) > b.Expiry {
-		return inside, false
-	}
-	if at, ok := s.allowed[src]; !ok || now.Sub(at) > b.Expiry {
-		return inside, false
-	}
-	s.lastUsed, s.allowed[src] = now, now
-	return s.inside, true
+	out, v := h.Box.nat.Out(now, natmodel.Packet{Src: h.At, Dst: server})
+	return out.Src, v == natmodel.ToOutside && !h.Down
 }
