@@ -2,6 +2,7 @@ package compile
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -72,33 +73,92 @@ func (c *Compiler) SetUser(name string, u User) Update {
 	if c.users[name] == u {
 		return Update{}
 	}
-	concerned := &concern{Compiler: c}
-	c.users[name] = u
-	concerned.refresh(c.owned[name])
-	return concerned.update(-1, nil)
+	return c.reselect([]string{name}, []int{c.admins}, func() { c.users[name] = u })
 }
 
 // SetGroup says who is in a group of sign-in; nobody removes it.
 func (c *Compiler) SetGroup(name string, users []string) Update {
-	old := c.groups[name]
-	c.groups[name] = slices.Compact(slices.Sorted(slices.Values(users)))
-	if len(users) == 0 {
-		delete(c.groups, name)
-	}
-	concerned := &concern{Compiler: c}
-	for _, u := range old {
-		if _, still := slices.BinarySearch(c.groups[name], u); !still {
-			c.signIn[u] = slices.DeleteFunc(c.signIn[u], func(g string) bool { return g == name })
-			concerned.refresh(c.owned[u])
+	old, members := c.groups[name], slices.Compact(slices.Sorted(slices.Values(users)))
+	left, joined := slices.DeleteFunc(slices.Clone(old), inSorted(members)), slices.DeleteFunc(slices.Clone(members), inSorted(old))
+	var selectors []int
+	for _, group := range append(slices.Clone(c.foreign[name]), name) {
+		if i, ok := c.byGroup[group]; ok {
+			selectors = append(selectors, i)
 		}
 	}
-	for _, u := range c.groups[name] {
-		if !slices.Contains(c.signIn[u], name) {
+	return c.reselect(slices.Concat(left, joined), selectors, func() {
+		if c.groups[name] = members; len(members) == 0 {
+			delete(c.groups, name)
+		}
+		for _, u := range left {
+			c.signIn[u] = slices.DeleteFunc(c.signIn[u], func(g string) bool { return g == name })
+		}
+		for _, u := range joined {
 			c.signIn[u] = append(c.signIn[u], name)
-			concerned.refresh(c.owned[u])
+		}
+	})
+}
+
+// reselect makes a change to users after which selectors may select other devices of theirs.
+func (c *Compiler) reselect(users []string, selectors []int, change func()) Update {
+	var slots, sides []int
+	for _, u := range users {
+		slots = append(slots, c.owned[u]...)
+	}
+	for _, i := range selectors {
+		if i >= 0 {
+			sides = append(sides, c.program.selectors[i].sides...)
+		}
+	}
+	slices.Sort(sides)
+	sides = slices.Compact(sides)
+	var before [][]netip.Prefix // a device may stay in a side with other prefixes
+	for _, slot := range slots {
+		for _, s := range sides {
+			before = append(before, c.holds(s, slot))
+		}
+	}
+	change()
+	concerned := &concern{Compiler: c}
+	for _, slot := range slots {
+		for _, s := range sides {
+			concerned.reselected(slot, s, before[0])
+			before = before[1:]
 		}
 	}
 	return concerned.update(-1, nil)
+}
+
+// holds gives the prefixes that a device now has in a side.
+func (c *Compiler) holds(side, slot int) []netip.Prefix {
+	if s, e := &c.sides[side], c.entries[slot]; s.meets(e) {
+		return apart(c.parts(s, e))
+	}
+	return nil
+}
+
+// reselected puts a device into a side or out of it.
+func (n *concern) reselected(slot, side int, before []netip.Prefix) {
+	after := n.holds(side, slot)
+	if slices.Equal(before, after) {
+		return
+	}
+	n.leave(slot, []int{side})
+	if len(after) > 0 {
+		n.set(side, slot)
+	} else {
+		n.unset(side, slot)
+	}
+	if !n.peers(slot).empty() || !n.hit.empty() {
+		n.hit.set(slot)
+	}
+}
+
+func inSorted(list []string) func(string) bool {
+	return func(s string) bool {
+		_, ok := slices.BinarySearch(list, s)
+		return ok
+	}
 }
 
 // SetPolicy puts another policy into force.
@@ -202,25 +262,6 @@ func (n *concern) self(slot int) {
 	}
 }
 
-// refresh puts devices into the sides where they belong now.
-func (n *concern) refresh(slots []int) {
-	for _, slot := range slots {
-		before, after := n.sidesWith(slot), n.sidesOf(n.entries[slot])
-		left, joined := without(before, after), without(after, before)
-		n.leave(slot, left)
-		for _, s := range left {
-			n.unset(s, slot)
-		}
-		for _, s := range joined {
-			n.set(s, slot)
-		}
-		n.leave(slot, joined)
-		if len(left)+len(joined) > 0 {
-			n.hit.set(slot)
-		}
-	}
-}
-
 // rule is for a rule that opens or closes.
 func (n *concern) rule(r *rule) {
 	n.between(r, n.members[r.src].bits, n.opposite(r, n.members))
@@ -311,7 +352,9 @@ func (n *concern) update(slot int, peers bits) (u Update) {
 		now := n.peers(slot)
 		gained, lost := now.without(peers), peers.without(now)
 		u.Gained, u.Lost = slices.Collect(n.ids(gained)), slices.Collect(n.ids(lost))
-		n.hit.clear(slot)
+		if now.empty() && peers.empty() {
+			n.hit.clear(slot)
+		}
 		n.hit.add(gained)
 		n.hit.add(lost)
 		if !n.hit.empty() {

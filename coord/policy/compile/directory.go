@@ -48,6 +48,13 @@ type entry struct {
 	own     []part // its addresses
 	carried []part // its routes
 	regular bool   // all its parts lie within the network's prefixes
+	behind  []behind
+}
+
+// behind is what lies behind a device in one of its routes: a device of its own that has nothing else.
+type behind struct {
+	netip.Prefix
+	*entry
 }
 
 // part is a prefix in both forms.
@@ -118,7 +125,23 @@ func (d *directory) newEntry(dev *Device) *entry {
 		e.carried = append(e.carried, newPart(r.Masked()))
 	}
 	e.regular = e.regular && len(e.carried) == 0 && !e.Exit
+	e.setBehind()
 	return e
+}
+
+func (e *entry) setBehind() {
+	only := func(p netip.Prefix, exit bool, carried []part) {
+		of := *e
+		of.own, of.carried, of.Exit = nil, carried, exit
+		e.behind = append(e.behind, behind{p, &of})
+	}
+	for i, p := range e.carried {
+		only(p.Prefix, false, e.carried[i:i+1])
+	}
+	if e.Exit {
+		only(netip.PrefixFrom(netip.IPv4Unspecified(), 0), true, nil)
+		only(netip.PrefixFrom(netip.IPv6Unspecified(), 0), true, nil)
+	}
 }
 
 // put adds or replaces a device and gives its slot.

@@ -145,12 +145,7 @@ func (g *program) side(grant *policy.Grant, list []policy.Selector, destination 
 		s.selectors = append(s.selectors, i)
 		s.full = s.full || sel.Kind == policy.Any && len(s.via) == 0 && len(s.postures) == 0
 	}
-	var names []string
-	for _, i := range s.selectors {
-		names = append(names, selectorKey(g.selectors[i].Selector))
-	}
-	slices.Sort(names)
-	s.key = digest(append(keys, names...)...)
+	s.key = digest(append(keys, g.namesOf(s.selectors)...)...)
 	if i, ok := g.sideKeys[s.key]; ok {
 		return i
 	}
@@ -161,6 +156,24 @@ func (g *program) side(grant *policy.Grant, list []policy.Selector, destination 
 		g.selectors[n].sides = append(g.selectors[n].sides, i)
 	}
 	return i
+}
+
+// namesOf gives what sides with the same selectors have in common. A group's users are compared one by one as members of the side, except where
+// addresses may keep a device in the side that leaves the group.
+func (g *program) namesOf(selectors []int) (names []string) {
+	addresses := slices.ContainsFunc(selectors, func(i int) bool {
+		return g.selectors[i].Kind == policy.ByAddress || g.selectors[i].Kind == policy.Internet
+	})
+	for _, i := range selectors {
+		s := g.selectors[i].Selector
+		name := selectorKey(s)
+		if s.Kind == policy.ByGroup && addresses {
+			name += fmt.Sprint(g.policy.Groups[s.Name].Users, g.policy.Groups[s.Name].Foreign)
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // selector gives the index of a selector.

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"weak"
 
-	"warren/coord/policy"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 )
@@ -30,12 +29,13 @@ type RuleSet struct {
 	Hash [32]byte
 }
 
-// Route is a CIDR that a device may reach, or be reached from, through a gateway. It is as the gateway's record has it, of which grants may
-// allow a part only.
+// Route is a CIDR that a device may reach, or be reached from, through a gateway.
 type Route struct {
-	Prefix  netip.Prefix
+	Prefix  netip.Prefix // as the gateway's record has it; all addresses of a family for an exit node
 	Gateway ID
-	Exit    bool // of an exit node: all addresses of a family
+	Exit    bool
+	// Allowed is what of Prefix the device has to do with, sorted. Where several gateways carry one prefix it may differ.
+	Allowed []netip.Prefix
 }
 
 // View gives what a device is told. For a device that is not known that is nothing.
@@ -189,52 +189,44 @@ func (c *Compiler) list(side int) *prefixList {
 
 // routes gives what the device reaches through gateways, or is reached from.
 func (b *builder) routes() (out []Route) {
+	if len(b.opposite) == 0 {
+		return nil
+	}
+	slices.Sort(b.opposite)
+	b.opposite = slices.Compact(b.opposite)
 	for slot := range b.carriers.all() {
 		if slot == b.slot {
 			continue
 		}
 		e := b.entries[slot]
-		var parts []part
-		for _, side := range b.opposite {
-			if b.members[side].has(slot) {
-				parts = append(parts, b.parts(&b.sides[side], e)...)
+		for _, behind := range e.behind {
+			var parts []part
+			for _, side := range b.opposite {
+				if b.members[side].has(slot) {
+					parts = append(parts, b.parts(&b.sides[side], behind.entry)...)
+				}
+			}
+			parts = slices.DeleteFunc(parts, func(p part) bool { return !behind.Overlaps(p.Prefix) }) // the other family of an exit node
+			if len(parts) > 0 {
+				out = append(out, Route{Prefix: behind.Prefix, Gateway: e.ID, Exit: behind.Exit, Allowed: apart(parts)})
 			}
 		}
-		if len(parts) == 0 {
-			continue
-		}
-		out = append(out, usable(e, parts)...)
 	}
 	slices.SortFunc(out, func(x, y Route) int {
-		if c := comparePrefix(x.Prefix, y.Prefix); c != 0 {
-			return c
-		}
-		return slices.Compare(x.Gateway[:], y.Gateway[:])
+		return cmp.Or(comparePrefix(x.Prefix, y.Prefix), bytes.Compare(x.Gateway[:], y.Gateway[:]))
 	})
 	return out
 }
 
-// usable gives the routes of a gateway of which parts allow something.
-func usable(e *entry, parts []part) (out []Route) {
-	for _, r := range e.carried {
-		if slices.ContainsFunc(parts, func(p part) bool { return p.Overlaps(r.Prefix) }) {
-			out = append(out, Route{Prefix: r.Prefix, Gateway: e.ID})
-		}
-	}
-	if !e.Exit {
-		return out
-	}
-	for _, all := range []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
-		if slices.ContainsFunc(parts, func(p part) bool { return isPublic(p.Prefix) && p.Overlaps(all) }) {
-			out = append(out, Route{Prefix: all, Gateway: e.ID, Exit: true})
+// apart sorts prefixes and drops those that others contain.
+func apart(parts []part) (out []netip.Prefix) {
+	slices.SortFunc(parts, func(a, b part) int { return comparePrefix(a.Prefix, b.Prefix) })
+	for _, p := range parts {
+		if n := len(out); n == 0 || !out[n-1].Overlaps(p.Prefix) {
+			out = append(out, p.Prefix)
 		}
 	}
 	return out
-}
-
-// isPublic reports whether a prefix lies in the internet.
-func isPublic(p netip.Prefix) bool {
-	return slices.ContainsFunc(policy.InternetPrefixes(), func(n netip.Prefix) bool { return n.Bits() <= p.Bits() && n.Contains(p.Addr()) })
 }
 
 // prefixList is prefixes of which none contains another, sorted.
