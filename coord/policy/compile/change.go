@@ -119,6 +119,9 @@ func (c *Compiler) reselect(users []string, selectors []int, change func()) Upda
 		}
 	}
 	change()
+	for _, u := range users {
+		delete(c.ofUser, u)
+	}
 	concerned := &concern{Compiler: c}
 	for _, slot := range slots {
 		for _, s := range sides {
@@ -132,7 +135,7 @@ func (c *Compiler) reselect(users []string, selectors []int, change func()) Upda
 // holds gives the prefixes that a device now has in a side.
 func (c *Compiler) holds(side, slot int) []netip.Prefix {
 	if s, e := &c.sides[side], c.entries[slot]; s.meets(e) {
-		return apart(c.parts(s, e))
+		return prefixes(apart(c.parts(s, e)))
 	}
 	return nil
 }

@@ -41,7 +41,9 @@ type Compiler struct {
 	now time.Time
 	// members are the devices in each side of the program.
 	members []*memberSet
-	rules   interned
+	// ofUser are the selectors that select a user's devices as such, rising, for users that have devices.
+	ofUser map[string][]int
+	rules  interned
 }
 
 // Update says what a change did.
@@ -64,7 +66,7 @@ func New(p *policy.Policy, dir Directory, now time.Time) *Compiler {
 
 // load puts every device into the sides of a program.
 func (c *Compiler) load(p *program) {
-	c.program = p
+	c.program, c.ofUser = p, map[string][]int{}
 	c.members = make([]*memberSet, len(p.sides))
 	for i := range c.members {
 		c.members[i] = new(memberSet)

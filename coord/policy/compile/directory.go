@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"warren/proto/key"
-	pb "warren/proto/warrenv1"
 )
 
 // ID is a device's key, raw.
@@ -49,22 +48,13 @@ type entry struct {
 	carried []part // its routes
 	regular bool   // all its parts lie within the network's prefixes
 	behind  []behind
+	list    *prefixList // of own
 }
 
 // behind is what lies behind a device in one of its routes: a device of its own that has nothing else.
 type behind struct {
 	netip.Prefix
 	*entry
-}
-
-// part is a prefix in both forms.
-type part struct {
-	netip.Prefix
-	pb *pb.Prefix
-}
-
-func newPart(p netip.Prefix) part {
-	return part{p, &pb.Prefix{Address: p.Addr().AsSlice(), Bits: uint32(p.Bits())}}
 }
 
 // directory keeps devices in slots, and finds them.
@@ -82,10 +72,7 @@ type directory struct {
 }
 
 func newDirectory(dir Directory) *directory {
-	d := &directory{slots: map[ID]int{}, owned: map[string][]int{}, users: maps.Clone(dir.Users)}
-	for _, p := range dir.Prefixes {
-		d.prefixes = append(d.prefixes, newPart(p))
-	}
+	d := &directory{prefixes: newParts(dir.Prefixes), slots: map[ID]int{}, owned: map[string][]int{}, users: maps.Clone(dir.Users)}
 	if d.users == nil {
 		d.users = map[string]User{}
 	}
@@ -126,6 +113,7 @@ func (d *directory) newEntry(dev *Device) *entry {
 	}
 	e.regular = e.regular && len(e.carried) == 0 && !e.Exit
 	e.setBehind()
+	e.list = newPrefixList(slices.Clone(e.own))
 	return e
 }
 

@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"net/netip"
 	"slices"
 
 	"warren/coord/policy"
@@ -13,57 +12,75 @@ type memberSet struct {
 	list *prefixList
 }
 
-// selectorsOf gives the selectors that may have a part of e, by what they ask for.
-func (c *Compiler) selectorsOf(e *entry) (out []int) {
+// userSelectors gives the selectors that select the devices of a user as such, rising.
+func (c *Compiler) userSelectors(user string) []int {
+	if out, ok := c.ofUser[user]; ok || user == "" {
+		return out
+	}
 	g := c.program
-	use := func(i int) {
-		if i >= 0 {
+	out := []int{}
+	if g.members >= 0 {
+		out = append(out, g.members)
+	}
+	if c.users[user].Admin && g.admins >= 0 {
+		out = append(out, g.admins)
+	}
+	if i, ok := g.byUser[user]; ok {
+		out = append(out, i)
+	}
+	for _, name := range c.groupsOfUser(user) {
+		if i, ok := g.byGroup[name]; ok {
 			out = append(out, i)
 		}
 	}
-	find := func(m map[string]int, name string) {
-		if i, ok := m[name]; ok {
-			out = append(out, i)
-		}
+	slices.Sort(out)
+	out = slices.Compact(out)
+	if len(c.owned[user]) > 0 {
+		c.ofUser[user] = out
 	}
-	use(g.any)
-	for _, t := range e.Tags {
-		find(g.byTag, t)
-	}
-	if len(e.Tags) > 0 {
-		use(g.tagged)
-	}
-	if e.user != "" {
-		use(g.members)
-		find(g.byUser, e.user)
-		for _, name := range c.groupsOfUser(e.user) {
-			find(g.byGroup, name)
-		}
-		if c.users[e.user].Admin {
-			use(g.admins)
-		}
-	}
-	if e.Exit {
-		use(g.internet)
-		out = append(out, g.public...)
-	}
-	return append(out, c.addressSelectors(e)...)
+	return out
 }
 
+// certainSelectors are those that select e for what it is, with all its addresses.
+func (c *Compiler) certainSelectors(e *entry) []int {
+	g := c.program
+	out := slices.Clone(c.userSelectors(e.user))
+	for _, t := range e.Tags {
+		if i, ok := g.byTag[t]; ok {
+			out = append(out, i)
+		}
+	}
+	if len(e.Tags) > 0 && g.tagged >= 0 {
+		out = append(out, g.tagged)
+	}
+	if g.any >= 0 {
+		out = append(out, g.any)
+	}
+	return out
+}
+
+// addressSelectors are those that select some of the addresses that e has or carries; some come twice.
 func (c *Compiler) addressSelectors(e *entry) (out []int) {
-	if c.byAddress.Size() == 0 {
-		return nil
+	g := c.program
+	if e.Exit {
+		out = append(out, g.public...)
+		if g.internet >= 0 {
+			out = append(out, g.internet)
+		}
+	}
+	if g.byAddress.Size() == 0 {
+		return out
 	}
 	for _, p := range e.own {
-		for _, list := range c.byAddress.Supernets(p.Prefix) {
+		for _, list := range g.byAddress.Supernets(p.Prefix) {
 			out = append(out, list...)
 		}
 	}
 	for _, p := range e.carried {
-		for _, list := range c.byAddress.Supernets(p.Prefix) {
+		for _, list := range g.byAddress.Supernets(p.Prefix) {
 			out = append(out, list...)
 		}
-		for _, list := range c.byAddress.Subnets(p.Prefix) {
+		for _, list := range g.byAddress.Subnets(p.Prefix) {
 			out = append(out, list...)
 		}
 	}
@@ -83,15 +100,38 @@ func (c *Compiler) groupsOfUser(user string) []string {
 }
 
 // sidesOf gives the sides that e is in, rising.
-func (c *Compiler) sidesOf(e *entry) (out []int) {
-	for _, i := range c.selectorsOf(e) {
+func (c *Compiler) sidesOf(e *entry) []int {
+	certain := c.sidesWithAny(c.certainSelectors(e))
+	maybe := c.sidesWithAny(c.addressSelectors(e))
+	if len(e.own) == 0 {
+		certain, maybe = nil, append(maybe, certain...)
+	}
+	for _, i := range maybe {
+		if _, ok := slices.BinarySearch(certain, i); !ok && len(c.parts(&c.sides[i], e)) > 0 {
+			certain = append(certain, i)
+			slices.Sort(certain) // rare
+		}
+	}
+	return slices.DeleteFunc(certain, func(i int) bool { return !c.sides[i].meets(e) })
+}
+
+// sidesWithAny gives the sides that have one of selectors, rising.
+func (c *Compiler) sidesWithAny(selectors []int) (out []int) {
+	for _, i := range selectors {
 		out = append(out, c.program.selectors[i].sides...)
 	}
 	slices.Sort(out)
-	out = slices.Compact(out)
-	return slices.DeleteFunc(out, func(i int) bool {
-		s := &c.sides[i]
-		return !s.meets(e) || len(c.parts(s, e)) == 0
+	return slices.Compact(out)
+}
+
+// plain reports whether e has nothing but its own addresses.
+func (e *entry) plain() bool { return len(e.behind) == 0 }
+
+// whole reports whether e, which is in a side, is so with all its addresses.
+func (c *Compiler) whole(s *side, e *entry) bool {
+	return !s.partial || slices.ContainsFunc(s.selectors, func(i int) bool {
+		sel := &c.program.selectors[i]
+		return sel.Kind == policy.Any || c.isA(sel, e)
 	})
 }
 
@@ -116,7 +156,7 @@ func (c *Compiler) partsIn(out []part, sel *selector, e *entry, destination, thr
 	switch sel.Kind {
 	case policy.ByAddress:
 		for _, p := range e.own {
-			out = intersect(out, p.Prefix, sel.parts)
+			out = intersect(out, p, sel.parts)
 		}
 		if through {
 			out = c.carriedIn(out, e, sel.parts, destination)
@@ -144,11 +184,11 @@ func (c *Compiler) partsIn(out []part, sel *selector, e *entry, destination, thr
 // carriedIn appends what e carries of prefixes.
 func (c *Compiler) carriedIn(out []part, e *entry, prefixes []part, destination bool) []part {
 	for _, p := range e.carried {
-		out = intersect(out, p.Prefix, prefixes)
+		out = intersect(out, p, prefixes)
 	}
 	if e.Exit && destination {
 		for _, p := range prefixes {
-			out = intersect(out, p.Prefix, c.internetParts)
+			out = intersect(out, p, c.internetParts)
 		}
 	}
 	return out
@@ -162,24 +202,29 @@ func (s *side) through(e *entry) bool {
 // isA reports whether e is what a selector of users or tags asks for.
 func (c *Compiler) isA(sel *selector, e *entry) bool {
 	switch sel.Kind {
-	case policy.ByUser:
-		return e.user != "" && e.user == sel.Name
-	case policy.ByGroup:
-		return e.user != "" && slices.Contains(c.groupsOfUser(e.user), sel.Name)
 	case policy.ByTag:
 		return slices.Contains(e.Tags, sel.Name)
-	case policy.Members:
-		return e.user != ""
 	case policy.Tagged:
 		return len(e.Tags) > 0
-	case policy.Admins:
-		return e.user != "" && c.users[e.user].Admin
+	case policy.ByUser, policy.ByGroup, policy.Members, policy.Admins:
+		if e.user == "" {
+			return false
+		}
 	default:
 		return false
 	}
-}
-
-// contains reports whether one of parts contains a.
-func contains(parts []part, a netip.Addr) bool {
-	return slices.ContainsFunc(parts, func(p part) bool { return p.Contains(a) })
+	if sel.index >= 0 {
+		_, ok := slices.BinarySearch(c.userSelectors(e.user), sel.index)
+		return ok
+	}
+	switch sel.Kind {
+	case policy.ByUser:
+		return e.user == sel.Name
+	case policy.ByGroup:
+		return slices.Contains(c.groupsOfUser(e.user), sel.Name)
+	case policy.Admins:
+		return c.users[e.user].Admin
+	default:
+		return true
+	}
 }

@@ -1,10 +1,8 @@
 package compile
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -36,6 +34,7 @@ type program struct {
 // selector is one that some side has.
 type selector struct {
 	policy.Selector
+	index int    // in the program; -1: in none
 	parts []part // of one of addresses, sorted and apart
 	sides []int
 }
@@ -46,6 +45,7 @@ type side struct {
 	selectors   []int
 	destination bool
 	full        bool // every device, with all that it has
+	partial     bool // a device may be in it with some of its addresses only
 	via         []string
 	postures    []policy.Posture
 	// rules that have it as source and as destination.
@@ -69,9 +69,7 @@ func newProgram(p *policy.Policy, now time.Time) *program {
 		admins: -1, byAddress: new(bart.Table[[]int]), groupsOf: map[string][]string{}, selectorKeys: map[string]int{}, sideKeys: map[string]int{},
 		foreign: map[string][]string{},
 	}
-	for _, n := range policy.InternetPrefixes() {
-		g.internetParts = append(g.internetParts, newPart(n))
-	}
+	g.internetParts = newParts(policy.InternetPrefixes())
 	for i := range p.Grants {
 		g.addGrant(&p.Grants[i], now)
 	}
@@ -143,9 +141,10 @@ func (g *program) side(grant *policy.Grant, list []policy.Selector, destination 
 			continue
 		}
 		s.selectors = append(s.selectors, i)
+		s.partial = s.partial || sel.Kind == policy.ByAddress || sel.Kind == policy.Internet
 		s.full = s.full || sel.Kind == policy.Any && len(s.via) == 0 && len(s.postures) == 0
 	}
-	s.key = digest(append(keys, g.namesOf(s.selectors)...)...)
+	s.key = digest(append(keys, g.namesOf(s.selectors, s.partial)...)...)
 	if i, ok := g.sideKeys[s.key]; ok {
 		return i
 	}
@@ -160,14 +159,11 @@ func (g *program) side(grant *policy.Grant, list []policy.Selector, destination 
 
 // namesOf gives what sides with the same selectors have in common. A group's users are compared one by one as members of the side, except where
 // addresses may keep a device in the side that leaves the group.
-func (g *program) namesOf(selectors []int) (names []string) {
-	addresses := slices.ContainsFunc(selectors, func(i int) bool {
-		return g.selectors[i].Kind == policy.ByAddress || g.selectors[i].Kind == policy.Internet
-	})
+func (g *program) namesOf(selectors []int, partial bool) (names []string) {
 	for _, i := range selectors {
 		s := g.selectors[i].Selector
 		name := selectorKey(s)
-		if s.Kind == policy.ByGroup && addresses {
+		if s.Kind == policy.ByGroup && partial {
 			name += fmt.Sprint(g.policy.Groups[s.Name].Users, g.policy.Groups[s.Name].Foreign)
 		}
 		names = append(names, name)
@@ -184,7 +180,7 @@ func (g *program) selector(s policy.Selector) int {
 	}
 	i := len(g.selectors)
 	g.selectorKeys[k] = i
-	g.selectors = append(g.selectors, selector{Selector: s})
+	g.selectors = append(g.selectors, selector{Selector: s, index: i, parts: newParts(s.Prefixes)})
 	switch s.Kind {
 	case policy.Any:
 		g.any = i
@@ -203,18 +199,17 @@ func (g *program) selector(s policy.Selector) int {
 	case policy.Internet:
 		g.internet = i
 	case policy.ByAddress:
-		g.index(i, s.Prefixes)
+		g.indexParts(i)
 	case policy.Self:
 	}
 	return i
 }
 
-// index makes a selector of addresses be found.
-func (g *program) index(i int, prefixes []netip.Prefix) {
+// indexParts makes a selector of addresses be found.
+func (g *program) indexParts(i int) {
 	public := false
-	for _, p := range prefixes {
-		g.selectors[i].parts = append(g.selectors[i].parts, newPart(p))
-		g.byAddress.Modify(p, func(list []int, _ bool) ([]int, bool) { return append(list, i), false })
+	for _, p := range g.selectors[i].parts {
+		g.byAddress.Modify(p.Prefix, func(list []int, _ bool) ([]int, bool) { return append(list, i), false })
 		public = public || len(intersect(nil, p, g.internetParts)) > 0
 	}
 	if public {
@@ -245,21 +240,4 @@ func digest(parts ...string) string {
 		fmt.Fprintf(h, "%d:%s", len(p), p)
 	}
 	return string(h.Sum(nil))
-}
-
-// comparePrefix orders by family and address, and wider prefixes first.
-func comparePrefix(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-}
-
-// intersect appends what p has in common with sorted prefixes that do not overlap.
-func intersect(out []part, p netip.Prefix, with []part) []part {
-	i, _ := slices.BinarySearchFunc(with, p, func(a part, b netip.Prefix) int { return comparePrefix(a.Prefix, b) })
-	if i > 0 && with[i-1].Overlaps(p) {
-		return append(out, newPart(p))
-	}
-	for ; i < len(with) && with[i].Overlaps(p); i++ {
-		out = append(out, with[i])
-	}
-	return out
 }

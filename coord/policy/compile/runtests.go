@@ -167,7 +167,7 @@ func (t *trial) groupSources(s policy.Selector) (out []actor) {
 	seen := map[string]bool{}
 	for _, u := range t.usersOf(s.Name) {
 		a := t.suppose(Device{Name: u, Owner: u, Facts: t.test.Facts}, 1)
-		key := fmt.Sprint(t.selectorsOf(a.entry))
+		key := fmt.Sprint(t.userSelectors(u))
 		if !seen[key] {
 			seen[key] = true
 			out = append(out, a)
@@ -325,10 +325,7 @@ func (c *Compiler) MayTag(user, tag string) bool {
 // selects reports whether one of selectors has a part of a device.
 func (c *Compiler) selects(list []policy.Selector, e *entry) bool {
 	return slices.ContainsFunc(list, func(s policy.Selector) bool {
-		sel := selector{Selector: s}
-		for _, p := range s.Prefixes {
-			sel.parts = append(sel.parts, newPart(p))
-		}
+		sel := selector{Selector: s, index: -1, parts: newParts(s.Prefixes)}
 		return len(c.partsIn(nil, &sel, e, false, true)) > 0 || s.Kind == policy.Any || c.isA(&sel, e)
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
-	"encoding/binary"
 	"maps"
 	"net/netip"
 	"slices"
@@ -114,7 +113,7 @@ func (b *builder) selfRule(r *rule) {
 			sources = append(sources, b.entries[s].own...)
 		}
 	}
-	own := newPrefixList(b.e.own)
+	own := b.e.list
 	if b.members[r.src].has(b.slot) && len(all) > 0 {
 		b.emit(r, own, newPrefixList(all))
 	}
@@ -165,7 +164,10 @@ func splitID(id string) (string, int) {
 
 // ownList is what the device itself has in a side.
 func (b *builder) ownList(side int) *prefixList {
-	return newPrefixList(b.parts(&b.sides[side], b.e))
+	if s := &b.sides[side]; !b.e.plain() || !b.whole(s, b.e) {
+		return newPrefixList(b.parts(s, b.e))
+	}
+	return b.e.list
 }
 
 // list gives the prefixes of all devices in a side.
@@ -181,7 +183,11 @@ func (c *Compiler) list(side int) *prefixList {
 		members = c.irregular
 	}
 	for slot := range members.all() {
-		all = append(all, c.parts(s, c.entries[slot])...)
+		if e := c.entries[slot]; e.plain() && c.whole(s, e) {
+			all = append(all, e.own...)
+		} else {
+			all = append(all, c.parts(s, e)...)
+		}
 	}
 	m.list = newPrefixList(all)
 	return m.list
@@ -208,7 +214,7 @@ func (b *builder) routes() (out []Route) {
 			}
 			parts = slices.DeleteFunc(parts, func(p part) bool { return !behind.Overlaps(p.Prefix) }) // the other family of an exit node
 			if len(parts) > 0 {
-				out = append(out, Route{Prefix: behind.Prefix, Gateway: e.ID, Exit: behind.Exit, Allowed: apart(parts)})
+				out = append(out, Route{Prefix: behind.Prefix, Gateway: e.ID, Exit: behind.Exit, Allowed: prefixes(apart(parts))})
 			}
 		}
 	}
@@ -218,40 +224,11 @@ func (b *builder) routes() (out []Route) {
 	return out
 }
 
-// apart sorts prefixes and drops those that others contain.
-func apart(parts []part) (out []netip.Prefix) {
-	slices.SortFunc(parts, func(a, b part) int { return comparePrefix(a.Prefix, b.Prefix) })
+func prefixes(parts []part) (out []netip.Prefix) {
 	for _, p := range parts {
-		if n := len(out); n == 0 || !out[n-1].Overlaps(p.Prefix) {
-			out = append(out, p.Prefix)
-		}
+		out = append(out, p.Prefix)
 	}
 	return out
-}
-
-// prefixList is prefixes of which none contains another, sorted.
-type prefixList struct {
-	prefixes []*pb.Prefix
-	sum      [32]byte
-}
-
-func newPrefixList(all []part) *prefixList {
-	sorted := slices.Clone(all)
-	slices.SortFunc(sorted, func(a, b part) int { return comparePrefix(a.Prefix, b.Prefix) })
-	l := &prefixList{prefixes: make([]*pb.Prefix, 0, len(sorted))}
-	h := sha256.New()
-	var last netip.Prefix
-	for _, p := range sorted {
-		if last.IsValid() && last.Overlaps(p.Prefix) {
-			continue
-		}
-		last = p.Prefix
-		l.prefixes = append(l.prefixes, p.pb)
-		h.Write(p.pb.GetAddress())
-		h.Write(binary.BigEndian.AppendUint32(nil, p.pb.GetBits()))
-	}
-	h.Sum(l.sum[:0])
-	return l
 }
 
 // interned keeps one of each rule set that somebody still holds.
