@@ -45,6 +45,13 @@ func (g *glare) leaves(m *call, now int64) (leave, later bool) {
 	return false, later
 }
 
+// unsent says that our call did not leave after all, so that nothing can answer it.
+func (g *glare) unsent() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.calling = 0
+}
+
 // late gives the call of ours that was kept back, if WireGuard has not answered the peer's.
 func (g *glare) late(now int64) (m *call) {
 	g.mu.Lock()
@@ -124,11 +131,16 @@ func (b *Bind) sendCall(e *endpoint, m []byte) error {
 	leave, later := e.glare.leaves(&kept, b.now())
 	switch {
 	case leave:
-		return b.send(e, [][]byte{m})
+		err := b.send(e, [][]byte{m})
+		if err != nil {
+			e.glare.unsent()
+		}
+		return err
 	case later:
 		time.AfterFunc(answerWait, func() {
 			if m := e.glare.late(b.now()); m != nil {
 				if err := b.send(e, [][]byte{m[:]}); err != nil {
+					e.glare.unsent()
 					b.log.Debug("late initiation not sent", "peer", e.key.Short(), "err", err)
 				}
 			}

@@ -2,6 +2,7 @@ package bind
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,7 +11,8 @@ import (
 )
 
 // TestGlare plays calls and answers of both sides. Steps: "out" our call may leave, "in" the peer's is delivered (a ! before it: is not), "late" and
-// "due": ours or the peer's, which was kept back, goes on; "answered" ours was answered, "answers" we answer the peer's, "forget".
+// "due": ours or the peer's, which was kept back, goes on; "answered" ours was answered, "answers" we answer the peer's, "unsent" ours did not
+// leave, "forget".
 func TestGlare(t *testing.T) {
 	type step struct {
 		at   time.Duration
@@ -33,6 +35,8 @@ func TestGlare(t *testing.T) {
 		"a call made before the answer":       {false, []step{{1, "in"}, {2, "!out"}, {3, "answers"}, {4, "!late"}}},
 		"a call sent after the answer":        {false, []step{{1, "in"}, {2, "answers"}, {3, "!out"}, {4, "!late"}, {1 + 200e6, "out"}}},
 		"a late call stands like any":         {true, []step{{1, "in"}, {2, "!out"}, {201e6, "late"}, {202e6, "!in"}, {450e6, "!in"}, {452e6, "in"}}},
+		"ours did not leave":                  {true, []step{{1, "out"}, {2, "unsent"}, {3, "in"}, {4, "!out"}, {5, "answers"}}},
+		"a late call that did not leave":      {true, []step{{1, "in"}, {2, "!out"}, {201e6, "late"}, {202e6, "unsent"}, {203e6, "in"}}},
 		"forgotten":                           {true, []step{{1, "out"}, {2, "!in"}, {3, "forget"}, {4, "!due"}, {4, "in"}, {5, "forget"}, {5, "out"}}},
 	} {
 		var g glare
@@ -56,6 +60,8 @@ func TestGlare(t *testing.T) {
 				g.answered()
 			case "answers":
 				g.answers()
+			case "unsent":
+				g.unsent()
 			case "forget":
 				g.forget()
 			default:
@@ -66,6 +72,38 @@ func TestGlare(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestUnsentCall: a call that found no relay does not hold the peer's back, now or when it was late.
+func TestUnsentCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newDoor(), newDoor()
+		if bytes.Compare(a.admission.public[:], b.admission.public[:]) < 0 {
+			a, b = b, a
+		}
+		refused := errors.New("no relay is connected")
+		a.cfg.SendRelay = func(key.NodePublic, [][]byte) error { return refused }
+		a.Release(b.private.Public())
+		send := func(n uint64) error {
+			return a.Send([][]byte{caller{a.private, b.private.Public()}.initiation(t, n)}, a.endpoints.get(b.private.Public()))
+		}
+		if err := send(1); !errors.Is(err, refused) {
+			t.Fatal(err)
+		}
+		a.knock(t, b.private, 2)
+		if got := len(a.delivered()); got != 1 {
+			t.Errorf("%d calls of the peer's are delivered", got)
+		}
+		if err := send(3); err != nil { // kept back, since the peer's is to be answered
+			t.Fatal(err)
+		}
+		<-time.After(answerWait) // of the bubble's clock
+		synctest.Wait()
+		a.knock(t, b.private, 4)
+		if got := len(a.delivered()); got != 1 {
+			t.Errorf("behind a late call, %d calls of the peer's are delivered", got)
+		}
+	})
 }
 
 // TestCallsCross: of two Binds whose calls cross, one delivers the other's call and one does not, unless its own goes unanswered.
