@@ -66,7 +66,7 @@ bench-nat: build ## every pair of kinds of NAT; puts the table into docs/nat.md.
 bench-field: deps build ## beside stock wireguard-go, Tailscale with Headscale, and Nebula; puts the tables into docs/benchmarks.md. About 45 minutes
 	$(GO) build -o bin/wireguard-go golang.zx2c4.com/wireguard
 	@set -e; for m in nebula headscale tailscale; do echo "building $$m"; \
-		$(GO) build -C tools/field/$$m -trimpath -o ../../../bin/field/ tool; done
+		$(GO) build -C tools/field/$$m -o ../../../bin/field/ tool; done
 	$(GO) build -o bin/benchfield ./internal/lab/benchfield
 	rm -f bin/field.samples
 	./bin/benchfield -bin bin -samples bin/field.samples -doc docs/benchmarks.md

@@ -76,7 +76,7 @@ func (n *tailscaleNetwork) Join(ctx context.Context, h *lab.Host) (Device, error
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return Device{}, err
 	}
-	env := []string{"HOME=" + dir, "SSL_CERT_FILE=" + n.ca, "SSL_CERT_DIR=" + dir, "TS_NO_LOGS_NO_SUPPORT=true"}
+	env := []string{"HOME=" + dir, "SSL_CERT_FILE=" + n.ca, "SSL_CERT_DIR=" + dir, "TS_NO_LOGS_NO_SUPPORT=true", "TS_LOGS_DIR=" + dir}
 	socket := filepath.Join(dir, "sock")
 	d, err := startProgram(h, env, filepath.Join(n.Bin, "tailscaled"), "--no-logs-no-support", "--tun", "tailscale0", "--statedir", dir,
 		"--state", filepath.Join(dir, "state"), "--socket", socket)
