@@ -3,23 +3,22 @@ package netmon
 import (
 	"context"
 	"net"
-	"runtime"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"warren/internal/netnstest"
 )
 
-// TestKernel changes a network namespace of its own and waits for each event. The thread stays locked and dies with the goroutine.
+// TestKernel changes a network namespace of its own and waits for each event.
 func TestKernel(t *testing.T) {
 	events := make(chan Event, 16)
 	ctx, cancel := context.WithCancel(t.Context())
 	steps, result := make(chan func() error), make(chan error)
 	ready := make(chan error)
 	go func() {
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		if err := netnstest.Enter(); err != nil {
 			ready <- err
 			return
 		}

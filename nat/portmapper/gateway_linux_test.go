@@ -3,26 +3,16 @@ package portmapper
 import (
 	"errors"
 	"net"
-	"runtime"
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"warren/internal/netnstest"
 )
 
-// TestDefaultGateway changes a network namespace of its own. The thread stays locked and dies with the goroutine.
+// TestDefaultGateway changes a network namespace of its own.
 func TestDefaultGateway(t *testing.T) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Error(err)
-			return
-		}
-		gateways(t)
-	}()
-	<-done
+	netnstest.Run(t, gateways)
 }
 
 func gateways(t *testing.T) {

@@ -2,30 +2,20 @@ package bind
 
 import (
 	"net/netip"
-	"runtime"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"warren/internal/netnstest"
 	"warren/proto/key"
 )
 
 // TestUplinks has a namespace with two ways out, of which the kernel prefers the first: what is pinned to the second's address leaves by the
-// second once the Bind knows of it. The thread stays locked and dies with the goroutine.
+// second once the Bind knows of it.
 func TestUplinks(t *testing.T) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Error(err)
-			return
-		}
-		uplinks(t)
-	}()
-	<-done
+	netnstest.Run(t, uplinks)
 }
 
 func uplinks(t *testing.T) {
