@@ -88,6 +88,40 @@ func TestEveryBitCounts(t *testing.T) {
 	}
 }
 
+// TestLongPayload: of a long packet the header, the length and both edges count, as far as a whole handshake would reach; of a probe all does.
+func TestLongPayload(t *testing.T) {
+	const size, handshake = 1452, 148
+	for _, tc := range []struct {
+		kind       Kind
+		size, free int // how many bytes in the middle are WireGuard's to check
+	}{{Data, size, size - 2*edge}, {Data, 2 * edge, 0}, {Data, 2*edge + 1, 1}, {Data, handshake, 0}, {Ping, size, 0}, {Pong, size, 0}} {
+		s, o := pair(t, 1)
+		b := seal(s, tc.kind, 1, string(make([]byte, tc.size)))
+		free := 0
+		for i := range b {
+			forged := bytes.Clone(b)
+			forged[i] ^= 0x10
+			_, opener := pair(t, 1)
+			if _, err := opener.Open(forged, new(Scratch)); err == nil {
+				if free++; i < HeaderSize+edge || i >= len(b)-TagSize-edge {
+					t.Errorf("kind %x of %d bytes: byte %d does not count", tc.kind, tc.size, i)
+				}
+			}
+		}
+		if free != tc.free {
+			t.Errorf("kind %x of %d bytes: %d bytes do not count, want %d", tc.kind, tc.size, free, tc.free)
+		}
+		middle := len(b) / 2
+		for name, cut := range map[string][]byte{
+			"shorter": slices.Delete(bytes.Clone(b), middle, middle+1), "longer": slices.Insert(bytes.Clone(b), middle, 0),
+		} {
+			if _, err := o.Open(cut, new(Scratch)); err == nil {
+				t.Errorf("kind %x of %d bytes: it opens when it is %s", tc.kind, tc.size, name)
+			}
+		}
+	}
+}
+
 // TestReordered compares with a set of the counters that have come: each datagram opens once while it is not too old.
 func TestReordered(t *testing.T) {
 	s, o := pair(t, 9)
