@@ -43,9 +43,11 @@ type ClientConfig struct {
 	LongestUDP int
 	// Known tells whether a peer is worth a channel for its datagrams; nil: each is.
 	Known func(peer [key.Size]byte) bool
-	// OnData is called from two goroutines, OnSignal and OnGone from one; b is good during the call only.
-	OnData, OnSignal func(from [key.Size]byte, b []byte)
-	OnGone           func(peer [key.Size]byte)
+	// OnData takes packets of one device that came together. It is called from two goroutines, and by waiting holds back what the relay sends.
+	OnData func(from [key.Size]byte, packets [][]byte)
+	// OnSignal and OnGone are called from one goroutine. What any of the three is given is good during the call only.
+	OnSignal func(from [key.Size]byte, b []byte)
+	OnGone   func(peer [key.Size]byte)
 	// OnState is told when the connection stands, with the relay's address, and when it is lost, with the reason.
 	OnState func(connected bool, remote netip.AddrPort, err error)
 	// OnUDP, unless nil, is told when packets begin to go over UDP, and when they no longer do. OnRTT is told of each measured round trip
@@ -368,7 +370,7 @@ func (p *pinger) answered(id []byte) (time.Duration, bool) {
 }
 
 func (c *Client) read(ctx context.Context, ws *websocket.Conn, heard *atomic.Bool, pings *pinger) error {
-	in := newReader(ws)
+	in, data := newReader(ws), &run{deliver: c.overWebSocket}
 	for {
 		b, err := in.next(ctx)
 		if err != nil {
@@ -380,27 +382,41 @@ func (c *Client) read(ctx context.Context, ws *websocket.Conn, heard *atomic.Boo
 			if f, b, err = relayframe.Next(b); err != nil {
 				return fmt.Errorf("%w: %w", ErrProtocol, err)
 			}
-			switch f.Type {
-			case relayframe.Data:
-				if l := c.udp.Load(); l != nil {
-					l.noteTraffic()
-					l.lane(f.Peer) // so that the next may come over UDP
-				}
-				c.cfg.OnData(f.Peer, f.Payload)
-			case relayframe.Pong:
-				if rtt, ok := pings.answered(f.Payload); ok && c.cfg.OnRTT != nil {
-					c.cfg.OnRTT(rtt)
-				}
-			case relayframe.Bound:
-				if l := c.udp.Load(); l != nil {
-					l.bound(f.Peer, f.Payload)
-				}
-			case relayframe.Signal:
-				c.cfg.OnSignal(f.Peer, f.Payload)
-			case relayframe.PeerGone:
-				c.cfg.OnGone(f.Peer)
+			if f.Type == relayframe.Data {
+				data.add(f.Peer, f.Payload)
+			} else {
+				data.end()
+				c.control(f, pings)
 			}
 		}
+		data.end()
 		in.release()
+	}
+}
+
+// overWebSocket takes packets that came over the WebSocket connection.
+func (c *Client) overWebSocket(from rawKey, packets [][]byte) {
+	if l := c.udp.Load(); l != nil {
+		l.noteTraffic()
+		l.lane(from) // so that the next may come over UDP
+	}
+	c.cfg.OnData(from, packets)
+}
+
+// control takes a frame other than Data.
+func (c *Client) control(f relayframe.Frame, pings *pinger) {
+	switch f.Type {
+	case relayframe.Pong:
+		if rtt, ok := pings.answered(f.Payload); ok && c.cfg.OnRTT != nil {
+			c.cfg.OnRTT(rtt)
+		}
+	case relayframe.Bound:
+		if l := c.udp.Load(); l != nil {
+			l.bound(f.Peer, f.Payload)
+		}
+	case relayframe.Signal:
+		c.cfg.OnSignal(f.Peer, f.Payload)
+	case relayframe.PeerGone:
+		c.cfg.OnGone(f.Peer)
 	}
 }

@@ -116,8 +116,14 @@ func (w *world) connect(change func(*ClientConfig)) *dev {
 	addr := w.addr
 	cfg := ClientConfig{
 		Relay: w.desc, Network: w.network, Authority: w.authority.Public(), Device: d.key,
-		Ticket:   func() (*pb.Signed, *pb.Signed) { return d.ticket, w.cert },
-		OnData:   func(from rawKey, b []byte) { d.update(func() { d.got = append(d.got, "data "+string(b)) }) },
+		Ticket: func() (*pb.Signed, *pb.Signed) { return d.ticket, w.cert },
+		OnData: func(_ rawKey, packets [][]byte) {
+			d.update(func() {
+				for _, b := range packets {
+					d.got = append(d.got, "data "+string(b))
+				}
+			})
+		},
 		OnSignal: func(from rawKey, b []byte) { d.update(func() { d.got = append(d.got, "signal "+string(b)) }) },
 		OnGone:   func(rawKey) { d.update(func() { d.gone++ }) },
 		OnState: func(up bool, remote netip.AddrPort, err error) {
@@ -497,7 +503,11 @@ func BenchmarkForward(b *testing.B) {
 	got := make(chan int, 1024)
 	from := w.connect(func(c *ClientConfig) { c.QueueBytes = 4 << 20 })
 	to := w.connect(func(c *ClientConfig) {
-		c.OnData = func(_ rawKey, p []byte) { got <- len(p) }
+		c.OnData = func(_ rawKey, packets [][]byte) {
+			for range packets {
+				got <- 1
+			}
+		}
 	})
 	from.awaitUp()
 	to.awaitUp()

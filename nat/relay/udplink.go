@@ -281,7 +281,7 @@ func (l *udpLink) receive(ctx context.Context) error {
 			bufs = append(bufs, make([]byte, receiveSize))
 		}
 	}
-	scratch := new(datagram.Scratch)
+	scratch, together := new(datagram.Scratch), &run{deliver: l.overUDP}
 	for {
 		n, err := rx.Read(bufs)
 		switch {
@@ -297,26 +297,35 @@ func (l *udpLink) receive(ctx context.Context) error {
 				var b []byte
 				b, data = udpbatch.Cut(data, segment)
 				if d, err := l.opener.Open(b, scratch); err == nil {
-					l.opened(d, rx, i)
+					l.opened(d, together, rx, i)
 				}
 			}
 		}
+		together.end()
 	}
 }
 
-func (l *udpLink) opened(d datagram.Datagram, rx *udpbatch.Reader, i int) {
+// overUDP takes packets that came over UDP.
+func (l *udpLink) overUDP(from rawKey, packets [][]byte) {
+	l.noteTraffic()
+	l.cfg.OnData(from, packets)
+}
+
+// peer gives whose a channel is.
+func (l *udpLink) peer(channel uint16) (rawKey, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if channel == 0 || int(channel) >= len(l.peers) {
+		return rawKey{}, false
+	}
+	return l.peers[channel], true
+}
+
+func (l *udpLink) opened(d datagram.Datagram, together *run, rx *udpbatch.Reader, i int) {
 	switch d.Kind {
 	case datagram.Data:
-		l.mu.RLock()
-		var from rawKey
-		known := int(d.Channel) < len(l.peers) && d.Channel > 0
-		if known {
-			from = l.peers[d.Channel]
-		}
-		l.mu.RUnlock()
-		if known {
-			l.noteTraffic()
-			l.cfg.OnData(from, d.Payload)
+		if from, ok := l.peer(d.Channel); ok {
+			together.add(from, d.Payload)
 		}
 	case datagram.Pong:
 		p, err := datagram.ParseProbe(d.Payload)

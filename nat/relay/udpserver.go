@@ -113,7 +113,7 @@ func (r *udpReceiver) datagram(i int, b []byte) {
 
 // data forwards a packet in the buffer that it came in.
 func (r *udpReceiver) data(c *serverConn, d datagram.Datagram, b []byte) {
-	if !c.allow(r.s.cfg.Now(), len(d.Payload)) {
+	if !c.allow(r.s.cfg.Now, len(d.Payload)) {
 		r.s.metrics.dropped.WithLabelValues("rate").Inc()
 		return
 	}
@@ -164,6 +164,6 @@ func (s *Server) session(id uint32) *serverConn {
 }
 
 // allow applies the device's rate.
-func (c *serverConn) allow(now time.Time, bytes int) bool {
-	return c.rate == nil || c.rate.AllowN(now, bytes)
+func (c *serverConn) allow(now func() time.Time, bytes int) bool {
+	return c.rate == nil || c.rate.AllowN(now(), bytes)
 }

@@ -426,7 +426,7 @@ func TestBytesByWay(t *testing.T) {
 	if err := a.Send(transport(2, 300), ab); err != nil {
 		t.Fatal(err)
 	}
-	b.InjectRelay(a.key.Public(), transport(2, 300)[0])
+	b.InjectRelay(a.key.Public(), transport(2, 300))
 	next(t, b.received)
 	if s := a.Stats(); s.SentDirect != 100+1452+9000+200 || s.SentRelay != 1400+300 || s.ReceivedDirect != 0 || s.ReceivedRelay != 0 {
 		t.Errorf("sender: %+v", s)

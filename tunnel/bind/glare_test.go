@@ -134,7 +134,7 @@ func TestCallsCross(t *testing.T) {
 				t.Errorf("the larger key's side delivers %d calls at once", got)
 			}
 			if answered {
-				a.InjectRelay(b.private.Public(), response)
+				a.InjectRelay(b.private.Public(), [][]byte{response})
 				if got := len(a.delivered()); got != 1 {
 					t.Errorf("the answer came %d times", got)
 				}

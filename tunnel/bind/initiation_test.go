@@ -201,21 +201,17 @@ func TestInjectRelay(t *testing.T) {
 	for _, m := range [][]byte{cookie, data} {
 		binary.LittleEndian.PutUint32(m[4:], 7)
 	}
-	for _, m := range [][]byte{response, cookie, data} {
-		d.InjectRelay(peer.Public(), m)
-	}
+	d.InjectRelay(peer.Public(), [][]byte{response, cookie, data})
 	if len(d.delivered()) != 0 || d.Stats().UnknownIndex != 3 {
 		t.Error("messages for an unknown index are delivered")
 	}
 	d.index.learn(7, e, 1)
-	for _, m := range [][]byte{response, cookie, data, []byte("hello"), nil} {
-		d.InjectRelay(peer.Public(), m)
-	}
+	d.InjectRelay(peer.Public(), [][]byte{response, cookie, data, []byte("hello"), nil})
 	got := d.delivered()
 	if len(got) != 3 || d.Stats().RelayOther != 2 {
 		t.Errorf("%d delivered, %d others", len(got), d.Stats().RelayOther)
 	}
-	d.InjectRelay(peer.Public(), caller{peer, d.private.Public()}.initiation(t, 1))
+	d.InjectRelay(peer.Public(), [][]byte{caller{peer, d.private.Public()}.initiation(t, 1)})
 	if len(d.admission.calls) != 1 {
 		t.Error("a relayed initiation is not queued")
 	}
@@ -230,7 +226,7 @@ func TestStray(t *testing.T) {
 		go func() { done <- d.Run(ctx) }()
 		stray := func(want int) {
 			t.Helper()
-			d.InjectRelay(peer, transport(7, 100)[0])
+			d.InjectRelay(peer, transport(7, 100))
 			synctest.Wait()
 			if len(d.calls) != want {
 				t.Errorf("%d calls told, want %d", len(d.calls), want)
@@ -238,7 +234,7 @@ func TestStray(t *testing.T) {
 		}
 		stray(1)
 		for range 5 * sourceBurst {
-			d.InjectRelay(peer, transport(7, 100)[0])
+			d.InjectRelay(peer, transport(7, 100))
 		}
 		synctest.Wait()
 		if got := len(d.calls); got > sourceBurst {
@@ -279,7 +275,7 @@ func FuzzDatagram(f *testing.F) {
 		if got := r.sort(m, 1); got != nil && (got != e || shapeOf(m) == shapeInitiation || receiverIndex(shapeOf(m), m) != 7) {
 			t.Fatalf("% x was attributed to a peer", m)
 		}
-		d.InjectRelay(peer.Public(), m)
+		d.InjectRelay(peer.Public(), [][]byte{m})
 		for range d.delivered() {
 			if shapeOf(m) == shapeOther || receiverIndex(shapeOf(m), m) != 7 {
 				t.Fatalf("% x was delivered", m)
@@ -290,45 +286,4 @@ func FuzzDatagram(f *testing.F) {
 			d.admit(&c)
 		}
 	})
-}
-
-// TestInjectDropsOldest and uses its buffers again.
-func TestInjectDropsOldest(t *testing.T) {
-	var q injectQueue
-	q.init()
-	e := new(endpoint)
-	for i := range injectMax + 5 {
-		b := make([]byte, 8)
-		binary.BigEndian.PutUint64(b, uint64(i))
-		if dropped := q.push(e, b); dropped != (i >= injectMax) {
-			t.Fatalf("packet %d: dropped %v", i, dropped)
-		}
-	}
-	bufs, sizes, eps := packets(repeat(100, udpbatch.BatchSize)...), make([]int, udpbatch.BatchSize), make([]conn.Endpoint, udpbatch.BatchSize)
-	next := uint64(5)
-	for {
-		n := q.pop(bufs, sizes, eps)
-		if n == 0 {
-			break
-		}
-		for i := range n {
-			if got := binary.BigEndian.Uint64(bufs[i][:sizes[i]]); got != next || eps[i] != conn.Endpoint(e) {
-				t.Fatalf("packet %d, want %d", got, next)
-			}
-			next++
-		}
-	}
-	if next != injectMax+5 {
-		t.Errorf("packets up to %d came", next)
-	}
-	b := make([]byte, 1400)
-	q.push(e, b)
-	q.pop(bufs[:1], sizes, eps)
-	allocs := testing.AllocsPerRun(5*injectMax, func() {
-		q.push(e, b)
-		q.pop(bufs[:1], sizes, eps)
-	})
-	if allocs > 0.5 { // the first round fills the slots' buffers
-		t.Errorf("%v allocations a packet", allocs)
-	}
 }

@@ -284,9 +284,7 @@ func relayed(t testing.TB, change func(*Config)) (a, b *node) {
 		nodes[i] = newNode(t, addresses[i], func(n *node, bc *bind.Config, ec *Config) {
 			public := n.key.Public()
 			bc.SendRelay = func(_ key.NodePublic, bufs [][]byte) error {
-				for _, m := range bufs {
-					n.relayTo.Load().bind.InjectRelay(public, m)
-				}
+				n.relayTo.Load().bind.InjectRelay(public, bufs)
 				return nil
 			}
 			if change != nil {
@@ -412,9 +410,7 @@ func TestRestart(t *testing.T) {
 		n.key, bc.Private, ec.Private = a.key, a.key, a.key
 		public := n.key.Public()
 		bc.SendRelay = func(_ key.NodePublic, bufs [][]byte) error {
-			for _, m := range bufs {
-				b.bind.InjectRelay(public, m)
-			}
+			b.bind.InjectRelay(public, bufs)
 			return nil
 		}
 	})

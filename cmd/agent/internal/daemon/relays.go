@@ -47,10 +47,11 @@ type relays struct {
 
 // relayEvents are what relay connections tell.
 type relayEvents struct {
-	data, signal func(from [key.Size]byte, b []byte)
-	gone         func(peer [key.Size]byte)
-	state        func(connected bool, remote netip.AddrPort, err error)
-	rtt          func(time.Duration)
+	data   func(from [key.Size]byte, packets [][]byte)
+	signal func(from [key.Size]byte, b []byte)
+	gone   func(peer [key.Size]byte)
+	state  func(connected bool, remote netip.AddrPort, err error)
+	rtt    func(time.Duration)
 }
 
 // relayLink is one relay. client is nil while no connection is wanted, up while there is none.
@@ -188,9 +189,9 @@ func (r *relays) linkOf(ids []home.ID, i int) *relayLink {
 
 func (r *relays) connect(l *relayLink) {
 	on := relayEvents{
-		data: func(from [key.Size]byte, b []byte) {
+		data: func(from [key.Size]byte, packets [][]byte) {
 			r.heard(from, l)
-			r.on.data(from, b)
+			r.on.data(from, packets)
 		},
 		signal: func(from [key.Size]byte, b []byte) {
 			r.heard(from, l)

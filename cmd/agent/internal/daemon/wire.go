@@ -169,9 +169,9 @@ func (s *session) sendRelay(peer key.NodePublic, bufs [][]byte) error {
 	return s.relays.sendData(d.Key.Raw(), bufs)
 }
 
-func (s *session) onRelayData(from [key.Size]byte, b []byte) {
+func (s *session) onRelayData(from [key.Size]byte, packets [][]byte) {
 	if d, ok := s.known.Load().byDevice[from]; ok {
-		s.bind.InjectRelay(d.NodeKey, b)
+		s.bind.InjectRelay(d.NodeKey, packets)
 	}
 }
 
