@@ -119,34 +119,28 @@ func runBareEnd(ctx context.Context, url string) error {
 	return nil
 }
 
-// bareTunnel makes a tunnel of stock wireguard-go through the bare WebSocket forwarder on a host.
-func (b *bench) bareTunnel(x, y, forwarder *lab.Host) error {
-	kx, ky := key.NewNode(), key.NewNode()
-	for _, end := range []struct {
-		h         *lab.Host
-		own       key.NodePrivate
-		peer      key.NodePublic
-		addr, far string
-		path      string
-	}{{x, kx, ky.Public(), bareLeftAddr, bareRightAddr, "/left"}, {y, ky, kx.Public(), bareRightAddr, bareLeftAddr, "/right"}} {
-		self, err := os.Executable()
-		if err != nil {
-			return err
+// bareTunnel makes a tunnel of stock wireguard-go through the bare WebSocket forwarder on a host, and gives the programs at its ends.
+func (b *bench) bareTunnel(hosts [2]*lab.Host, forwarder *lab.Host) (ends [2]*warrennet.Daemon, err error) {
+	keys := [2]key.NodePrivate{key.NewNode(), key.NewNode()}
+	addrs, paths := [2]string{bareLeftAddr, bareRightAddr}, [2]string{"/left", "/right"}
+	self, err := os.Executable()
+	if err != nil {
+		return ends, err
+	}
+	for i, h := range hosts {
+		cmd := h.Command(b.ctx, self, "-bare-end", fmt.Sprintf("https://%s:%d%s", forwarder.Addr, bareHTTPS, paths[i]))
+		cmd.Env = append(cmd.Env, bareKeys+"="+hex.EncodeToString(keys[i].Bytes())+" "+hex.EncodeToString(keys[1-i].Public().Bytes()))
+		if ends[i], err = warrennet.StartCommand(cmd); err != nil {
+			return ends, err
 		}
-		cmd := end.h.Command(b.ctx, self, "-bare-end", fmt.Sprintf("https://%s:%d%s", forwarder.Addr, bareHTTPS, end.path))
-		cmd.Env = append(cmd.Env, bareKeys+"="+hex.EncodeToString(end.own.Bytes())+" "+hex.EncodeToString(end.peer.Bytes()))
-		d, err := warrennet.StartCommand(cmd)
-		if err != nil {
-			return err
+		if err := ends[i].AwaitLog(b.ctx, forwarding); err != nil {
+			return ends, err
 		}
-		if err := d.AwaitLog(b.ctx, forwarding); err != nil {
-			return err
-		}
-		if err := end.h.Configure(bareTun, end.addr, end.far, bareMTU); err != nil {
-			return err
+		if err := h.Configure(bareTun, addrs[i], addrs[1-i], bareMTU); err != nil {
+			return ends, err
 		}
 	}
-	return b.awaitPing(x, bareRightAddr)
+	return ends, b.awaitPing(hosts[0], bareRightAddr)
 }
 
 // startForwarder runs a bare forwarder on a host.

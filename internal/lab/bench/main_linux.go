@@ -199,7 +199,7 @@ func (b *bench) direct() error {
 	if err != nil {
 		return err
 	}
-	idle, err := b.idle(x)
+	idle, err := b.idle(x.Daemon())
 	if err != nil {
 		return err
 	}
@@ -208,12 +208,10 @@ func (b *bench) direct() error {
 	var loaded usage
 	for range b.runs {
 		for i, k := range kinds {
-			r, err := b.roundTrip(x.Host, k.addr)
-			if err != nil {
+			if err := b.roundTrip(&rtt[i], x.Host, k.addr); err != nil {
 				return fmt.Errorf("%s: %w", k.name, err)
 			}
-			rtt[i] = append(rtt[i], r)
-			before, err := usageOf(x)
+			before, err := usageOf(x.Daemon())
 			if err != nil {
 				return err
 			}
@@ -223,7 +221,7 @@ func (b *bench) direct() error {
 			}
 			bits[i] = append(bits[i], bps/1e9)
 			if i == len(kinds)-1 {
-				after, err := usageOf(x)
+				after, err := usageOf(x.Daemon())
 				if err != nil {
 					return err
 				}
@@ -306,20 +304,21 @@ func (b *bench) awaitPing(from *lab.Host, to string) error {
 // pings is how many make one round-trip figure.
 const pings = 200
 
-// roundTrip is the median of many pings, in milliseconds.
-func (b *bench) roundTrip(from *lab.Host, to string) (float64, error) {
+// roundTrip adds the median of many pings, in milliseconds.
+func (b *bench) roundTrip(f *figures, from *lab.Host, to string) error {
 	p, err := warrennet.NewPinger(from, to)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer p.Close()
 	var all figures
 	for range pings {
 		d, err := p.Ping(2 * time.Second)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		all = append(all, float64(d.Nanoseconds())/1e6)
 	}
-	return all.median(), nil
+	*f = append(*f, all.median())
+	return nil
 }

@@ -11,31 +11,55 @@ import (
 	"warren/internal/lab/warrennet"
 )
 
-// comparison is what two ways carried, run by run.
-type comparison struct {
-	rtt, relay, bare figures
+// way is one by which streams are sent, and the programs on it: sender, middle, receiver.
+type way struct {
+	name     string
+	from, to *lab.Host
+	address  string
+	programs [3]*warrennet.Daemon
+	bits     figures    // Gbit/s
+	cpu      [3]figures // seconds for each gigabyte
 }
 
-func (c comparison) print(title, bare string) {
+// send sends one TCP stream and notes its rate and what it took of the machine. What the kernel does for a program counts as the program's.
+func (b *bench) send(w *way) error {
+	var before [3]usage
+	for i, p := range w.programs {
+		var err error
+		if before[i], err = usageOf(p); err != nil {
+			return err
+		}
+	}
+	bps, err := warrennet.Throughput(b.ctx, w.from, w.to, w.address, b.stream)
+	if err != nil {
+		return err
+	}
+	w.bits = append(w.bits, bps/1e9)
+	gigabytes := bps / 8 * b.stream.Seconds() / 1e9
+	for i, p := range w.programs {
+		after, err := usageOf(p)
+		if err != nil {
+			return err
+		}
+		w.cpu[i] = append(w.cpu[i], (after.CPU-before[i].CPU).Seconds()/gigabytes)
+	}
+	return nil
+}
+
+// compare prints what two ways carried, run by run.
+func compare(title string, rtt figures, relay, bare *way) {
 	fmt.Printf("\nrelayed path, %s\n", title)
-	c.rtt.print("  round trip", "ms")
-	c.relay.print("  one TCP stream, relay", "Gbit/s")
-	c.bare.print("  the same, "+bare, "Gbit/s")
+	rtt.print("  round trip", "ms")
+	for _, w := range []*way{relay, bare} {
+		w.bits.print("  one TCP stream, "+w.name, "Gbit/s")
+		fmt.Printf("    CPU s/GB: sender %.2f, middle %.2f, receiver %.2f\n", w.cpu[0].median(), w.cpu[1].median(), w.cpu[2].median())
+	}
 	var ratio figures
-	for i := range c.relay {
-		ratio = append(ratio, c.relay[i]/c.bare[i])
-		fmt.Printf("    run %d: %.2f and %.2f Gbit/s, relay / bare forwarder %.2f\n", i+1, c.relay[i], c.bare[i], ratio[i])
+	for i := range relay.bits {
+		ratio = append(ratio, relay.bits[i]/bare.bits[i])
+		fmt.Printf("    run %d: %.2f and %.2f Gbit/s, relay / bare forwarder %.2f\n", i+1, relay.bits[i], bare.bits[i], ratio[i])
 	}
 	ratio.print("  relay / bare forwarder, run by run", "")
-}
-
-// gigabits adds a stream's rate to f.
-func (b *bench) gigabits(f *figures, from, to *lab.Host, address string) error {
-	bps, err := warrennet.Throughput(b.ctx, from, to, address, b.stream)
-	if err == nil {
-		*f = append(*f, bps/1e9)
-	}
-	return err
 }
 
 // relayedUDP sends the same tunnel of the same agents over the relay and through a bare UDP forwarder in turn: each device names the forwarder's
@@ -70,37 +94,38 @@ func (b *bench) relayedUDP() error {
 	if err != nil {
 		return err
 	}
-	var c comparison
+	address := st.Self.Addresses[0]
+	relay := &way{name: "relay", from: x.Host, to: y.Host, address: address, programs: [3]*warrennet.Daemon{x.Daemon(), n.Serving(), y.Daemon()}}
+	bare := &way{name: "bare UDP forwarder", from: x.Host, to: y.Host, address: address, programs: relay.programs}
+	var rtt figures
 	for range b.runs {
-		if err := b.runUDP(&c, h, x, y, st.Self.Addresses[0]); err != nil {
+		if err := b.awaitBoth(x, y, address, "relay"); err != nil {
+			return err
+		}
+		if err := b.roundTrip(&rtt, x.Host, address); err != nil {
+			return err
+		}
+		if err := b.send(relay); err != nil {
+			return err
+		}
+		if err := b.sendDirect(bare, h, x, y); err != nil {
 			return err
 		}
 	}
-	c.print("UDP, hard NATs on both sides", "bare UDP forwarder")
+	compare("UDP, hard NATs on both sides", rtt, relay, bare)
 	return nil
 }
 
-func (b *bench) runUDP(c *comparison, h *lab.Host, x, y *warrennet.Device, address string) error {
-	if err := b.awaitBoth(x, y, address, "relay"); err != nil {
+// sendDirect has the tunnel between two devices go through a bare forwarder on h for one stream.
+func (b *bench) sendDirect(w *way, h *lab.Host, x, y *warrennet.Device) (err error) {
+	if w.programs[1], err = b.startForwarder(h, "udp"); err != nil {
 		return err
 	}
-	r, err := b.roundTrip(x.Host, address)
-	if err != nil {
+	defer w.programs[1].Signal(syscall.SIGKILL)
+	if err := b.awaitBoth(x, y, w.address, "direct"); err != nil {
 		return err
 	}
-	c.rtt = append(c.rtt, r)
-	if err := b.gigabits(&c.relay, x.Host, y.Host, address); err != nil {
-		return err
-	}
-	f, err := b.startForwarder(h, "udp")
-	if err != nil {
-		return err
-	}
-	defer f.Signal(syscall.SIGKILL)
-	if err := b.awaitBoth(x, y, address, "direct"); err != nil {
-		return err
-	}
-	return b.gigabits(&c.bare, x.Host, y.Host, address)
+	return b.send(w)
 }
 
 // switchPatience is how long a tunnel may take to change its path.
@@ -157,7 +182,8 @@ func (b *bench) relayedWebSocket() error {
 	}
 	defer f.Signal(syscall.SIGKILL)
 	// Before the agents run: a new interface is a change of the network to them, for which they connect anew.
-	if err := b.bareTunnel(hosts[0], hosts[1], h); err != nil {
+	ends, err := b.bareTunnel(hosts, h)
+	if err != nil {
 		return err
 	}
 	x, y, err := b.pairOn(n, hosts, "relay", [2][]string{})
@@ -168,20 +194,25 @@ func (b *bench) relayedWebSocket() error {
 	if err != nil {
 		return err
 	}
-	var c comparison
+	relay := &way{
+		name: "relay", from: x.Host, to: y.Host, address: st.Self.Addresses[0],
+		programs: [3]*warrennet.Daemon{x.Daemon(), n.Serving(), y.Daemon()},
+	}
+	bare := &way{
+		name: "stock wireguard-go, bare forwarder", from: x.Host, to: y.Host, address: bareRightAddr,
+		programs: [3]*warrennet.Daemon{ends[0], f, ends[1]},
+	}
+	var rtt figures
 	for range b.runs {
-		r, err := b.roundTrip(x.Host, st.Self.Addresses[0])
-		if err != nil {
+		if err := b.roundTrip(&rtt, x.Host, relay.address); err != nil {
 			return err
 		}
-		c.rtt = append(c.rtt, r)
-		if err := b.gigabits(&c.relay, x.Host, y.Host, st.Self.Addresses[0]); err != nil {
-			return err
-		}
-		if err := b.gigabits(&c.bare, x.Host, y.Host, bareRightAddr); err != nil {
-			return err
+		for _, w := range []*way{relay, bare} {
+			if err := b.send(w); err != nil {
+				return err
+			}
 		}
 	}
-	c.print("WebSocket, UDP blocked on both sides", "stock wireguard-go, bare WebSocket forwarder")
+	compare("WebSocket, UDP blocked on both sides", rtt, relay, bare)
 	return nil
 }

@@ -36,8 +36,8 @@ type usage struct {
 	percent float64 // of a core
 }
 
-func usageOf(d *warrennet.Device) (usage, error) {
-	u, err := field.UsageOf(d.Daemon().PID())
+func usageOf(d *warrennet.Daemon) (usage, error) {
+	u, err := field.UsageOf(d.PID())
 	return usage{Usage: u, at: time.Now()}, err
 }
 
@@ -51,7 +51,7 @@ func (u usage) since(before usage) usage {
 // idleFor is how long an idle agent is watched.
 const idleFor = 5 * time.Second
 
-func (b *bench) idle(d *warrennet.Device) (usage, error) {
+func (b *bench) idle(d *warrennet.Daemon) (usage, error) {
 	before, err := usageOf(d)
 	if err != nil {
 		return usage{}, err
