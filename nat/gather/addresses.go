@@ -102,6 +102,30 @@ func Uplinks(except string) (map[netip.Addr]int, error) {
 	return out, err
 }
 
+// OtherUplinks gives an address of each interface with a default route besides those that the kernel prefers: what is not pinned never leaves
+// there. None on systems other than Linux yet.
+func OtherUplinks(except string) (out []netip.Addr, err error) {
+	ways := defaultRoutes()
+	type end struct {
+		index int
+		is4   bool
+	}
+	seen := map[end]bool{}
+	_, err = hostAddresses(except, func(i net.Interface, a netip.Addr) bool {
+		at := end{i.Index, a.Is4()}
+		through := ways.v6
+		if a.Is4() {
+			through = ways.v4
+		}
+		if _, ok := through[i.Index]; ok && len(through) > 1 && !through.prefers(i.Index) && !a.IsLinkLocalUnicast() && !seen[at] {
+			seen[at] = true
+			out = append(out, a)
+		}
+		return false
+	})
+	return out, err
+}
+
 // metrics are those of default routes, the lowest for each interface, by its index.
 type metrics map[int]int
 

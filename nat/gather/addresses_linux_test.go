@@ -1,6 +1,7 @@
 package gather
 
 import (
+	"maps"
 	"net"
 	"net/netip"
 	"runtime"
@@ -155,19 +156,20 @@ func uplinks(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	at := netip.MustParseAddr
+	both4 := map[netip.Addr]int{at("192.0.2.1"): index["eth0"], at("192.0.2.2"): index["eth1"]}
+	all := map[netip.Addr]int{at("2001:db8::2"): index["eth1"]}
+	maps.Copy(all, both4)
 	for _, step := range []struct {
 		name, dst string // a new default route
 		want      map[netip.Addr]int
+		others    []netip.Addr
 	}{
-		{"eth0", "0.0.0.0/0", map[netip.Addr]int{}},
-		{"eth1", "::/0", map[netip.Addr]int{}}, // one way in each family
-		{"eth1", "0.0.0.0/0", map[netip.Addr]int{netip.MustParseAddr("192.0.2.1"): index["eth0"], netip.MustParseAddr("192.0.2.2"): index["eth1"]}},
-		{"eth0", "::/0", map[netip.Addr]int{ // of a lower metric
-			netip.MustParseAddr("192.0.2.1"): index["eth0"], netip.MustParseAddr("192.0.2.2"): index["eth1"], netip.MustParseAddr("2001:db8::2"): index["eth1"],
-		}},
-		{"warren0", "0.0.0.0/0", map[netip.Addr]int{
-			netip.MustParseAddr("192.0.2.1"): index["eth0"], netip.MustParseAddr("192.0.2.2"): index["eth1"], netip.MustParseAddr("2001:db8::2"): index["eth1"],
-		}},
+		{"eth0", "0.0.0.0/0", map[netip.Addr]int{}, nil},
+		{"eth1", "::/0", map[netip.Addr]int{}, nil}, // one way in each family
+		{"eth1", "0.0.0.0/0", both4, []netip.Addr{at("192.0.2.2")}},
+		{"eth0", "::/0", all, []netip.Addr{at("192.0.2.2"), at("2001:db8::2")}}, // of a lower metric
+		{"warren0", "0.0.0.0/0", all, []netip.Addr{at("192.0.2.2"), at("2001:db8::2")}},
 	} {
 		dst, err := netlink.ParseIPNet(step.dst)
 		if err == nil {
@@ -182,6 +184,13 @@ func uplinks(t *testing.T) {
 		}
 		if diff := cmp.Diff(step.want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 			t.Errorf("after a route to %s by %s (-want +got):\n%s", step.dst, step.name, diff)
+		}
+		others, err := OtherUplinks("warren0")
+		if err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(step.others, others, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Errorf("other uplinks after a route to %s by %s (-want +got):\n%s", step.dst, step.name, diff)
 		}
 	}
 }

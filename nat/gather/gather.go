@@ -1,9 +1,10 @@
 // Package gather finds the addresses at which this device may be reached: those of its interfaces, those that STUN servers see, one that a
-// gateway maps (SetMapped) and those that were configured. A Gatherer is a task; it sends through the tunnel's own sockets, since another
+// gateway maps (SetMapped) and those that were configured. Servers are asked from every uplink of the host. A Gatherer is a task; it sends through the tunnel's own sockets, since another
 // socket would have another mapping in a NAT, and is handed the answers by HandlePacket. OnCandidates gets the whole list whenever it changes.
 // By comparing what several servers see it also tells how the NAT maps: Report has that, and all else that was found.
 //
 //	gather.go       the task
+//	round.go        one round of questions
 //	servers.go      names of servers and fixed endpoints
 //	addresses*.go   the host's addresses, without those of other VPNs
 //	report.go       mapping behaviour, and what people see
@@ -12,6 +13,7 @@ package gather
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -29,14 +31,12 @@ const (
 	refreshEvery = 25 * time.Second
 	// A mapped address that no server confirmed for this long is dropped.
 	mappedLife = 3 * refreshEvery
-	// Requests go out again until answered, like RFC 8489 section 6.2.1 but sooner: a lost first request delays the first direct path.
-	firstRetry = 100 * time.Millisecond
-	maxRetry   = 1600 * time.Millisecond
-	tries      = 6
 	maxServers = 32
+	maxUplinks = 4
 	// resolveEvery is how long a server's addresses count as known.
 	resolveEvery = 10 * time.Minute
-	maxPending   = 4 * maxServers
+	notFoundFor  = time.Minute
+	maxPending   = tries * (2*maxServers + maxUplinks*uplinkServers)
 )
 
 // Config is what a Gatherer is made with.
@@ -56,6 +56,9 @@ type Config struct {
 	OnReport func(Report)
 	// Addresses lists the host's addresses; nil: CandidateAddresses.
 	Addresses func(except string) ([]netip.Addr, error)
+	// Uplinks lists an address of each uplink besides the one that the system prefers: servers are asked from there too. Send must have what it
+	// sends from such an address leave by that uplink. Nil: OtherUplinks.
+	Uplinks func(except string) ([]netip.Addr, error)
 	// Resolve looks a host name up; nil: the system's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 }
@@ -78,14 +81,15 @@ type Gatherer struct {
 
 // request is one that has not been answered.
 type request struct {
-	server netip.AddrPort
-	at     time.Time
+	question
+	at time.Time
 }
 
 // answer is a server's word about our address.
 type answer struct {
-	server, mapped netip.AddrPort
-	rtt            time.Duration
+	question
+	mapped netip.AddrPort
+	rtt    time.Duration
 }
 
 // New makes a Gatherer.
@@ -95,6 +99,9 @@ func New(cfg Config) *Gatherer {
 	}
 	if cfg.Addresses == nil {
 		cfg.Addresses = CandidateAddresses
+	}
+	if cfg.Uplinks == nil {
+		cfg.Uplinks = OtherUplinks
 	}
 	if cfg.Resolve == nil {
 		cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -173,23 +180,31 @@ func (g *Gatherer) HandlePacket(_ netip.Addr, remote netip.AddrPort, b []byte) b
 	delete(g.pending, tx)
 	g.mu.Unlock()
 	select {
-	case g.answers <- answer{asked.server, m.Mapped, time.Since(asked.at)}:
+	case g.answers <- answer{asked.question, m.Mapped, time.Since(asked.at)}:
 	default: // Run is far behind; the next refresh brings it up to date
 	}
 	return true
 }
 
+// question is what one server is asked: where it sees what leaves from a local address; the zero one leaves that to the system.
+type question struct {
+	local  netip.Addr
+	server netip.AddrPort
+}
+
 // state is what Run's goroutine knows.
 type state struct {
 	local    []netip.Addr
+	uplinks  []netip.Addr // of those that the system does not prefer
+	names    []string
+	addrs    map[string][]netip.AddrPort // by name, of servers and fixed endpoints
 	targets  []target
 	fixed    []netip.AddrPort
 	resolved time.Time
-	names    []string
-	began    time.Time                  // of this round
-	mapped   map[netip.AddrPort]mapping // by server
-	v4, v6   Mapping                    // of the last whole round
-	whole    bool                       // there was one
+	began    time.Time // of this round
+	mapped   map[question]mapping
+	v4, v6   Mapping // as far as it is known
+	whole    bool    // a round was
 	told     []candidate.Candidate
 	toldOnce bool
 }
@@ -202,7 +217,7 @@ type mapping struct {
 
 // Run gathers until ctx ends.
 func (g *Gatherer) Run(ctx context.Context) error {
-	s := &state{mapped: map[netip.AddrPort]mapping{}}
+	s := &state{mapped: map[question]mapping{}, addrs: map[string][]netip.AddrPort{}}
 	for ctx.Err() == nil {
 		g.round(ctx, s)
 	}
@@ -211,22 +226,19 @@ func (g *Gatherer) Run(ctx context.Context) error {
 
 // round asks every server once, with repetitions, and then waits for the next occasion.
 func (g *Gatherer) round(ctx context.Context, s *state) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	s.began = time.Now()
 	g.look(s)
-	g.tell(s) // looking names up may take long
-	g.resolveAll(ctx, s)
-	g.tell(s)
-	waiting := map[netip.AddrPort]bool{}
-	for _, t := range s.targets {
-		waiting[t.addr] = true
-	}
 	g.forgetPending()
+	r := &round{waiting: map[question]bool{}, retry: time.NewTimer(0), names: make(chan named)}
+	defer r.retry.Stop()
+	g.lookUp(ctx, s, r)
+	g.ask(s, r)
+	g.tell(s)
 	refresh := time.NewTimer(refreshEvery)
 	defer refresh.Stop()
-	retry := time.NewTimer(0)
-	defer retry.Stop()
-	wait := firstRetry
-	for n := 0; ; {
+	for {
 		select {
 		case <-ctx.Done():
 			return
@@ -236,23 +248,15 @@ func (g *Gatherer) round(ctx context.Context, s *state) {
 			return
 		case <-g.retell:
 			g.tell(s)
+		case n := <-r.names:
+			r.lookups--
+			g.found(s, n)
+			g.ask(s, r)
+			g.tell(s)
 		case a := <-g.answers:
-			g.learn(s, a, waiting)
-		case <-retry.C:
-			if len(waiting) == 0 {
-				continue
-			}
-			if n++; n > tries {
-				g.compare(s) // with those that did answer
-				continue
-			}
-			for _, t := range s.targets {
-				if waiting[t.addr] {
-					g.ask(t.addr)
-				}
-			}
-			retry.Reset(wait)
-			wait = min(wait*2, maxRetry)
+			g.learn(s, r, a)
+		case <-r.retry.C:
+			g.again(s, r)
 		case <-refresh.C:
 			g.dropOld(s, s.began)
 			return
@@ -261,33 +265,13 @@ func (g *Gatherer) round(ctx context.Context, s *state) {
 }
 
 // learn takes an answer.
-func (g *Gatherer) learn(s *state, a answer, waiting map[netip.AddrPort]bool) {
-	if s.mapped[a.server].addr != a.mapped {
-		g.cfg.Log.Debug("address seen from outside", "server", a.server, "address", a.mapped)
+func (g *Gatherer) learn(s *state, r *round, a answer) {
+	if s.mapped[a.question].addr != a.mapped {
+		g.cfg.Log.Debug("address seen from outside", "server", a.server, "from", a.local, "address", a.mapped)
 	}
-	s.mapped[a.server] = mapping{a.mapped, time.Now(), a.rtt}
-	if delete(waiting, a.server); len(waiting) == 0 {
-		g.compare(s)
-		return
-	}
-	g.tell(s)
-}
-
-// compare finds the mapping behaviour from this round's answers.
-func (g *Gatherer) compare(s *state) {
-	port := g.cfg.Port()
-	own := func(a netip.AddrPort) bool { return a.Port() == port && slices.Contains(s.local, a.Addr()) }
-	var v4, v6 []View
-	for _, t := range s.targets {
-		switch m := s.mapped[t.addr]; {
-		case m.at.Before(s.began) || !m.addr.IsValid():
-		case t.addr.Addr().Is4():
-			v4 = append(v4, View{t.addr, m.addr})
-		default:
-			v6 = append(v6, View{t.addr, m.addr})
-		}
-	}
-	s.v4, s.v6, s.whole = Compare(v4, own), Compare(v6, own), true
+	s.mapped[a.question] = mapping{a.mapped, time.Now(), a.rtt}
+	delete(r.waiting, a.question)
+	g.settle(s, r)
 	g.tell(s)
 }
 
@@ -308,19 +292,24 @@ func (g *Gatherer) look(s *state) {
 		return
 	}
 	s.local = local
+	if s.uplinks, err = g.cfg.Uplinks(g.cfg.Interface); err != nil {
+		g.cfg.Log.Warn("the host's uplinks could not be read", "err", err)
+	}
+	s.uplinks = s.uplinks[:min(len(s.uplinks), maxUplinks)]
+	maps.DeleteFunc(s.mapped, func(q question, _ mapping) bool { return q.local.IsValid() && !slices.Contains(s.uplinks, q.local) })
 }
 
-// ask sends one request.
-func (g *Gatherer) ask(server netip.AddrPort) {
+// send sends one request.
+func (g *Gatherer) send(q question) {
 	tx := stunmsg.NewTxID()
 	g.mu.Lock()
 	if len(g.pending) >= maxPending {
 		clear(g.pending)
 	}
-	g.pending[tx] = request{server, time.Now()}
+	g.pending[tx] = request{q, time.Now()}
 	g.mu.Unlock()
-	if err := g.cfg.Send(netip.Addr{}, server, stunmsg.NewRequest(tx, nil, nil)); err != nil {
-		g.cfg.Log.Debug("STUN request not sent", "server", server, "err", err)
+	if err := g.cfg.Send(q.local, q.server, stunmsg.NewRequest(tx, nil, nil)); err != nil {
+		g.cfg.Log.Debug("STUN request not sent", "server", q.server, "from", q.local, "err", err)
 	}
 }
 
@@ -341,7 +330,7 @@ func (g *Gatherer) tell(s *state) {
 	r := &Report{IPv4: s.v4, IPv6: s.v6, Whole: s.whole, PortMapped: g.gateway, Candidates: list}
 	g.mu.Unlock()
 	for _, t := range s.targets {
-		m := s.mapped[t.addr]
+		m := s.mapped[question{server: t.addr}]
 		r.Servers = append(r.Servers, ServerReport{t.name, t.addr, m.addr, m.rtt, m.at})
 	}
 	if old := g.report.Swap(r); g.cfg.OnReport != nil && !r.same(old) {
@@ -365,10 +354,12 @@ func (g *Gatherer) list(s *state) []candidate.Candidate {
 		add(pb.CandidateKind_CANDIDATE_KIND_HOST, netip.AddrPortFrom(a, port))
 	}
 	// A NAT that maps dependently shows every server another port, none of which a peer can use: one says as much as all.
-	var seen []netip.Addr
-	for _, t := range s.targets {
-		if m := s.mapped[t.addr].addr; m.IsValid() && !slices.Contains(seen, m.Addr()) {
-			seen = append(seen, m.Addr())
+	type sight struct{ local, outside netip.Addr }
+	seen := map[sight]bool{}
+	for _, q := range s.questions() {
+		m := s.mapped[q].addr
+		if at := (sight{q.local, m.Addr()}); m.IsValid() && !seen[at] {
+			seen[at] = true
 			add(pb.CandidateKind_CANDIDATE_KIND_SERVER_REFLEXIVE, m)
 		}
 	}

@@ -23,13 +23,15 @@ var (
 
 // bench runs a Gatherer in fake time; the test plays the servers.
 type bench struct {
-	mu    sync.Mutex
-	g     *Gatherer
-	local []netip.Addr
-	sent  []time.Duration
-	began time.Time
-	lists [][]string
-	reply func(to netip.AddrPort, b []byte)
+	mu      sync.Mutex
+	g       *Gatherer
+	local   []netip.Addr
+	uplinks []netip.Addr
+	sent    []time.Duration
+	asked   []question
+	began   time.Time
+	lists   [][]string
+	reply   func(to netip.AddrPort, b []byte)
 }
 
 func run(t *testing.T, f func(b *bench)) {
@@ -38,10 +40,10 @@ func run(t *testing.T, f func(b *bench)) {
 		b.reply = func(netip.AddrPort, []byte) {}
 		b.g = New(Config{
 			Port: func() uint16 { return 51820 },
-			Send: func(_ netip.Addr, to netip.AddrPort, p []byte) error {
+			Send: func(local netip.Addr, to netip.AddrPort, p []byte) error {
 				b.mu.Lock()
 				defer b.mu.Unlock()
-				b.sent = append(b.sent, time.Since(b.began))
+				b.sent, b.asked = append(b.sent, time.Since(b.began)), append(b.asked, question{local, to})
 				b.reply(to, slices.Clone(p))
 				return nil
 			},
@@ -56,6 +58,11 @@ func run(t *testing.T, f func(b *bench)) {
 				b.mu.Lock()
 				defer b.mu.Unlock()
 				return b.local, nil
+			},
+			Uplinks: func(string) ([]netip.Addr, error) {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				return b.uplinks, nil
 			},
 			Resolve: func(context.Context, string) ([]netip.Addr, error) {
 				return []netip.Addr{server.Addr(), netip.MustParseAddr("203.0.113.2")}, nil

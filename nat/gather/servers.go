@@ -3,6 +3,7 @@ package gather
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -30,11 +31,8 @@ func CheckEndpoint(text string) error {
 	return nil
 }
 
-// resolve gives at most one address of each family of a host:port. what is for the log.
+// resolve gives at most one address of each family of a host:port, none if there are none. what is for the log.
 func (g *Gatherer) resolve(ctx context.Context, what, server string) []netip.AddrPort {
-	if a, err := netip.ParseAddrPort(server); err == nil {
-		return []netip.AddrPort{netip.AddrPortFrom(a.Addr().Unmap(), a.Port())}
-	}
 	host, port, err := net.SplitHostPort(server)
 	if err != nil {
 		g.cfg.Log.Warn(what+" ignored: not host:port", "name", server)
@@ -62,28 +60,67 @@ func (g *Gatherer) resolve(ctx context.Context, what, server string) []netip.Add
 	return out
 }
 
-// resolveAll looks up names that changed or were not looked up for long.
-func (g *Gatherer) resolveAll(ctx context.Context, s *state) {
+// named is what a name was found to be; nothing if it was not found.
+type named struct {
+	name  string
+	addrs []netip.AddrPort
+}
+
+// lookUp looks names up that changed or were not looked up for long. Addresses are there at once, what the resolver knows comes by r.names as
+// it finds it. Until then, and if it finds nothing, names are what they were.
+func (g *Gatherer) lookUp(ctx context.Context, s *state, r *round) {
 	g.mu.Lock()
 	names := g.servers
 	g.mu.Unlock()
 	if slices.Equal(names, s.names) && time.Since(s.resolved) < resolveEvery {
 		return
 	}
-	s.names, s.resolved, s.targets, s.fixed = names, time.Now(), nil, nil
-	for _, name := range names {
-		for _, a := range g.resolve(ctx, "STUN server", name) {
+	s.names, s.resolved = names, time.Now()
+	maps.DeleteFunc(s.addrs, func(name string, _ []netip.AddrPort) bool {
+		return !slices.Contains(names, name) && !slices.Contains(g.cfg.Endpoints, name)
+	})
+	for what, names := range map[string][]string{"STUN server": names, "fixed endpoint": g.cfg.Endpoints} {
+		for _, name := range names {
+			if a, err := netip.ParseAddrPort(name); err == nil {
+				s.addrs[name] = []netip.AddrPort{netip.AddrPortFrom(a.Addr().Unmap(), a.Port())}
+				continue
+			}
+			r.lookups++
+			go func() {
+				select {
+				case r.names <- named{name, g.resolve(ctx, what, name)}:
+				case <-ctx.Done():
+				}
+			}()
+		}
+	}
+	g.target(s)
+}
+
+// found takes what a name was found to be. If one was not found, all are looked up again soon.
+func (g *Gatherer) found(s *state, n named) {
+	if n.addrs == nil {
+		s.resolved = time.Now().Add(notFoundFor - resolveEvery)
+		return
+	}
+	s.addrs[n.name] = n.addrs
+	g.target(s)
+}
+
+// target makes the list of servers to ask, each address once, and of fixed endpoints.
+func (g *Gatherer) target(s *state) {
+	s.targets, s.fixed = nil, nil
+	for _, name := range s.names {
+		for _, a := range s.addrs[name] {
 			if !slices.ContainsFunc(s.targets, func(t target) bool { return t.addr == a }) {
 				s.targets = append(s.targets, target{name, a})
 			}
 		}
 	}
 	for _, name := range g.cfg.Endpoints {
-		s.fixed = append(s.fixed, g.resolve(ctx, "fixed endpoint", name)...)
+		s.fixed = append(s.fixed, s.addrs[name]...)
 	}
-	for server := range s.mapped {
-		if !slices.ContainsFunc(s.targets, func(t target) bool { return t.addr == server }) {
-			delete(s.mapped, server)
-		}
-	}
+	maps.DeleteFunc(s.mapped, func(q question, _ mapping) bool {
+		return !slices.ContainsFunc(s.targets, func(t target) bool { return t.addr == q.server })
+	})
 }
