@@ -48,7 +48,7 @@ type device struct {
 	gathers int
 	next    time.Time
 	local   []candidate.Candidate
-	mapping path.Mapping
+	nat     path.NAT
 	links   map[path.ID]*link
 	extra   map[uint16]uint16 // socket -> port
 	sockets uint16            // opened so far
@@ -115,7 +115,7 @@ func (d *device) start() {
 	d.starts++
 	d.resets++
 	d.core = path.New(w.now, path.Config{Traffic: d.traffic, NewTx: d.newTx, Rand: rand.New(rand.NewPCG(w.rand.Uint64(), uint64(d.index)))})
-	d.links, d.extra, d.local, d.mapping = map[path.ID]*link{}, map[uint16]uint16{}, nil, path.MappingUnknown
+	d.links, d.extra, d.local, d.nat = map[path.ID]*link{}, map[uint16]uint16{}, nil, path.NAT{}
 	d.next, d.home, d.upSince = time.Time{}, nil, w.now
 	d.gather()
 	d.settleRelay()
@@ -156,7 +156,7 @@ func (d *device) tellLocal(more []candidate.Candidate) {
 // askSTUN learns the reflexive addresses, and how the NAT before the default uplink maps.
 func (d *device) askSTUN() {
 	var more []candidate.Candidate
-	mapping := path.MappingUnknown
+	var nat path.NAT
 	for n, at := range d.ifaces {
 		if d.noV4 {
 			break
@@ -175,12 +175,12 @@ func (d *device) askSTUN() {
 			more = append(more, candidate.Candidate{Kind: reflexiveKind, Addr: seen[0]})
 		}
 		if n == 0 {
-			mapping = mappingOf(seen)
+			nat = path.NAT{Mapping: mappingOf(seen), External: seen[0]}
 		}
 	}
-	if mapping != d.mapping {
-		d.mapping = mapping
-		d.handle(path.SetMapping{Mapping: mapping})
+	if nat != d.nat {
+		d.nat = nat
+		d.handle(path.SetMapping{NAT: nat})
 	}
 	d.tellLocal(more)
 }

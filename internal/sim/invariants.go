@@ -88,7 +88,7 @@ func (d *device) countCheck(a path.SendCheck) {
 	if a.Remote.Addr() == victim {
 		k := victimKey{d, victim}
 		w.victims[k]++
-		each := d.resets*victimBurst + int(victimRate*w.now.Sub(w.lied).Seconds()) + huntChecks
+		each := d.resets*(victimBurst+huntChecks) + int(victimRate*w.now.Sub(w.lied).Seconds())
 		allowed := (len(w.devices) - 1) * each
 		if w.victims[k] > allowed {
 			w.fail("%s has sent %d checks to a third party", d.name, w.victims[k])

@@ -41,7 +41,7 @@ func (d *device) lie(to *device, arg byte) {
 		case 1:
 			to.handle(path.Request{Peer: d.id, Pair: path.Pair{Local: to.ifaces[0].v4, Remote: d.lies()[0].Addr}})
 		case 2:
-			d.signal(path.SendSignal{Peer: to.id, Mapping: path.MappingDependent, Ready: true})
+			d.signal(path.SendSignal{Peer: to.id, NAT: path.NAT{Mapping: path.MappingDependent}, Step: path.StepReady})
 		}
 		w.after(20*time.Millisecond, press)
 	}

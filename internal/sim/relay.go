@@ -117,7 +117,7 @@ func (d *device) forward(to *device, arrive func(), lost func()) {
 func (d *device) signal(a path.SendSignal) {
 	to := d.w.device(a.Peer)
 	d.countSignal()
-	e := path.Signal{Peer: d.id, Candidates: a.Candidates, Call: a.Call, Mapping: a.Mapping, Ready: a.Ready, Lost: a.Lost}
+	e := path.Signal{Peer: d.id, Candidates: a.Candidates, Call: a.Call, NAT: a.NAT, Step: a.Step, Lost: a.Lost}
 	if d.liar {
 		e.Candidates = d.lies()
 	}

@@ -14,27 +14,30 @@ import (
 // 1,100 of some 64,500 ports the chance of a hit is 1 - (1 - 256/64512)^1100, 98.7 %: the birthday paradox.
 //
 //	hard                          relay                          easy
+//	  |--- signal: wish ----------->|----------------------------->|
+//	  |<----------------------------|<------------ signal: agreed -| once it has no other peer to do this with
 //	  | opens 256 sockets           |                              |
 //	  |--- a check from each -------+--------------------x NAT     |
 //	  |--- signal: ready ---------->|----------------------------->|
+//	  |<----------------------------|<------------ signal: trying -|
 //	  |     NAT x-------------------+---- checks of random ports --|
 //	  |<----------------------------+------------- one hits -------|
 //	  |--- answer, check of its own from that socket ------------->|
 //	  | closes the others           |                              |
 //
-// It costs the NAT a table entry a socket, so it is done only for traffic, for one peer at a time, and after a failure not for hours. A NAT
-// that gives ports out in sequence is hit at once, if one begins where its last port was.
+// It costs the NAT a table entry a socket, so it is done only for traffic, for one peer at a time, and after a failure not for hours. What leads up
+// to it is in agree.go. A NAT that gives ports out in sequence is hit at once, if one begins where its last port was.
 
 // Bounds of an attempt.
 const (
 	huntSockets  = 256
 	huntProbes   = 1100
-	huntRate     = 100                     // probes in a second, unless Config.BirthdayRate says otherwise
-	huntPace     = 2 * time.Millisecond    // between two sockets' checks on the hard side
-	huntPatience = 1500 * time.Millisecond // ordinary checks come first
-	huntLinger   = 3 * time.Second         // for the answer to the last probe
-	huntSequence = 300                     // ports tried in sequence, where the peer says that its NAT works so
-	huntRetry    = time.Hour               // after a failure; doubles
+	huntRate     = 100                  // probes in a second, unless Config.BirthdayRate says otherwise
+	huntPace     = 2 * time.Millisecond // between two sockets' checks on the hard side
+	huntPatience = time.Second          // ordinary checks come first: six of seven tries
+	huntLinger   = 3 * time.Second      // for the answer to the last probe
+	huntSequence = 300                  // ports tried in sequence, where the peer says that its NAT works so
+	huntRetry    = time.Hour            // after a failure; doubles
 	huntRetryMax = 24 * time.Hour
 	huntAgain    = time.Minute // after a success: a path lost at once is not worth the NAT's memory
 	huntTraffic  = time.Second
@@ -55,21 +58,27 @@ const (
 	MappingSequential
 )
 
+// NAT is what is known of a NAT, for IPv4: how it maps, and one of the addresses outside that it gave the tunnel's socket; zero if none is known.
+type NAT struct {
+	Mapping  Mapping
+	External netip.AddrPort
+}
+
 func (m Mapping) hard() bool { return m == MappingDependent || m == MappingSequential }
 
-// hunt is an attempt in progress. A Core has one at a time.
+// hunt is an attempt that was agreed on. A Core has one at a time.
 type hunt struct {
 	s       *session
 	hard    bool // our side's role
 	target  netip.AddrPort
-	sockets []uint16
+	sockets []uint16 // on the hard side; nil until they are open
+	told    int      // ... how often the peer was told
+	begun   bool     // the easy side tries ports
 	sent    int
 	next    time.Time // when to send again
 	end     time.Time
 	tried   map[uint16]bool
 }
-
-func (e SetMapping) apply(c *Core) { c.mapping = e.Mapping }
 
 func (e SocketsOpened) apply(c *Core) {
 	h := c.hunt
@@ -80,7 +89,7 @@ func (e SocketsOpened) apply(c *Core) {
 		return
 	}
 	h.sockets, h.next = e.Sockets[:min(len(e.Sockets), huntSockets)], c.now
-	h.end = c.now.Add(huntPace*time.Duration(len(h.sockets)) + huntProbes*time.Second/time.Duration(c.cfg.BirthdayRate) + huntLinger)
+	h.end = c.now.Add(huntPace*time.Duration(len(h.sockets)) + readyAnswer)
 	if len(h.sockets) == 0 {
 		c.endHunt(false)
 		return
@@ -88,15 +97,11 @@ func (e SocketsOpened) apply(c *Core) {
 	c.touch(h.s)
 }
 
-// wantsHunt reports whether the hard side should begin.
-func (s *session) wantsHunt() bool {
-	c := s.c
-	return c.hunt == nil && c.cfg.BirthdayRate > 0 && c.mapping.hard() && s.mapping == MappingIndependent && s.current == nil && s.relayed() &&
-		s.used() && s.within(later(s.sent, s.received), huntTraffic) && !c.now.Before(s.huntAfter) && c.now.Sub(s.lackSince) >= huntPatience
-}
-
-// reflexive4 is the peer's address outside, as its servers see it.
+// reflexive4 is the peer's address outside: by its own word that by which its packets leave, or one of those that its servers see.
 func (s *session) reflexive4() netip.AddrPort {
+	if a := s.nat.External; a.Addr().Is4() && !a.Addr().IsPrivate() {
+		return a
+	}
 	for _, r := range s.remote {
 		if r.Kind == pb.CandidateKind_CANDIDATE_KIND_SERVER_REFLEXIVE && r.Addr.Addr().Is4() && !r.Addr.Addr().IsPrivate() {
 			return r.Addr
@@ -110,7 +115,7 @@ func (s *session) reflexive4() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// runHunt goes on with the attempt of this session, or begins one, and says when it wants to be called again.
+// runHunt goes on with the attempt of this session, or wishes for one, and says when it wants to be called again.
 func (s *session) runHunt() time.Time {
 	c := s.c
 	if s.current != nil || !s.used() {
@@ -118,15 +123,9 @@ func (s *session) runHunt() time.Time {
 	} else if s.lackSince.IsZero() {
 		s.lackSince = c.now
 	}
-	if c.hunt == nil && s.wantsHunt() {
-		if to := s.reflexive4(); to.IsValid() {
-			c.hunt = &hunt{s: s, hard: true, target: to, end: c.now.Add(huntLinger)}
-			c.emit(OpenSockets{Peer: s.id, Count: huntSockets})
-		}
-	}
 	h := c.hunt
 	if h == nil || h.s != s {
-		return time.Time{}
+		return s.runWish()
 	}
 	if s.current != nil || !s.awake || !h.end.After(c.now) {
 		c.endHunt(s.current != nil)
@@ -142,7 +141,7 @@ func (s *session) runHunt() time.Time {
 	return earlier(h.next, h.end)
 }
 
-// stepHard sends the next socket's check, and at last tells the peer.
+// stepHard sends the next socket's check, and at last tells the peer, until it takes part.
 func (h *hunt) stepHard() {
 	c := h.s.c
 	if h.sent < len(h.sockets) {
@@ -152,7 +151,12 @@ func (h *hunt) stepHard() {
 		return
 	}
 	h.next = time.Time{}
-	c.emit(SendSignal{Peer: h.s.id, Candidates: c.local, Mapping: c.mapping, Ready: true})
+	if h.begun || h.told == readyTries {
+		return
+	}
+	h.told++
+	h.next = c.now.Add(readyEvery)
+	h.s.emitSignal(false, StepReady)
 }
 
 // stepEasy tries the next port.
@@ -170,7 +174,7 @@ func (h *hunt) stepEasy() {
 }
 
 func (h *hunt) port() uint16 {
-	if h.s.mapping == MappingSequential && h.sent < huntSequence {
+	if h.s.nat.Mapping == MappingSequential && h.sent < huntSequence {
 		if p := int(h.target.Port()) + h.sent + 1; p <= 65535 && !h.tried[uint16(p)] {
 			return uint16(p)
 		}
@@ -191,19 +195,9 @@ func (s *session) oneLocal(remote netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// ready takes the peer's word that its sockets are open. Whoever lies gets no more than huntProbes small datagrams sent to an address of its
-// choice, once in huntRetry.
-func (s *session) ready() {
-	c := s.c
-	if c.hunt != nil || c.cfg.BirthdayRate <= 0 || s.current != nil || !s.awake || c.mapping != MappingIndependent || !s.mapping.hard() || c.now.Before(s.huntAfter) {
-		return
-	}
-	to := s.reflexive4()
-	if !to.IsValid() {
-		return
-	}
-	c.hunt = &hunt{s: s, target: to, next: c.now, tried: map[uint16]bool{}}
-	c.hunt.end = c.now.Add(huntProbes*time.Second/time.Duration(c.cfg.BirthdayRate) + huntLinger)
+// huntLasts is how long trying ports may take.
+func (c *Core) huntLasts() time.Duration {
+	return huntProbes*time.Second/time.Duration(c.cfg.BirthdayRate) + huntLinger
 }
 
 // endHunt ends the attempt in progress. After a success the socket of the path stays.
@@ -213,7 +207,10 @@ func (c *Core) endHunt(won bool) {
 	s := h.s
 	switch {
 	case won:
-		s.huntFailed, s.huntAfter = 0, c.now.Add(huntAgain)
+		s.huntFailed, s.huntIdle, s.huntAfter = 0, 0, c.now.Add(huntAgain)
+	case !h.begun: // the other side did not follow
+		s.huntAfter = c.now.Add(min(huntIdle<<min(s.huntIdle, 16), huntRetry))
+		s.huntIdle++
 	case h.hard && h.end.After(c.now): // given up for another reason
 		s.huntAfter = c.now.Add(huntAgain)
 	default:
@@ -225,6 +222,7 @@ func (c *Core) endHunt(won bool) {
 		keep = s.current.Socket
 	}
 	s.closeSockets(h.sockets, keep)
+	c.agreeNext()
 }
 
 // closeSockets closes extra sockets of this session but one; 0 keeps none.

@@ -16,8 +16,8 @@ func easyHard(t *testing.T, seed uint64, tell bool) (s *sim, e, h *node) {
 	e, h = s.add(easy), s.add(hard)
 	e.mayHunt, h.mayHunt = 100, 500
 	if tell {
-		e.handle(path.SetMapping{Mapping: path.MappingIndependent})
-		h.handle(path.SetMapping{Mapping: path.MappingDependent})
+		e.handle(path.SetMapping{NAT: path.NAT{Mapping: path.MappingIndependent}})
+		h.handle(path.SetMapping{NAT: path.NAT{Mapping: path.MappingDependent}})
 	}
 	s.run(time.Second)
 	e.flow(h, 50*time.Millisecond, true)
@@ -108,7 +108,7 @@ func TestNoBirthday(t *testing.T) {
 	}
 }
 
-func set(n *node, m path.Mapping) { n.handle(path.SetMapping{Mapping: m}) }
+func set(n *node, m path.Mapping) { n.handle(path.SetMapping{NAT: path.NAT{Mapping: m}}) }
 
 // A hard NAT that gives out ports in sequence is hit by the first few.
 func TestSequentialPorts(t *testing.T) {
@@ -164,7 +164,7 @@ func TestLyingReadiness(t *testing.T) {
 	s.run(time.Second)
 	before := e.checks
 	for range 100 {
-		e.handle(path.Signal{Peer: h.id, Candidates: h.local, Mapping: path.MappingDependent, Ready: true})
+		e.handle(path.Signal{Peer: h.id, Candidates: h.local, NAT: path.NAT{Mapping: path.MappingDependent}, Step: path.StepReady})
 		s.run(10 * time.Second)
 	}
 	if n := e.checks - before; n > 1100+1000 {

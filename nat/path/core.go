@@ -31,7 +31,7 @@ type Core struct {
 	// goneBudget is for calls to peers that the relay does not have.
 	goneBudget bucket
 	mtu        int // of the interface
-	mapping    Mapping
+	nat        NAT
 	hunt       *hunt // nil while none is in progress
 }
 
@@ -129,6 +129,7 @@ func (c *Core) schedule(s *session, due time.Time) {
 
 // end forgets s.
 func (c *Core) end(s *session) {
+	s.wishedAt = time.Time{}
 	if c.hunt != nil && c.hunt.s == s {
 		c.endHunt(false)
 	}

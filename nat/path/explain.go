@@ -93,6 +93,8 @@ type Birthday struct {
 	// Trying says that it is under way with this peer, and Sent how many checks that has taken.
 	Trying bool
 	Sent   int
+	// Wishes is how often the peer was told that this side would begin, without agreeing yet.
+	Wishes int
 	// Failed is how often it failed in a row, and After before when it is not tried again; zero if it may be at any time.
 	Failed int
 	After  time.Time
@@ -126,12 +128,12 @@ func (c *Core) Explain(id ID) Explanation {
 	if s.calling {
 		e.Calls = s.callTries
 	}
-	e.Birthday.Failed = s.huntFailed
+	e.Birthday.Failed, e.Birthday.Wishes = s.huntFailed, s.wishes
 	if s.huntAfter.After(c.now) {
 		e.Birthday.After = s.huntAfter
 	}
 	if h := c.hunt; h != nil && h.s == s {
-		e.Birthday.Trying, e.Birthday.Sent = true, h.sent
+		e.Birthday.Trying, e.Birthday.Sent = h.hard || h.begun, h.sent
 	}
 	e.Remote = slices.Clone(s.remote)
 	for _, p := range s.pairs {

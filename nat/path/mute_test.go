@@ -63,7 +63,7 @@ func TestLiarComesAndGoes(t *testing.T) {
 	victim := netip.MustParseAddrPort("198.18.0.1:7")
 	for name, lie := range map[string]path.Signal{
 		"candidates": {Candidates: []candidate.Candidate{{Kind: reflexive, Addr: victim}}, Call: true},
-		"readiness":  {Candidates: []candidate.Candidate{{Kind: reflexive, Addr: victim}}, Call: true, Mapping: path.MappingDependent, Ready: true},
+		"readiness":  {Candidates: []candidate.Candidate{{Kind: reflexive, Addr: victim}}, Call: true, NAT: path.NAT{Mapping: path.MappingDependent}, Step: path.StepReady},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lie.Peer = path.ID{7}
@@ -87,7 +87,7 @@ func TestLiarComesAndGoes(t *testing.T) {
 				now = end
 			}
 			handle(path.SetRelay{Up: true})
-			handle(path.SetMapping{Mapping: path.MappingIndependent})
+			handle(path.SetMapping{NAT: path.NAT{Mapping: path.MappingIndependent}})
 			begin, ends := now, 0
 			for now.Sub(begin) < 30*time.Minute {
 				for i := range 100 {

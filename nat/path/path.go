@@ -105,8 +105,8 @@ type (
 	SetLocal struct{ Candidates []candidate.Candidate }
 	// SetRelay tells whether a relay is connected.
 	SetRelay struct{ Up bool }
-	// SetMapping tells how the NAT before this device maps.
-	SetMapping struct{ Mapping Mapping }
+	// SetMapping tells of the NAT before this device, through which leaves what is sent without a local address.
+	SetMapping struct{ NAT }
 	// SocketsOpened answers OpenSockets: ids of as many sockets as could be opened, none of them 0.
 	SocketsOpened struct {
 		Peer    ID
@@ -123,9 +123,9 @@ type (
 		Peer       ID
 		Candidates []candidate.Candidate
 		Call       bool
-		// Mapping is that of the peer's NAT; Ready says that its sockets wait for checks of random ports.
-		Mapping Mapping
-		Ready   bool
+		// NAT is the peer's.
+		NAT
+		Step Step
 		// Lost says that the peer has just given its direct path up, so that nothing of ours need have reached it.
 		Lost bool
 	}
@@ -160,9 +160,9 @@ type (
 		Peer       ID
 		Candidates []candidate.Candidate
 		Call       bool
-		Mapping    Mapping
-		Ready      bool
-		Lost       bool
+		NAT
+		Step Step
+		Lost bool
 	}
 	// OpenSockets asks for extra sockets, told of by SocketsOpened; CloseSockets is to close some.
 	OpenSockets struct {

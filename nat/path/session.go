@@ -45,10 +45,12 @@ type session struct {
 	mute               mute
 	probes             []*probe // oldest first
 
-	mapping              Mapping // of the peer's NAT
+	nat                  NAT // the peer's
 	lackSince, huntAfter time.Time
-	huntFailed           int
-	socket               uint16 // an extra one, of the path in use
+	huntFailed, huntIdle int       // attempts in a row that were in vain, and that the other side did not follow
+	wishes               int       // how often the peer was told of ours
+	nextWish, wishedAt   time.Time // wishedAt: the peer's, which waits
+	socket               uint16    // an extra one, of the path in use
 
 	answerDue, calling             bool
 	callTries                      int
@@ -137,6 +139,7 @@ func (s *session) sleep() {
 	s.awake, s.calling, s.answerDue, s.doubt = false, false, false, false
 	s.waiting, s.nextRound = time.Time{}, time.Time{}
 	s.current = nil
+	s.wishes, s.nextWish, s.wishedAt = 0, time.Time{}, time.Time{}
 	if s.c.hunt != nil && s.c.hunt.s == s {
 		s.c.endHunt(false)
 	}
@@ -274,9 +277,7 @@ func (s *session) networkChanged() {
 	clear(s.mute)
 	s.doubt = s.current != nil
 	s.relayRTT = 0
-	if s.c.mapping.hard() { // another NAT, another try
-		s.huntAfter, s.huntFailed = time.Time{}, 0
-	}
+	s.huntAfter, s.huntFailed, s.huntIdle, s.nextWish = time.Time{}, 0, 0, time.Time{} // another NAT, another try
 	s.startRound(triesFull)
 	s.retrySoon()
 	if s.used() {

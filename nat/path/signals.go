@@ -70,12 +70,23 @@ func (s *session) runSignals() time.Time {
 				s.onlyCall = time.Time{}
 			}
 		}
-		s.c.emit(SendSignal{Peer: s.id, Candidates: s.c.local, Call: isCall, Mapping: s.c.mapping, Lost: s.current == nil && s.within(s.lostAt, lostFor)})
+		s.emitSignal(isCall, s.step())
 	}
 	if s.calling {
 		return s.nextCall
 	}
 	return time.Time{}
+}
+
+// emitSignal tells the peer what is known here. Who takes no part in trying ports tells nothing of its NAT.
+func (s *session) emitSignal(call bool, step Step) {
+	out := SendSignal{
+		Peer: s.id, Candidates: s.c.local, Call: call, Step: step, Lost: s.current == nil && s.within(s.lostAt, lostFor),
+	}
+	if s.c.cfg.BirthdayRate > 0 {
+		out.NAT = s.c.nat
+	}
+	s.c.emit(out)
 }
 
 // signalled takes a signal of the peer.
@@ -85,7 +96,7 @@ func (s *session) signalled(e Signal) {
 	remote := candidate.Sort(e.Candidates)
 	remote = remote[:min(len(remote), candidate.Max)]
 	changed := !slices.Equal(remote, s.remote)
-	s.remote, s.mapping = remote, e.Mapping
+	s.remote, s.nat = remote, e.NAT
 	if s.calling && s.callTries > 0 {
 		if !e.Call && !s.onlyCall.IsZero() {
 			s.relayRTT = max(now.Sub(s.onlyCall), time.Microsecond)
@@ -108,8 +119,7 @@ func (s *session) signalled(e Signal) {
 		return // a call wakes, and waking rebuilds
 	}
 	s.rebuild()
-	if e.Ready {
-		s.ready()
+	if s.stepped(e.Step) {
 		return
 	}
 	if changed {

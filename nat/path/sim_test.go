@@ -58,6 +58,8 @@ type node struct {
 	inSecond int
 	idleRuns int // Handle without event in this second
 	mayHunt  int // checks more in a second
+	// loses, if set, says whether a signal gets lost.
+	loses func(path.SendSignal) bool
 }
 
 // link is what a node knows of a peer's traffic, and what really became of it.
@@ -333,13 +335,15 @@ func (s *sim) find(id path.ID) *node {
 
 func (n *node) signal(a path.SendSignal) {
 	to := n.sim.find(a.Peer)
-	if !n.relayUp {
+	if !n.relayUp || n.loses != nil && n.loses(a) {
 		return
 	}
 	n.sim.after(n.sim.relay, func() {
 		if to.relayUp && !to.host.Down {
 			n.sim.after(n.sim.relay, func() {
-				to.handle(path.Signal{Peer: n.id, Candidates: a.Candidates, Call: a.Call, Mapping: a.Mapping, Ready: a.Ready, Lost: a.Lost})
+				to.handle(path.Signal{
+					Peer: n.id, Candidates: a.Candidates, Call: a.Call, NAT: a.NAT, Step: a.Step, Lost: a.Lost,
+				})
 			})
 			return
 		}

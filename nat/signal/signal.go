@@ -56,9 +56,11 @@ type Signal struct {
 	View View
 	// Talk is set in a signal that only carries a view, or asks for one. Its candidates count for nothing.
 	Talk pb.Talk
-	// Mapping is how the sender's NAT maps; Ready says that its sockets wait for checks of random ports.
-	Mapping pb.HardNAT_Mapping
-	Ready   bool
+	// Mapping is how the sender's NAT maps, and External one of its addresses outside, zero if it tells none. Step is where the sender is on the
+	// way to trying ports.
+	Mapping  pb.HardNAT_Mapping
+	External netip.AddrPort
+	Step     pb.HardNAT_Step
 	// Relays are the keys of the relays at which the sender is reached, its home first. At most MaxRelays go along.
 	Relays [][key.Size]byte
 }
@@ -134,10 +136,26 @@ func (b *Box) Seal(now time.Time, s Signal) ([]byte, error) {
 }
 
 func hardNAT(s Signal) *pb.HardNAT {
-	if s.Mapping == pb.HardNAT_MAPPING_UNSPECIFIED && !s.Ready {
+	if s.Mapping == pb.HardNAT_MAPPING_UNSPECIFIED && s.Step == pb.HardNAT_STEP_UNSPECIFIED && !s.External.IsValid() {
 		return nil
 	}
-	return &pb.HardNAT{Mapping: s.Mapping, Ready: s.Ready}
+	out := &pb.HardNAT{Mapping: s.Mapping, Step: s.Step}
+	if s.External.IsValid() {
+		out.External = candidate.ToProto([]candidate.Candidate{{Addr: s.External}})[0]
+	}
+	return out
+}
+
+// externalFrom gives the sender's address outside; zero if it told none, or one that nothing may be sent to.
+func externalFrom(m *pb.HardNAT, overlay []netip.Prefix) (at netip.AddrPort, err error) {
+	if m.GetExternal() == nil {
+		return at, nil
+	}
+	one, err := candidate.FromProto([]*pb.Candidate{m.GetExternal()}, overlay)
+	if err != nil || len(one) == 0 {
+		return at, err
+	}
+	return one[0].Addr, nil
 }
 
 // Open reads a signal of the peer. Candidates that nothing may be sent to, such as those inside overlay, are left out.
@@ -160,6 +178,10 @@ func (b *Box) Open(sealed []byte, overlay []netip.Prefix) (Signal, error) {
 	if err != nil {
 		return Signal{}, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
+	external, err := externalFrom(m.GetHardNat(), overlay)
+	if err != nil {
+		return Signal{}, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
 	talk := m.GetTalk()
 	if _, ok := pb.Talk_name[int32(talk)]; !ok {
 		return Signal{}, fmt.Errorf("%w: talk %d", ErrFormat, talk)
@@ -171,7 +193,7 @@ func (b *Box) Open(sealed []byte, overlay []netip.Prefix) (Signal, error) {
 	b.received = m.GetSequence()
 	return Signal{
 		Candidates: candidates, Call: m.GetCall(), View: viewFromProto(m.GetView()), Talk: talk,
-		Mapping: m.GetHardNat().GetMapping(), Ready: m.GetHardNat().GetReady(), Relays: relays,
+		Mapping: m.GetHardNat().GetMapping(), External: external, Step: m.GetHardNat().GetStep(), Relays: relays,
 		Lost: m.GetLost(),
 	}, nil
 }

@@ -123,8 +123,12 @@ func (o *owner) openSockets(a path.OpenSockets) {
 
 func (o *owner) sendSignal(a path.SendSignal) {
 	if p := o.peers[a.Peer]; p != nil {
+		if a.Step != path.StepNone {
+			o.t.log.Debug("ports of a hard NAT", "peer", p.Node.Short(), "step", a.Step)
+		}
 		o.seal(a.Peer, p, signal.Signal{
-			Candidates: a.Candidates, Call: a.Call, View: o.viewFor(p), Mapping: pb.HardNAT_Mapping(a.Mapping), Ready: a.Ready, Lost: a.Lost,
+			Candidates: a.Candidates, Call: a.Call, View: o.viewFor(p),
+			Mapping: pb.HardNAT_Mapping(a.Mapping), External: a.External, Step: pb.HardNAT_Step(a.Step), Lost: a.Lost,
 		})
 	}
 }
@@ -311,8 +315,17 @@ func (o *owner) signal(s sealed) {
 	}
 	o.derive(s.from) // its checks follow
 	o.handle(path.Signal{
-		Peer: s.from, Candidates: m.Candidates, Call: m.Call, Mapping: mappingOf(m.Mapping), Ready: m.Ready, Lost: m.Lost,
+		Peer: s.from, Candidates: m.Candidates, Call: m.Call,
+		NAT: path.NAT{Mapping: mappingOf(m.Mapping), External: m.External}, Step: stepOf(m.Step), Lost: m.Lost,
 	})
+}
+
+// stepOf takes a peer's word; what we do not know counts as none.
+func stepOf(s pb.HardNAT_Step) path.Step {
+	if s < 0 || s > pb.HardNAT_Step(path.StepTrying) {
+		return path.StepNone
+	}
+	return path.Step(s)
 }
 
 // mappingOf takes a peer's word; what we do not know counts as unknown.

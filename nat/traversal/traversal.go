@@ -234,9 +234,10 @@ func (t *Traversal) Idle(peer key.NodePublic) { t.tell(func(o *owner) { o.idle(p
 // SetMTU tells the MTU of the tunnel's interface.
 func (t *Traversal) SetMTU(mtu int) { t.tell(func(o *owner) { o.handle(path.InterfaceMTU{MTU: mtu}) }) }
 
-// SetMapping tells how the NAT before this device maps.
-func (t *Traversal) SetMapping(m Mapping) {
-	t.tell(func(o *owner) { o.handle(path.SetMapping{Mapping: m}) })
+// SetMapping tells how the NAT before this device maps what is sent without a local address, and one of the addresses outside; zero if none is
+// known.
+func (t *Traversal) SetMapping(m Mapping, external netip.AddrPort) {
+	t.tell(func(o *owner) { o.handle(path.SetMapping{NAT: path.NAT{Mapping: m, External: external}}) })
 }
 
 // NetworkChanged tells that addresses, links or routes of the host changed, or that it woke from sleep.

@@ -184,6 +184,9 @@ func (w *writer) birthday() {
 		w.because(fmt.Sprintf("ports of that NAT are being tried at random; %s sent so far", plural(b.Sent, "check")), "ask again in 15 seconds")
 	case b.Failed > 0 && b.After.After(w.Now):
 		w.because(fmt.Sprintf("its ports were tried at random, in vain; that is tried again in %s", span(b.After.Sub(w.Now))))
+	case b.Wishes > 1:
+		w.because(fmt.Sprintf("its ports are tried at random once %s is free for it, which it was asked %s: one peer's are tried at a time",
+			w.Peer, plural(b.Wishes, "time")))
 	default:
 		w.because("its ports are tried at random while data flows, if both sides do that")
 	}

@@ -144,6 +144,9 @@ func TestStopped(t *testing.T) {
 			views(hardMap, easyMap)(f)
 			f.Birthday = path.Birthday{Failed: 1, After: now.Add(50 * time.Minute)}
 		}, []string{hardHere, "its ports were tried at random, in vain; that is tried again in 50 minutes"}, []string{helpMapping}},
+		"hard here, desk busy": {relayed, func(f *Facts) { views(hardMap, easyMap)(f); f.Birthday.Wishes = 3 },
+			[]string{hardHere, "its ports are tried at random once desk is free for it, which it was asked 3 times: one peer's are tried at a time"},
+			[]string{helpMapping}},
 		"hard there": {relayed, views(easyMap, pb.Mapping_MAPPING_ADDRESS_DEPENDENT),
 			[]string{"the NAT of desk maps each destination to another port, and what is in front of this device lets in only what it was sent to",
 				"its ports are tried at random while data flows, if both sides do that"},

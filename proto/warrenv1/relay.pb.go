@@ -336,6 +336,65 @@ func (HardNAT_Mapping) EnumDescriptor() ([]byte, []int) {
 	return file_warren_v1_relay_proto_rawDescGZIP(), []int{8, 0}
 }
 
+type HardNAT_Step int32
+
+const (
+	HardNAT_STEP_UNSPECIFIED HardNAT_Step = 0
+	// The sender, behind a NAT of dependent mapping, would open sockets.
+	HardNAT_STEP_WISH HardNAT_Step = 1
+	// The sender waits for the other's sockets.
+	HardNAT_STEP_AGREED HardNAT_Step = 2
+	// The sender's sockets wait for checks of random ports.
+	HardNAT_STEP_READY HardNAT_Step = 3
+	// The sender sends such.
+	HardNAT_STEP_TRYING HardNAT_Step = 4
+)
+
+// Enum value maps for HardNAT_Step.
+var (
+	HardNAT_Step_name = map[int32]string{
+		0: "STEP_UNSPECIFIED",
+		1: "STEP_WISH",
+		2: "STEP_AGREED",
+		3: "STEP_READY",
+		4: "STEP_TRYING",
+	}
+	HardNAT_Step_value = map[string]int32{
+		"STEP_UNSPECIFIED": 0,
+		"STEP_WISH":        1,
+		"STEP_AGREED":      2,
+		"STEP_READY":       3,
+		"STEP_TRYING":      4,
+	}
+)
+
+func (x HardNAT_Step) Enum() *HardNAT_Step {
+	p := new(HardNAT_Step)
+	*p = x
+	return p
+}
+
+func (x HardNAT_Step) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HardNAT_Step) Descriptor() protoreflect.EnumDescriptor {
+	return file_warren_v1_relay_proto_enumTypes[6].Descriptor()
+}
+
+func (HardNAT_Step) Type() protoreflect.EnumType {
+	return &file_warren_v1_relay_proto_enumTypes[6]
+}
+
+func (x HardNAT_Step) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HardNAT_Step.Descriptor instead.
+func (HardNAT_Step) EnumDescriptor() ([]byte, []int) {
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{8, 1}
+}
+
 // RelayChallenge is the first message on a relay connection, from the relay.
 type RelayChallenge struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -927,8 +986,9 @@ type HardNAT struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The sender's.
 	Mapping HardNAT_Mapping `protobuf:"varint,1,opt,name=mapping,proto3,enum=warren.v1.HardNAT_Mapping" json:"mapping,omitempty"`
-	// The sender's sockets wait for checks of random ports.
-	Ready         bool `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
+	// Where the sender's packets come from, as servers see it; its kind counts for nothing.
+	External      *Candidate   `protobuf:"bytes,3,opt,name=external,proto3" json:"external,omitempty"`
+	Step          HardNAT_Step `protobuf:"varint,4,opt,name=step,proto3,enum=warren.v1.HardNAT_Step" json:"step,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -970,11 +1030,18 @@ func (x *HardNAT) GetMapping() HardNAT_Mapping {
 	return HardNAT_MAPPING_UNSPECIFIED
 }
 
-func (x *HardNAT) GetReady() bool {
+func (x *HardNAT) GetExternal() *Candidate {
 	if x != nil {
-		return x.Ready
+		return x.External
 	}
-	return false
+	return nil
+}
+
+func (x *HardNAT) GetStep() HardNAT_Step {
+	if x != nil {
+		return x.Step
+	}
+	return HardNAT_STEP_UNSPECIFIED
 }
 
 var File_warren_v1_relay_proto protoreflect.FileDescriptor
@@ -1031,15 +1098,23 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\x03udp\x18\x01 \x01(\x0e2\x10.warren.v1.ReachR\x03udp\x12,\n" +
 	"\amapping\x18\x02 \x01(\x0e2\x12.warren.v1.MappingR\amapping\x12'\n" +
 	"\x04path\x18\x03 \x01(\x0e2\x13.warren.v1.PathKindR\x04path\x12\x10\n" +
-	"\x03mtu\x18\x04 \x01(\rR\x03mtu\"\xc1\x01\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu\"\xef\x02\n" +
 	"\aHardNAT\x124\n" +
-	"\amapping\x18\x01 \x01(\x0e2\x1a.warren.v1.HardNAT.MappingR\amapping\x12\x14\n" +
-	"\x05ready\x18\x02 \x01(\bR\x05ready\"j\n" +
+	"\amapping\x18\x01 \x01(\x0e2\x1a.warren.v1.HardNAT.MappingR\amapping\x120\n" +
+	"\bexternal\x18\x03 \x01(\v2\x14.warren.v1.CandidateR\bexternal\x12+\n" +
+	"\x04step\x18\x04 \x01(\x0e2\x17.warren.v1.HardNAT.StepR\x04step\"j\n" +
 	"\aMapping\x12\x17\n" +
 	"\x13MAPPING_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13MAPPING_INDEPENDENT\x10\x01\x12\x15\n" +
 	"\x11MAPPING_DEPENDENT\x10\x02\x12\x16\n" +
-	"\x12MAPPING_SEQUENTIAL\x10\x03*\x8d\x01\n" +
+	"\x12MAPPING_SEQUENTIAL\x10\x03\"]\n" +
+	"\x04Step\x12\x14\n" +
+	"\x10STEP_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tSTEP_WISH\x10\x01\x12\x0f\n" +
+	"\vSTEP_AGREED\x10\x02\x12\x0e\n" +
+	"\n" +
+	"STEP_READY\x10\x03\x12\x0f\n" +
+	"\vSTEP_TRYING\x10\x04J\x04\b\x02\x10\x03*\x8d\x01\n" +
 	"\rCandidateKind\x12\x1e\n" +
 	"\x1aCANDIDATE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CANDIDATE_KIND_HOST\x10\x01\x12#\n" +
@@ -1077,7 +1152,7 @@ func file_warren_v1_relay_proto_rawDescGZIP() []byte {
 	return file_warren_v1_relay_proto_rawDescData
 }
 
-var file_warren_v1_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_warren_v1_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
 var file_warren_v1_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_warren_v1_relay_proto_goTypes = []any{
 	(CandidateKind)(0),     // 0: warren.v1.CandidateKind
@@ -1086,36 +1161,39 @@ var file_warren_v1_relay_proto_goTypes = []any{
 	(Mapping)(0),           // 3: warren.v1.Mapping
 	(PathKind)(0),          // 4: warren.v1.PathKind
 	(HardNAT_Mapping)(0),   // 5: warren.v1.HardNAT.Mapping
-	(*RelayChallenge)(nil), // 6: warren.v1.RelayChallenge
-	(*RelayHello)(nil),     // 7: warren.v1.RelayHello
-	(*RelayProof)(nil),     // 8: warren.v1.RelayProof
-	(*RelayWelcome)(nil),   // 9: warren.v1.RelayWelcome
-	(*RelayUDP)(nil),       // 10: warren.v1.RelayUDP
-	(*Candidate)(nil),      // 11: warren.v1.Candidate
-	(*Signal)(nil),         // 12: warren.v1.Signal
-	(*View)(nil),           // 13: warren.v1.View
-	(*HardNAT)(nil),        // 14: warren.v1.HardNAT
-	(*Signed)(nil),         // 15: warren.v1.Signed
+	(HardNAT_Step)(0),      // 6: warren.v1.HardNAT.Step
+	(*RelayChallenge)(nil), // 7: warren.v1.RelayChallenge
+	(*RelayHello)(nil),     // 8: warren.v1.RelayHello
+	(*RelayProof)(nil),     // 9: warren.v1.RelayProof
+	(*RelayWelcome)(nil),   // 10: warren.v1.RelayWelcome
+	(*RelayUDP)(nil),       // 11: warren.v1.RelayUDP
+	(*Candidate)(nil),      // 12: warren.v1.Candidate
+	(*Signal)(nil),         // 13: warren.v1.Signal
+	(*View)(nil),           // 14: warren.v1.View
+	(*HardNAT)(nil),        // 15: warren.v1.HardNAT
+	(*Signed)(nil),         // 16: warren.v1.Signed
 }
 var file_warren_v1_relay_proto_depIdxs = []int32{
-	15, // 0: warren.v1.RelayHello.proof:type_name -> warren.v1.Signed
-	15, // 1: warren.v1.RelayHello.ticket:type_name -> warren.v1.Signed
-	15, // 2: warren.v1.RelayHello.signing_certificate:type_name -> warren.v1.Signed
-	10, // 3: warren.v1.RelayWelcome.udp:type_name -> warren.v1.RelayUDP
+	16, // 0: warren.v1.RelayHello.proof:type_name -> warren.v1.Signed
+	16, // 1: warren.v1.RelayHello.ticket:type_name -> warren.v1.Signed
+	16, // 2: warren.v1.RelayHello.signing_certificate:type_name -> warren.v1.Signed
+	11, // 3: warren.v1.RelayWelcome.udp:type_name -> warren.v1.RelayUDP
 	0,  // 4: warren.v1.Candidate.kind:type_name -> warren.v1.CandidateKind
-	11, // 5: warren.v1.Signal.candidates:type_name -> warren.v1.Candidate
-	13, // 6: warren.v1.Signal.view:type_name -> warren.v1.View
+	12, // 5: warren.v1.Signal.candidates:type_name -> warren.v1.Candidate
+	14, // 6: warren.v1.Signal.view:type_name -> warren.v1.View
 	1,  // 7: warren.v1.Signal.talk:type_name -> warren.v1.Talk
-	14, // 8: warren.v1.Signal.hard_nat:type_name -> warren.v1.HardNAT
+	15, // 8: warren.v1.Signal.hard_nat:type_name -> warren.v1.HardNAT
 	2,  // 9: warren.v1.View.udp:type_name -> warren.v1.Reach
 	3,  // 10: warren.v1.View.mapping:type_name -> warren.v1.Mapping
 	4,  // 11: warren.v1.View.path:type_name -> warren.v1.PathKind
 	5,  // 12: warren.v1.HardNAT.mapping:type_name -> warren.v1.HardNAT.Mapping
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	12, // 13: warren.v1.HardNAT.external:type_name -> warren.v1.Candidate
+	6,  // 14: warren.v1.HardNAT.step:type_name -> warren.v1.HardNAT.Step
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_relay_proto_init() }
@@ -1129,7 +1207,7 @@ func file_warren_v1_relay_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_relay_proto_rawDesc), len(file_warren_v1_relay_proto_rawDesc)),
-			NumEnums:      6,
+			NumEnums:      7,
 			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,

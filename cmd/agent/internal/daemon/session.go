@@ -157,7 +157,7 @@ func (s *session) makeNAT() error {
 		Endpoints: s.cfg.Endpoints, OnCandidates: s.traversal.SetCandidates,
 		OnReport: func(r gather.Report) {
 			s.traversal.SetView(ownView(r))
-			s.traversal.SetMapping(mappingFor(r.IPv4))
+			s.traversal.SetMapping(mappingFor(r.IPv4), externalOf(r.IPv4))
 		},
 	})
 	s.makeMapper()

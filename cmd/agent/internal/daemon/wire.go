@@ -151,6 +151,14 @@ func mappingFor(m gather.Mapping) traversal.Mapping {
 	return traversal.MappingSequential
 }
 
+// externalOf is one of the addresses outside.
+func externalOf(m gather.Mapping) (at netip.AddrPort) {
+	if len(m.External) > 0 {
+		at = m.External[0]
+	}
+	return at
+}
+
 // onExtra is onPacket for the sockets that are open for one peer only.
 func (s *session) onExtra(socket uint16, local netip.Addr, remote netip.AddrPort, b []byte) {
 	s.traversal.HandleExtra(socket, local, remote, b)

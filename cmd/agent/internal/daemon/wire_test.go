@@ -30,5 +30,8 @@ func TestMappingFor(t *testing.T) {
 		if got := mappingFor(tc.m); got != tc.want {
 			t.Errorf("%s: %d, want %d", name, got, tc.want)
 		}
+		if got := externalOf(tc.m); got.IsValid() != (len(tc.m.External) > 0) || got.IsValid() && got != tc.m.External[0] {
+			t.Errorf("%s: outside at %s", name, got)
+		}
 	}
 }
