@@ -8,7 +8,7 @@ FUZZTIME ?= 60s
 export CGO_ENABLED = 0
 export GOFLAGS = -trimpath
 
-.PHONY: build demo test test-race test-system soak bench bench-field bench-nat bench-relay generate lint deps cross clean
+.PHONY: build demo test test-race test-system soak bench bench-field bench-nat bench-birthday bench-relay generate lint deps cross clean
 
 build: ## both programs, into bin/
 	$(GO) build -o bin/warren ./cmd/agent
@@ -62,6 +62,10 @@ bench-relay: build ## the relay beside bare forwarders, alone and with the lab's
 bench-nat: build ## every pair of kinds of NAT; puts the table into docs/nat.md. About 20 minutes
 	$(GO) build -o bin/bench ./internal/lab/bench
 	./bin/bench -bin bin -only nat -doc docs/nat.md
+
+bench-birthday: build ## easy against hard NATs, which meet by trying ports; puts the table into docs/nat.md. About 2 minutes
+	$(GO) build -o bin/bench ./internal/lab/bench
+	./bin/bench -bin bin -only birthday -runs 50 -doc docs/nat.md
 
 bench-field: deps build ## beside stock wireguard-go, Tailscale with Headscale, and Nebula; puts the tables into docs/benchmarks.md. About 45 minutes
 	$(GO) build -o bin/wireguard-go golang.zx2c4.com/wireguard

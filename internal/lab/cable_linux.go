@@ -45,6 +45,7 @@ type Uplink struct {
 	metric             int
 	segment            *segment // what it is plugged into, and at which of its owner's interfaces
 	port               string
+	site               *Site
 }
 
 // nth gives the prefix's address number i, the gateway being 1.

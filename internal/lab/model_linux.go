@@ -103,6 +103,16 @@ func (m *model) close() {
 	<-m.ended
 }
 
+// Forget has the boxes in front of the host lose all mappings.
+func (h *Host) Forget() error {
+	for _, u := range h.Uplinks {
+		if err := u.site.Forget(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Forget has the site's boxes lose all mappings, as a reboot does.
 func (s *Site) Forget() error {
 	for _, m := range s.models {

@@ -167,7 +167,7 @@ func TestForget(t *testing.T) {
 			s, c := socket(t, server, ":1000"), socket(t, host, ":1000")
 			send(t, c, netip.AddrPortFrom(server.Public, 1000), "1")
 			first, _ := receive(t, s, soon)
-			if err := site.Forget(); err != nil {
+			if err := host.Forget(); err != nil {
 				t.Fatal(err)
 			}
 			send(t, s, first, "to nobody")

@@ -223,7 +223,7 @@ func (s *Site) plug(h *Host, link string, metric int) (*Uplink, error) {
 	if s.public.IsValid() {
 		u.Public4 = s.public
 	}
-	u.Proxy = s.proxy
+	u.Proxy, u.site = s.proxy, s
 	return u, nil
 }
 

@@ -23,8 +23,8 @@ func main() {
 	bin := flag.String("bin", "bin", "directory of the built programs, wireguard-go among them")
 	runs := flag.Int("runs", 5, "runs of each figure")
 	stream := flag.Duration("stream", 2*time.Second, "length of a TCP stream")
-	only := flag.String("only", "", "one part alone: start, direct, relayed, or the latter's relayed-udp or relayed-websocket; or nat, which is left out otherwise")
-	doc := flag.String("doc", "", "document that gets the table of part nat")
+	only := flag.String("only", "", "one part alone: start, direct, relayed, or the latter's relayed-udp or relayed-websocket; or nat or birthday, which are left out otherwise")
+	doc := flag.String("doc", "", "document that gets the table of part nat or birthday")
 	forwarder := flag.String("forward", "", "run the bare forwarder for `TRANSPORT`; what measures starts it by itself")
 	end := flag.String("bare-end", "", "run an end of the bare tunnel through the forwarder at `URL`, likewise")
 	flag.Parse()
@@ -60,11 +60,15 @@ func (b *bench) run() error {
 	fmt.Printf("medians of %d runs (smallest to largest), all on one machine\n", b.runs)
 	found := false
 	for _, part := range []struct {
-		name string
-		run  func() error
-	}{{"start", b.startUp}, {"direct", b.direct}, {"relayed-udp", b.relayedUDP}, {"relayed-websocket", b.relayedWebSocket}, {"nat", b.nat}} {
+		name  string
+		run   func() error
+		alone bool // runs only if it is asked for
+	}{
+		{"start", b.startUp, false}, {"direct", b.direct, false}, {"relayed-udp", b.relayedUDP, false},
+		{"relayed-websocket", b.relayedWebSocket, false}, {"nat", b.nat, true}, {"birthday", b.birthday, true},
+	} {
 		group, _, _ := strings.Cut(part.name, "-")
-		if b.only != part.name && b.only != group && (b.only != "" || part.name == "nat") {
+		if b.only != part.name && b.only != group && (b.only != "" || part.alone) {
 			continue
 		}
 		found = true
@@ -73,7 +77,7 @@ func (b *bench) run() error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("there is no part %q: start, direct, relayed, relayed-udp, relayed-websocket, nat", b.only)
+		return fmt.Errorf("there is no part %q: start, direct, relayed, relayed-udp, relayed-websocket, nat, birthday", b.only)
 	}
 	return nil
 }
@@ -86,8 +90,11 @@ func (f figures) median() float64 {
 	return s[len(s)/2]
 }
 
+// largest is the worst run.
+func (f figures) largest() float64 { return slices.Max(f) }
+
 func (f figures) print(name, unit string) {
-	fmt.Printf("%-58s %9.2f %s (%.2f to %.2f)\n", name, f.median(), unit, slices.Min(f), slices.Max(f))
+	fmt.Printf("%-58s %9.2f %s (%.2f to %.2f)\n", name, f.median(), unit, slices.Min(f), f.largest())
 }
 
 // network makes a lab in a temporary directory.

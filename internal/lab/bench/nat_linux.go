@@ -86,6 +86,9 @@ func (b *bench) natDevices(n *warrennet.Network) (map[lab.NAT][2]*warrennet.Devi
 // natRun takes both tunnels up and measures from the moment that both are.
 func (b *bench) natRun(p *natPair, from, to *warrennet.Device) error {
 	p.runs++
+	if err := forget(from, to); err != nil {
+		return err
+	}
 	for _, d := range []*warrennet.Device{to, from} {
 		if err := d.Up(b.ctx, ""); err != nil {
 			return err
@@ -117,6 +120,16 @@ func (b *bench) natRun(p *natPair, from, to *warrennet.Device) error {
 	if p.last = kind; took > 0 {
 		p.became++
 		p.direct = append(p.direct, took.Seconds())
+	}
+	return nil
+}
+
+// forget has all NATs begin anew: the ports that the last run tried would let packets of this one in.
+func forget(devices ...*warrennet.Device) error {
+	for _, d := range devices {
+		if err := d.Forget(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -184,20 +197,5 @@ func (b *bench) natTable(table []natPair) error {
 	for _, p := range table {
 		out.WriteString(p.row() + "\n")
 	}
-	if b.doc == "" {
-		fmt.Print(out.String())
-		return nil
-	}
-	text, err := os.ReadFile(b.doc)
-	if err != nil {
-		return err
-	}
-	before, _, ok := strings.Cut(string(text), natMark)
-	if !ok {
-		return fmt.Errorf("%s has no line %q to put the table behind", b.doc, natMark)
-	}
-	return os.WriteFile(b.doc, []byte(before+natMark+"\n\n"+out.String()), 0o644)
+	return b.publish("nat", out.String())
 }
-
-// natMark is the line of a document behind which the table stands.
-const natMark = "<!-- made by make bench-nat -->"

@@ -384,6 +384,24 @@ type Peer struct {
 		RTT                        float64 `json:"rtt_ms"`
 		MTU                        int
 	}
+	History []Change
+}
+
+// Change is one path that a peer was reached by, in Status.
+type Change struct {
+	At            time.Time
+	Kind, Reason  string
+	Local, Remote string
+}
+
+// FirstDirect is when the peer was first reached directly; zero if it never was.
+func (p *Peer) FirstDirect() (at time.Time) {
+	for _, c := range p.History {
+		if c.Kind == "direct" {
+			return c.At
+		}
+	}
+	return at
 }
 
 // Status asks the daemon.
