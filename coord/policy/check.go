@@ -16,20 +16,30 @@ type Names struct {
 // Check looks for names that neither the document nor known has. An unknown group is an error: who wrote it meant somebody. An unknown user or
 // tag is a warning only, for a policy comes before the people and devices that it is for, and what nobody has grants nothing.
 func (p *Policy) Check(known Names) (errs, warnings Problems) {
+	type name struct {
+		Kind
+		string
+	}
+	told := map[name]bool{}
 	for _, u := range p.uses {
 		if len(errs)+len(warnings) >= maxProblems {
 			break
+		}
+		if id := (name{u.kind, u.name}); told[id] {
+			continue // once is enough
+		} else {
+			told[id] = true
 		}
 		switch u.kind {
 		case ByGroup:
 			if !known.Groups[u.name] {
 				fix := didYouMean(u.name, "group:", both(maps.Keys(p.Groups), maps.Keys(known.Groups)))
-				errs = append(errs, Problem{p.Position(u.at), u.part, "group " + quote("group:"+u.name) + " is defined neither in groups nor by sign-in", fix})
+				errs = append(errs, newProblem(p.Position(u.at), u.part, "group "+quote("group:"+u.name)+" is defined neither in groups nor by sign-in", fix))
 			}
 		case ByTag:
 			if _, owned := p.TagOwners[u.name]; !owned && !known.Tags[u.name] {
 				fix := didYouMean(u.name, "tag:", both(maps.Keys(p.TagOwners), maps.Keys(known.Tags)))
-				warnings = append(warnings, Problem{p.Position(u.at), u.part, "no device has " + quote("tag:"+u.name) + ", and it is not in tagOwners", fix})
+				warnings = append(warnings, newProblem(p.Position(u.at), u.part, "no device has "+quote("tag:"+u.name)+", and it is not in tagOwners", fix))
 			}
 		case ByUser:
 			if !known.Users[u.name] {
@@ -38,11 +48,11 @@ func (p *Policy) Check(known Names) (errs, warnings Problems) {
 		default:
 		}
 	}
-	for name, host := range p.Hosts {
-		if known.Users[name] && len(warnings) < maxProblems {
-			warnings = append(warnings, Problem{
-				p.Position(host.At), "hosts." + name, quote(name) + " is a user too: alone it means the host", "write " + quote(name+"@") + " for the user",
-			})
+	for _, name := range slices.Sorted(maps.Keys(p.Hosts)) {
+		if host := p.Hosts[name]; known.Users[name] && len(warnings) < maxProblems {
+			warnings = append(warnings, newProblem(
+				p.Position(host.At), "hosts."+name, quote(name)+" is a user too: alone it means the host", "write "+quote(name+"@")+" for the user",
+			))
 		}
 	}
 	errs.sort()
@@ -57,7 +67,7 @@ func (p *Policy) unknownUser(u use, known Names) Problem {
 		what += ", nor a host of that name"
 		names = both(names, maps.Keys(p.Hosts))
 	}
-	return Problem{p.Position(u.at), u.part, what, didYouMean(u.name, "", names)}
+	return newProblem(p.Position(u.at), u.part, what, didYouMean(u.name, "", names))
 }
 
 func both(a, b iter.Seq[string]) iter.Seq[string] {

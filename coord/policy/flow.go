@@ -90,11 +90,17 @@ func ParseFlow(s string) (Flow, error) {
 			ports = "*"
 		}
 	}
-	fs, _, err := parseFlows(proto, ports)
-	if err != nil {
-		return Flow{}, err
+	if proto == "" {
+		return Flow{}, fmt.Errorf("%s has no protocol; write tcp/443, for example", quote(s))
 	}
-	return fs[0], nil
+	fs, fix, err := parseFlows(proto, ports)
+	switch {
+	case err == nil:
+		return fs[0], nil
+	case fix != "":
+		err = fmt.Errorf("%w; %s", err, fix)
+	}
+	return Flow{}, err
 }
 
 // parseIP reads an element of a grant's ip list.
@@ -180,7 +186,7 @@ func parsePorts(s string) ([]Flow, string, error) {
 		b, errB := strconv.ParseUint(last, 10, 32)
 		switch {
 		case errA != nil || errB != nil:
-			return nil, "write a port such as 443, a list 80,443, a range 8000-8080, or *", fmt.Errorf("%s are no ports", quote(s))
+			return nil, "write a port such as 443, a list 80,443, a range 8000-8080, or *", fmt.Errorf("%s is no list of ports", quote(s))
 		case a > maxPort || b > maxPort:
 			return nil, "", fmt.Errorf("port %s is not in 0-65535", quote(part))
 		case a > b:

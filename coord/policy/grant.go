@@ -63,7 +63,7 @@ func (r *reader) readGrants(v value) {
 	for _, e := range r.list(v) {
 		u := r.newRule(e)
 		var flows []Flow
-		r.object(e, append(r.shared(u),
+		ok := r.object(e, append(r.shared(u),
 			field{"dst", func(v value) {
 				u.has["dst"] = true
 				u.dst = r.selectorList(v, destinationKinds, "dst")
@@ -78,6 +78,9 @@ func (r *reader) readGrants(v value) {
 				r.warn(v, "", "app is ignored: Warren knows no application capabilities")
 			}},
 		)...)
+		if !ok {
+			continue
+		}
 		if !u.has["ip"] && !u.has["app"] {
 			r.fail(e, "write \"ip\": [\"tcp:443\"], for example", "no ip: the grant does not say what it allows")
 		}
@@ -165,7 +168,7 @@ func (r *reader) readACLs(v value) {
 			u.has["dst"] = true
 			targets = r.readTargets(v)
 		}
-		r.object(e, append(r.shared(u),
+		ok := r.object(e, append(r.shared(u),
 			field{"action", func(v value) {
 				u.has["action"] = true
 				if s, ok := r.string(v); ok && s != "accept" {
@@ -183,6 +186,9 @@ func (r *reader) readACLs(v value) {
 			}},
 			field{"dst", destinations}, field{"ports", destinations},
 		)...)
+		if !ok {
+			continue
+		}
 		if !u.has["action"] {
 			r.fail(e, "write \"action\": \"accept\"", "no action")
 		}

@@ -48,11 +48,11 @@ func (r *reader) readHosts(v value) {
 		}
 		r.Hosts[name] = Selector{Kind: ByAddress, Prefixes: []netip.Prefix{p}, At: m.key.at()}
 	}
-	r.warnOverlaps(v)
+	r.warnOverlaps()
 }
 
 // warnOverlaps tells of hosts that lie inside others: a grant to the wider one is a grant to both.
-func (r *reader) warnOverlaps(v value) {
+func (r *reader) warnOverlaps() {
 	type host struct {
 		name string
 		p    netip.Prefix
@@ -74,7 +74,7 @@ func (r *reader) warnOverlaps(v value) {
 			around = around[:len(around)-1]
 		}
 		if n := len(around); n > 0 && around[n-1].p != h.p {
-			r.warn(value{v.Value, "hosts." + h.name}, "", "host %s (%s) lies in host %s (%s): a grant to the latter is a grant to both",
+			r.warnAt(h.at, "hosts."+h.name, "", "host %s (%s) lies in host %s (%s): a grant to the latter is a grant to both",
 				quote(h.name), h.p, quote(around[n-1].name), around[n-1].p)
 		}
 		around = append(around, h)
@@ -137,8 +137,8 @@ func (r *reader) readGroups(v value) {
 
 // groupMember reads a user or a group.
 func (r *reader) groupMember(v value, s string) (Selector, bool) {
-	if r.selectors++; r.selectors > MaxSelectors {
-		return r.selector(v, s, 0, "")
+	if !r.countSelector(v) {
+		return Selector{}, false
 	}
 	sel, fix, err := r.resolve(s)
 	switch {
@@ -185,7 +185,8 @@ func (g *groupReader) flatten(name string) Group {
 	slices.Sort(out.Users)
 	slices.Sort(out.Foreign)
 	out.Users, out.Foreign = slices.Compact(out.Users), slices.Compact(out.Foreign)
-	if g.selectors += len(out.Users) - len(raw.users); g.selectors > MaxSelectors { // nesting multiplies
+	g.selectors += len(out.Users) - len(raw.users) // nesting multiplies
+	if len(raw.groups) > 0 && g.selectors > MaxSelectors {
 		g.fail(raw.key, "", "nested groups name more than %d users in all", MaxSelectors)
 		out = Group{At: out.At}
 	}
@@ -193,13 +194,6 @@ func (g *groupReader) flatten(name string) Group {
 	g.state[name] = 2
 	g.Groups[name] = out
 	return out
-}
-
-func clip(s string, most int) string {
-	if len(s) > most {
-		return strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
 }
 
 func (r *reader) readTagOwners(v value) {

@@ -90,7 +90,7 @@ func (r *reader) readApprovers(v value) {
 func (r *reader) readNodeAttrs(v value) {
 	for _, e := range r.list(v) {
 		var a NodeAttr
-		r.object(e,
+		ok := r.object(e,
 			field{"target", func(v value) {
 				a.Target = r.selectorList(v, anyOf(Any, ByUser, ByGroup, ByTag, ByAddress, Members, Tagged, Admins), "nodeAttrs")
 			}},
@@ -98,7 +98,7 @@ func (r *reader) readNodeAttrs(v value) {
 			field{"app", func(v value) { r.warn(v, "", "app is ignored: Warren knows no application capabilities") }},
 			field{"ipPool", func(v value) { r.warn(v, "", "ipPool is ignored: addresses come from the network's prefixes") }},
 		)
-		if a.Target == nil {
+		if ok && a.Target == nil {
 			r.fail(e, "write \"target\": [\"*\"], for example", "no target")
 		}
 		r.NodeAttrs = append(r.NodeAttrs, a)

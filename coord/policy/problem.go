@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -82,11 +83,30 @@ func position(text []byte, lines []int, at int) Position {
 	return Position{Line: i + 1, Column: utf8.RuneCount(text[lines[i]:at]) + 1}
 }
 
+// plain makes text from a document fit for a line of a terminal.
+func plain(s string, most int) string {
+	s = strings.Map(func(c rune) rune {
+		if unicode.IsPrint(c) {
+			return c
+		}
+		return ' '
+	}, s)
+	return clip(s, most)
+}
+
+func clip(s string, most int) string {
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}
+
+// newProblem makes one of text that may be hostile.
+func newProblem(at Position, part, what, fix string) Problem {
+	return Problem{at, plain(part, 200), plain(what, 800), plain(fix, 500)}
+}
+
 // quote shows a value from the text; hostile texts must not flood or confuse a terminal.
 func quote(s string) string {
-	const most = 80
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return fmt.Sprintf("%q", s)
+	return fmt.Sprintf("%q", clip(s, 80))
 }

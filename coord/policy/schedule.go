@@ -108,7 +108,7 @@ func (r *reader) readWindow(e value) (out []Window) {
 	var hours []Window
 	var zone *time.Location
 	hasDays, hasHours := false, false
-	r.object(e,
+	ok := r.object(e,
 		field{"days", func(v value) {
 			hasDays = true
 			texts, at := r.strings(v)
@@ -125,11 +125,11 @@ func (r *reader) readWindow(e value) (out []Window) {
 		}},
 		field{"zone", func(v value) { zone = r.readZone(v) }},
 	)
-	if zone == nil {
-		if len(r.problems) == 0 {
-			r.fail(e, "write \"zone\": \"Europe/Berlin\", for example, or \"UTC\"", "no zone: it says whose clock counts")
-		}
+	if !ok {
 		return nil
+	}
+	if zone == nil {
+		r.fail(e, "write \"zone\": \"Europe/Berlin\", for example, or \"UTC\"", "no zone: it says whose clock counts")
 	}
 	if !hasDays && !hasHours {
 		r.fail(e, "write \"days\": [\"mon-fri\"] or \"hours\": \"08:00-18:00\"", "the window has neither days nor hours")
@@ -139,6 +139,9 @@ func (r *reader) readWindow(e value) (out []Window) {
 	}
 	if !hasHours {
 		hours = []Window{{From: 0, To: day}}
+	}
+	if zone == nil {
+		return nil
 	}
 	for _, w := range hours {
 		w.Days, w.Zone = days, zone

@@ -83,10 +83,7 @@ func (r *reader) selectorList(v value, may kindSet, where string) []Selector {
 
 // selector reads one selector, written as s at v.
 func (r *reader) selector(v value, s string, may kindSet, where string) (Selector, bool) {
-	if r.selectors++; r.selectors > MaxSelectors {
-		if r.selectors == MaxSelectors+1 {
-			r.fail(v, "use groups and IP sets", "more than %d selectors in all", MaxSelectors)
-		}
+	if !r.countSelector(v) {
 		return Selector{}, false
 	}
 	sel, fix, err := r.resolve(s)
@@ -115,6 +112,14 @@ func (r *reader) selector(v value, s string, may kindSet, where string) (Selecto
 	default:
 	}
 	return sel, true
+}
+
+// countSelector reports whether there may be one more.
+func (r *reader) countSelector(v value) bool {
+	if r.selectors++; r.selectors == MaxSelectors+1 {
+		r.fail(v, "use groups and IP sets", "more than %d selectors in all", MaxSelectors)
+	}
+	return r.selectors <= MaxSelectors
 }
 
 // resolve finds out what s means.

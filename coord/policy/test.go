@@ -18,7 +18,7 @@ func (r *reader) readTests(v value) {
 			hasSrc = true
 		}
 		keep := func(at *value) func(value) { return func(v value) { *at = v } }
-		r.object(e,
+		ok := r.object(e,
 			field{"src", src}, field{"user", src},
 			field{"proto", func(v value) {
 				if s, ok := r.string(v); ok {
@@ -34,6 +34,9 @@ func (r *reader) readTests(v value) {
 			field{"at", func(v value) { t.Time = r.readTime(v) }},
 			field{"comment", func(v value) { r.string(v) }},
 		)
+		if !ok {
+			continue
+		}
 		if !hasSrc {
 			r.fail(e, "write \"src\": \"ann\", for example", "no src")
 		}

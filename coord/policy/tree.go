@@ -35,7 +35,7 @@ func (r *reader) problem(at Offset, part, fix, format string, args ...any) {
 		r.flooded = true
 		return
 	}
-	r.problems = append(r.problems, Problem{r.Position(at), part, fmt.Sprintf(format, args...), fix})
+	r.problems = append(r.problems, newProblem(r.Position(at), part, fmt.Sprintf(format, args...), fix))
 }
 
 // fail notes a fault of v.
@@ -44,8 +44,12 @@ func (r *reader) fail(v value, fix, format string, args ...any) {
 }
 
 func (r *reader) warn(v value, fix, format string, args ...any) {
+	r.warnAt(v.at(), v.part, fix, format, args...)
+}
+
+func (r *reader) warnAt(at Offset, part, fix, format string, args ...any) {
 	if len(r.Warnings) < maxProblems {
-		r.Warnings = append(r.Warnings, Problem{r.Position(v.at()), v.part, fmt.Sprintf(format, args...), fix})
+		r.Warnings = append(r.Warnings, newProblem(r.Position(at), part, fmt.Sprintf(format, args...), fix))
 	}
 }
 
@@ -66,14 +70,11 @@ func (r *reader) tree() (value, bool) {
 		_, msg, _ = strings.Cut(msg, "column ")
 		_, msg, _ = strings.Cut(msg, ": ")
 	}
-	if len(msg) > 200 {
-		msg = strings.ToValidUTF8(msg[:200], "") + "…"
-	}
 	at := 0
 	if line >= 1 && line <= len(r.lines) {
 		at = min(r.lines[line-1]+max(column-1, 0), len(r.text))
 	}
-	r.problem(Offset(at), "", "", "not HuJSON: %s", strings.ReplaceAll(msg, "\n", " "))
+	r.problem(Offset(at), "", "", "not HuJSON: %s", clip(msg, 200))
 	return value{}, false
 }
 
@@ -185,11 +186,16 @@ type field struct {
 	read func(value)
 }
 
-// object reads an object whose members are known.
-func (r *reader) object(v value, fields ...field) {
+// object reads an object whose members are known, and tells whether v is an object.
+func (r *reader) object(v value, fields ...field) bool {
+	if v.Value.Value.Kind() != '{' {
+		r.fail(v, "", "%s, where an object is expected", kindName(v))
+		return false
+	}
 	for _, m := range r.members(v, true) {
 		i := slices.IndexFunc(fields, func(f field) bool { return strings.EqualFold(f.name, m.name) })
 		if i >= 0 {
+			m.value.part = strings.TrimSuffix(m.value.part, m.name) + fields[i].name
 			fields[i].read(m.value)
 			continue
 		}
@@ -204,6 +210,7 @@ func (r *reader) object(v value, fields ...field) {
 		}
 		r.fail(m.key, fix, "unknown part %s", quote(m.name))
 	}
+	return true
 }
 
 // list gives the elements of a list. A single value is not taken for a list of one: Tailscale does not either.
@@ -220,7 +227,7 @@ func (r *reader) list(v value) []value {
 	return out
 }
 
-// text gives a string.
+// string gives a string.
 func (r *reader) string(v value) (string, bool) {
 	lit, ok := v.Value.Value.(hujson.Literal)
 	if !ok || lit.Kind() != '"' {
