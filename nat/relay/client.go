@@ -204,7 +204,7 @@ func (c *Client) once(ctx context.Context) (stood bool, err error) {
 	q := newQueue(c.cfg.QueueBytes)
 	c.queue.Store(q)
 	c.cfg.OnState(true, w.remote, nil)
-	err = c.serve(ctx, w.ws, q, offer)
+	err = c.serve(ctx, w, q, offer)
 	c.udp.Store(nil)
 	c.queue.Store(nil)
 	c.cfg.OnState(false, netip.AddrPort{}, fmt.Errorf("%s: %w", w.at, err))
@@ -248,7 +248,7 @@ func (c *Client) dialTLS(ctx context.Context, network, address string, config *t
 	}
 	config = config.Clone()
 	config.NextProtos = []string{"http/1.1"} // WebSocket's upgrade (RFC 6455) is HTTP/1.1's
-	conn := tls.Client(raw, config)
+	conn := tls.Client(&cork{Conn: raw}, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, err
@@ -293,8 +293,10 @@ func (c *Client) handshake(ctx context.Context, ws *websocket.Conn, state *tls.C
 	return welcome.GetUdp(), nil
 }
 
-func (c *Client) serve(ctx context.Context, ws *websocket.Conn, q *queue, offer *pb.RelayUDP) error {
+func (c *Client) serve(ctx context.Context, w *way, q *queue, offer *pb.RelayUDP) error {
 	group, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, func() { w.ws.CloseNow() }) // what is being written does not end by itself
+	defer stop()
 	var heard atomic.Bool
 	pings := new(pinger)
 	if offer != nil && c.cfg.ListenUDP != nil {
@@ -309,10 +311,8 @@ func (c *Client) serve(ctx context.Context, ws *websocket.Conn, q *queue, offer 
 			})
 		}
 	}
-	group.Go(func() error {
-		return q.write(ctx, func(b []byte) error { return ws.Write(ctx, websocket.MessageBinary, b) })
-	})
-	group.Go(func() error { return c.read(ctx, ws, &heard, pings) })
+	group.Go(func() error { return q.write(ctx, func(b []byte) error { return w.send(ctx, b) }) })
+	group.Go(func() error { return c.read(ctx, w.ws, &heard, pings) })
 	group.Go(func() error { return c.ping(ctx, q, &heard, pings) })
 	err := group.Wait()
 	if cause := context.Cause(ctx); errors.Is(cause, errReset) {

@@ -10,9 +10,10 @@ import (
 
 // connWriter sends what waits for a device, by a goroutine that lives only while something does: most devices are idle.
 type connWriter struct {
-	ctx context.Context
-	ws  *websocket.Conn
-	c   *serverConn
+	ctx  context.Context
+	ws   *websocket.Conn
+	cork *cork // may be nil
+	c    *serverConn
 
 	mu      sync.Mutex
 	running bool
@@ -57,5 +58,5 @@ func (w *connWriter) run() {
 func (w *connWriter) send(b []byte) error {
 	stuck := time.AfterFunc(writeTimeout, func() { w.c.cancel(errStuck) })
 	defer stuck.Stop()
-	return w.ws.Write(w.ctx, websocket.MessageBinary, b)
+	return w.cork.together(func() error { return w.ws.Write(w.ctx, websocket.MessageBinary, b) })
 }

@@ -24,8 +24,14 @@ const stagger = 250 * time.Millisecond
 type way struct {
 	at     string // its URL
 	ws     *websocket.Conn
+	cork   *cork
 	tls    *tls.ConnectionState // nil without TLS
 	remote netip.AddrPort
+}
+
+// send writes a message.
+func (w *way) send(ctx context.Context, b []byte) error {
+	return w.cork.together(func() error { return w.ws.Write(ctx, websocket.MessageBinary, b) })
 }
 
 // dialFirst tries the relay's URLs, that which answered last first, and gives the first that answers. The handshake is not part of it: a relay
@@ -89,10 +95,12 @@ func (c *Client) dial(ctx context.Context, at string) (*way, error) {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := c.cfg.Dial(ctx, network, address)
-			if err == nil {
-				note(conn)
+			if err != nil {
+				return nil, err
 			}
-			return conn, err
+			note(conn)
+			w.cork = &cork{Conn: conn}
+			return w.cork, nil
 		},
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := c.dialTLS(ctx, network, address, config)
@@ -101,8 +109,8 @@ func (c *Client) dial(ctx context.Context, at string) (*way, error) {
 			}
 			note(conn)
 			s := conn.ConnectionState()
-			w.tls = &s
-			return conn, nil
+			w.tls, w.cork = &s, &cork{Conn: conn, below: corkOf(conn)}
+			return w.cork, nil
 		},
 	}
 	w.ws, _, err = websocket.Dial(ctx, strings.TrimSuffix(at, "/")+relayframe.Path, &websocket.DialOptions{

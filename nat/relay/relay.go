@@ -148,10 +148,15 @@ func newQueue(limit int) *queue { return &queue{limit: limit, ready: make(chan s
 
 // push appends a frame and drops the oldest of its lane beyond the limit.
 func (q *queue) push(f relayframe.Frame) {
+	q.put(f)
+	q.wake()
+}
+
+// put is push for a caller that calls wake after the last of several.
+func (q *queue) put(f relayframe.Frame) {
 	q.mu.Lock()
 	q.add(f)
 	q.mu.Unlock()
-	q.wake()
 }
 
 // pushAll is push for many payloads to one peer.

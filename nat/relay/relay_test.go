@@ -58,7 +58,7 @@ func newWorld(t testing.TB, change func(*ServerConfig)) *world {
 		t.Fatal(err)
 	}
 	h := &http.Server{Handler: mux, TLSConfig: w.certificate(pb.TLSRole_TLS_ROLE_RELAY)}
-	go h.ServeTLS(l, "", "")
+	go h.ServeTLS(Listener(l), "", "")
 	t.Cleanup(func() {
 		w.server.Close()
 		h.Close()

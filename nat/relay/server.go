@@ -182,7 +182,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	defer done()
-	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+	h := &hijacked{ResponseWriter: w}
+	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
 		Subprotocols: []string{relayframe.Subprotocol}, CompressionMode: websocket.CompressionDisabled,
 	})
 	if err != nil {
@@ -211,7 +212,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer s.active.Done()
 		defer s.leave(c)
 		defer cancel(nil)
-		s.serve(ctx, ws, c, remote)
+		s.serve(ctx, ws, h.cork, c, remote)
 	}()
 }
 
@@ -294,9 +295,9 @@ func (s *Server) admit(h *pb.RelayHello, challenge, binding []byte) (key.DeviceP
 }
 
 // serve forwards until the connection ends.
-func (s *Server) serve(ctx context.Context, ws *websocket.Conn, c *serverConn, remote string) {
+func (s *Server) serve(ctx context.Context, ws *websocket.Conn, cork *cork, c *serverConn, remote string) {
 	s.cfg.Log.Debug("device connected to the relay", "key", c.device.Short(), "remote", remote)
-	w := &connWriter{ctx: ctx, ws: ws, c: c}
+	w := &connWriter{ctx: ctx, ws: ws, cork: cork, c: c}
 	c.writer.Store(w)
 	w.begin() // for what came before the device was welcome
 	c.cancel(s.readFrom(ctx, ws, c))

@@ -125,6 +125,7 @@ type outgoing struct {
 	conn *udpbatch.Conn
 
 	from, to *serverConn
+	queued   bool            // something waits in to's queue that its writer has not been told of
 	route    *udpbatch.Route // nil: the queue
 	channel  uint16
 	longest  int
@@ -180,11 +181,16 @@ func (o *outgoing) packet(b []byte) {
 
 func (o *outgoing) queue(b []byte) {
 	o.s.metrics.overWebSocket.Inc()
-	o.to.queue.push(relayframe.Frame{Type: relayframe.Data, Peer: o.from.raw, Payload: b})
+	o.to.queue.put(relayframe.Frame{Type: relayframe.Data, Peer: o.from.raw, Payload: b})
+	o.queued = true
 }
 
-// flush sends what was collected.
+// flush sends what was collected. A writer that is told only now finds all of it.
 func (o *outgoing) flush() {
+	if o.queued {
+		o.queued = false
+		o.to.queue.wake()
+	}
 	n, err := o.send(o.conn, o.route)
 	if n > 0 {
 		o.s.metrics.overUDP.Add(float64(n))

@@ -174,6 +174,7 @@ func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *sockets, e
 	if s.https, err = listen.Listen(ctx, "tcp", c.Listen); err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w; choose another with --listen", c.Listen, err)
 	}
+	s.https = relay.Listener(s.https)
 	if c.STUN != "off" {
 		if s.stun, err = openSTUN(c.STUN, c.Relay, log); err != nil {
 			return nil, fmt.Errorf("cannot serve STUN on %s: %w; choose another with --stun, or none with --stun off", c.STUN, err)
