@@ -3,7 +3,6 @@ package policy
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,30 +32,51 @@ func HasPorts(protocol uint8) bool {
 	return protocol == protoTCP || protocol == protoUDP || protocol == protoSCTP
 }
 
-// protocols are the names that a policy may use; icmp is both.
-var protocols = map[string][]uint8{
-	"icmp": {protoICMP, protoICMPv6}, "igmp": {2}, "ipv4": {4}, "ip-in-ip": {4}, "tcp": {protoTCP}, "egp": {8}, "igp": {9}, "udp": {protoUDP},
-	"dccp": {33}, "ipv6": {41}, "gre": {47}, "esp": {50}, "ah": {51}, "ipv6-icmp": {protoICMPv6}, "icmpv6": {protoICMPv6}, "ospf": {89},
-	"sctp": {protoSCTP},
+// protocol is an IP protocol that has a name.
+type protocol struct {
+	number uint8
+	names  []string
 }
 
-// everything is what "*" grants.
-var everything = Flow{0, 0, maxPort}
-
-// ProtocolName gives the name of an IP protocol, or its number.
-func ProtocolName(p uint8) string {
-	switch p {
-	case protoICMPv6:
-		return "icmpv6"
-	case 4:
-		return "ip-in-ip"
+// protocols gives those with names; the first name is the one that is shown.
+func protocols() []protocol {
+	return []protocol{
+		{protoICMP, []string{"icmp"}}, {2, []string{"igmp"}}, {4, []string{"ip-in-ip", "ipv4"}}, {protoTCP, []string{"tcp"}}, {8, []string{"egp"}},
+		{9, []string{"igp"}}, {protoUDP, []string{"udp"}}, {33, []string{"dccp"}}, {41, []string{"ipv6"}}, {47, []string{"gre"}}, {50, []string{"esp"}},
+		{51, []string{"ah"}}, {protoICMPv6, []string{"icmpv6", "ipv6-icmp"}}, {89, []string{"ospf"}}, {protoSCTP, []string{"sctp"}},
 	}
-	for name, ps := range protocols {
-		if ps[0] == p {
-			return name
+}
+
+// protocolNames gives all names.
+func protocolNames() (out []string) {
+	for _, p := range protocols() {
+		out = append(out, p.names...)
+	}
+	return out
+}
+
+// numbersOf gives the protocols of a name; icmp is that of IPv4 and that of IPv6.
+func numbersOf(name string) []uint8 {
+	name = strings.ToLower(name)
+	if name == "icmp" {
+		return []uint8{protoICMP, protoICMPv6}
+	}
+	for _, p := range protocols() {
+		if slices.Contains(p.names, name) {
+			return []uint8{p.number}
 		}
 	}
-	return strconv.Itoa(int(p))
+	return nil
+}
+
+// ProtocolName gives the name of an IP protocol, or its number.
+func ProtocolName(number uint8) string {
+	for _, p := range protocols() {
+		if p.number == number {
+			return p.names[0]
+		}
+	}
+	return strconv.Itoa(int(number))
 }
 
 // String is the flow as ip lists have it, such as tcp:443, udp:5000-5010, icmp:* and *.
@@ -106,17 +126,17 @@ func ParseFlow(s string) (Flow, error) {
 // parseIP reads an element of a grant's ip list.
 func parseIP(s string) ([]Flow, string, error) {
 	if s == "*" {
-		return []Flow{everything}, "", nil
+		return []Flow{{0, 0, maxPort}}, "", nil
 	}
 	proto, ports, ok := strings.Cut(s, ":")
 	if !ok {
-		if _, known := protocols[strings.ToLower(s)]; known {
+		if numbersOf(s) != nil {
 			return nil, "write " + quote(s+":*"), fmt.Errorf("%s has no ports", quote(s))
 		}
 		proto, ports = "", s
 	}
 	if proto == "*" && ports == "*" {
-		return []Flow{everything}, "", nil
+		return []Flow{{0, 0, maxPort}}, "", nil
 	}
 	if ok && proto == "" {
 		return nil, "write " + quote("tcp"+s), fmt.Errorf("%s has no protocol", quote(s))
@@ -155,7 +175,7 @@ func parseProtocol(s string) ([]uint8, string, error) {
 	if s == "" {
 		return []uint8{protoTCP, protoUDP, protoICMP, protoICMPv6}, "", nil
 	}
-	if ps, ok := protocols[strings.ToLower(s)]; ok {
+	if ps := numbersOf(s); ps != nil {
 		return ps, "", nil
 	}
 	n, err := strconv.Atoi(s)
@@ -165,7 +185,7 @@ func parseProtocol(s string) ([]uint8, string, error) {
 	case err == nil:
 		return nil, "", fmt.Errorf("protocol %s is not in 1-255", quote(s))
 	}
-	fix := didYouMean(s, "", maps.Keys(protocols))
+	fix := didYouMean(s, "", slices.Values(protocolNames()))
 	if fix == "" {
 		fix = "write tcp, udp, icmp, sctp or a number"
 	}

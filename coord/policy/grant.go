@@ -27,7 +27,7 @@ func (r *reader) newRule(e value) *rule {
 func (r *reader) shared(u *rule) []field {
 	sources := func(v value) {
 		u.has["src"] = true
-		u.src = r.selectorList(v, sourceKinds, "src")
+		u.src = r.selectorList(v, sourceKinds(), "src")
 	}
 	return []field{
 		{"src", sources}, {"users", sources}, // the latter is the name of former days
@@ -66,7 +66,7 @@ func (r *reader) readGrants(v value) {
 		ok := r.object(e, append(r.shared(u),
 			field{"dst", func(v value) {
 				u.has["dst"] = true
-				u.dst = r.selectorList(v, destinationKinds, "dst")
+				u.dst = r.selectorList(v, destinationKinds(), "dst")
 			}},
 			field{"ip", func(v value) {
 				u.has["ip"] = true
@@ -222,7 +222,7 @@ func (r *reader) target(v value, s string) (aclTarget, bool) {
 		r.fail(v, fix, "%s: %v", quote(s), err)
 		return aclTarget{}, false
 	}
-	sel, ok := r.selector(v, host, destinationKinds, "dst")
+	sel, ok := r.selector(v, host, destinationKinds(), "dst")
 	return aclTarget{sel, ports, v}, ok
 }
 

@@ -166,7 +166,9 @@ func (r *reader) postureNames(v value) (out []string) {
 }
 
 // operators are tried in this order.
-var operators = []string{"==", "!=", "<=", ">=", "<", ">", "NOT IN", "NOT SET", "IS SET", "IN"}
+func operators() []string {
+	return []string{"==", "!=", "<=", ">=", "<", ">", "NOT IN", "NOT SET", "IS SET", "IN"}
+}
 
 func parseCondition(s string) (Condition, string, error) {
 	const fix = "write a fact, an operator and a value, such as \"node:osVersion >= '13.4'\" or \"node:os IN ['linux', 'macos']\""
@@ -181,14 +183,14 @@ func parseCondition(s string) (Condition, string, error) {
 		return Condition{}, fix, fmt.Errorf("%s is no fact of a device, such as node:os", quote(c.Fact))
 	}
 	rest := strings.TrimSpace(text[i:])
-	for _, op := range operators {
+	for _, op := range operators() {
 		if after, ok := strings.CutPrefix(rest, op); ok {
 			c.Op, rest = op, strings.TrimSpace(after)
 			break
 		}
 	}
 	if c.Op == "" {
-		return Condition{}, "there are " + strings.Join(operators, ", "), fmt.Errorf("%s has no operator that is known", quote(s))
+		return Condition{}, "there are " + strings.Join(operators(), ", "), fmt.Errorf("%s has no operator that is known", quote(s))
 	}
 	values, ok := parseLiterals(rest)
 	list := c.Op == "IN" || c.Op == "NOT IN"

@@ -208,9 +208,6 @@ func parseClock(s string) (int, bool) {
 	return n, ok && errH == nil && errM == nil && len(m) == 2 && minute < 60 && n <= day
 }
 
-// dayNames are by time.Weekday.
-var dayNames = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
-
 // parseDays adds a day, such as mon or Monday, or a range of days.
 func parseDays(s string, days *[7]bool) (fix string, err error) {
 	first, last, isRange := strings.Cut(s, "-")
@@ -232,9 +229,9 @@ func parseDays(s string, days *[7]bool) (fix string, err error) {
 
 func parseDay(s string) (int, bool) {
 	s = strings.ToLower(strings.TrimSpace(s))
-	for i, n := range dayNames {
-		if s == n || s == strings.ToLower(time.Weekday(i).String()) {
-			return i, true
+	for d := time.Sunday; d <= time.Saturday; d++ {
+		if name := strings.ToLower(d.String()); s == name || s == name[:3] {
+			return int(d), true
 		}
 	}
 	return 0, false

@@ -73,7 +73,7 @@ func TestScheduleNext(t *testing.T) {
 		if from == to {
 			continue
 		}
-		text := fmt.Sprintf(`"when": {"hours": "%s-%s", "days": ["%s-%s"], "zone": %q}`, from, to, dayNames[r.IntN(7)], dayNames[r.IntN(7)], zone)
+		text := fmt.Sprintf(`"when": {"hours": "%s-%s", "days": ["%s-%s"], "zone": %q}`, from, to, time.Weekday(r.IntN(7)), time.Weekday(r.IntN(7)), zone)
 		if r.IntN(3) == 0 {
 			text += fmt.Sprintf(`, "until": "2030-04-%02dT%s:00Z"`, 1+r.IntN(28), clock())
 		}

@@ -52,10 +52,11 @@ func anyOf(ks ...Kind) (s kindSet) {
 
 func (s kindSet) has(k Kind) bool { return s&(1<<k) != 0 }
 
-var (
-	sourceKinds      = anyOf(Any, ByUser, ByGroup, ByTag, ByAddress, Members, Tagged, Admins)
-	destinationKinds = sourceKinds | anyOf(Self, Internet)
-)
+func sourceKinds() kindSet {
+	return anyOf(Any, ByUser, ByGroup, ByTag, ByAddress, Members, Tagged, Admins)
+}
+
+func destinationKinds() kindSet { return sourceKinds() | anyOf(Self, Internet) }
 
 // use is a name that the document does not define.
 type use struct {
@@ -66,8 +67,22 @@ type use struct {
 	at   Offset
 }
 
-// autogroups are those that Warren has.
-var autogroups = map[string]Kind{"member": Members, "members": Members, "tagged": Tagged, "admin": Admins, "self": Self, "internet": Internet}
+// autogroup gives the kind of an autogroup that Warren has.
+func autogroup(name string) (k Kind, ok bool) {
+	switch name {
+	case "member", "members":
+		return Members, true
+	case "tagged":
+		return Tagged, true
+	case "admin":
+		return Admins, true
+	case "self":
+		return Self, true
+	case "internet":
+		return Internet, true
+	}
+	return 0, false
+}
 
 // selectorList reads a list of selectors that may be of kinds only; where names the list in errors.
 func (r *reader) selectorList(v value, may kindSet, where string) []Selector {
@@ -171,7 +186,7 @@ func (r *reader) resolve(s string) (sel Selector, fix string, err error) {
 }
 
 func resolveAutogroup(s, name string) (sel Selector, fix string, err error) {
-	if k, ok := autogroups[name]; ok {
+	if k, ok := autogroup(name); ok {
 		return Selector{Kind: k}, "", nil
 	}
 	switch name {
@@ -182,7 +197,7 @@ func resolveAutogroup(s, name string) (sel Selector, fix string, err error) {
 	case "owner", "it-admin", "network-admin", "billing-admin", "auditor":
 		fix = "the only role is administrator; write \"autogroup:admin\""
 	default:
-		fix = didYouMean(name, "autogroup:", maps.Keys(autogroups))
+		fix = didYouMean(name, "autogroup:", slices.Values([]string{"member", "tagged", "admin", "self", "internet"}))
 	}
 	if fix == "" {
 		fix = "there are autogroup:member, :tagged, :admin, :self and :internet"

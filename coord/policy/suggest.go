@@ -2,7 +2,6 @@ package policy
 
 import (
 	"iter"
-	"slices"
 	"strings"
 )
 
@@ -73,16 +72,4 @@ func abs(n int) int {
 		return -n
 	}
 	return n
-}
-
-// oneOf lists words for a person: "a", "b" or "c".
-func oneOf(words []string) string {
-	quoted := slices.Clone(words)
-	for i, w := range quoted {
-		quoted[i] = quote(w)
-	}
-	if n := len(quoted); n > 1 {
-		return strings.Join(quoted[:n-1], ", ") + " or " + quoted[n-1]
-	}
-	return strings.Join(quoted, "")
 }

@@ -13,7 +13,7 @@ func (r *reader) readTests(v value) {
 		var accept, deny value
 		src := func(v value) {
 			if s, ok := r.string(v); ok {
-				t.Src, hasSrc = r.selector(v, s, sourceKinds, "src")
+				t.Src, hasSrc = r.selector(v, s, sourceKinds(), "src")
 			}
 			hasSrc = true
 		}

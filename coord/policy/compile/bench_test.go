@@ -178,3 +178,16 @@ func BenchmarkExplain(b *testing.B) {
 		c.Explain(Question{Src: End{Device: dir.Devices[1].ID}, Dst: End{Device: dir.Devices[5].ID}, Protocol: 6, Port: 9999}, start)
 	}
 }
+
+// BenchmarkDiff compares policies that differ in one grant, and in all.
+func BenchmarkDiff(b *testing.B) {
+	dir, one, other := company(10_000), companyPolicy(b, 5000, 1000), companyPolicy(b, 5000, 999)
+	for name, next := range map[string]*policy.Policy{"one-grant": other, "everything": allToAll(b)} {
+		b.Run("10000-devices-1000-grants-"+name, func(b *testing.B) {
+			for b.Loop() {
+				d := Diff(one, next, dir, start)
+				b.ReportMetric(float64(len(d.Changes)+d.More), "changes")
+			}
+		})
+	}
+}

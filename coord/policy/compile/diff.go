@@ -1,7 +1,10 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,9 +14,14 @@ import (
 // Change is who gains or loses what.
 type Change struct {
 	Gain bool
-	// Who and What are names as a policy has them, such as group:eng, ann, tag:web or 10.0.0.0/8.
+	// Who and What are names as a policy has them, such as group:eng, ann, tag:web or 10.0.0.0/8; where none fits, "device NAME",
+	// "CIDR behind NAME", and at last "and 12 more". What is autogroup:self where each user gains or loses among the own devices.
 	Who, What []string
 	Flows     []policy.Flow
+	// Except is what of Flows, which then is everything, does not change.
+	Except []policy.Flow
+	// OwnAside says that devices of one user do not change so with respect to each other: a grant to autogroup:self makes up for it.
+	OwnAside bool
 	// Sources and Destinations count devices.
 	Sources, Destinations int
 }
@@ -24,8 +32,16 @@ func (c Change) String() string {
 	if c.Gain {
 		verb = "gains"
 	}
-	return fmt.Sprintf("%s (%s) %s %s on %s (%s)", strings.Join(c.Who, ", "), count(c.Sources), verb, flowTexts(c.Flows),
+	flows := flowTexts(c.Flows)
+	if len(c.Except) > 0 {
+		flows += " except " + flowTexts(c.Except)
+	}
+	text := fmt.Sprintf("%s (%s) %s %s on %s (%s)", strings.Join(c.Who, ", "), count(c.Sources), verb, flows,
 		strings.Join(c.What, ", "), count(c.Destinations))
+	if c.OwnAside {
+		text += ", own devices aside"
+	}
+	return text
 }
 
 func count(n int) string {
@@ -37,9 +53,11 @@ func count(n int) string {
 
 // Difference is what another policy would change.
 type Difference struct {
-	Changes []Change
+	Changes []Change // gains first, and those of many devices before those of few
 	// More counts changes that were left out.
 	More int
+	// Unseen says that there were too many kinds of devices to compare them all.
+	Unseen bool
 }
 
 // String gives a line for each change.
@@ -51,35 +69,291 @@ func (d Difference) String() string {
 	if d.More > 0 {
 		fmt.Fprintf(&b, "and %d more changes\n", d.More)
 	}
-	if len(d.Changes) == 0 {
+	if d.Unseen {
+		b.WriteString("and perhaps more, for there are too many kinds of devices to compare them all\n")
+	}
+	if len(d.Changes) == 0 && !d.Unseen {
 		b.WriteString("no device gains or loses anything\n")
 	}
 	return b.String()
 }
 
-// Diff tells who of dir would gain and who would lose which ports on what if next took the place of old, both as they hold at now.
-func Diff(old, next *policy.Policy, dir Directory, now time.Time) (d Difference) {
-	before, after := New(old, dir, now), New(next, dir, now)
-	d.add(after, before, true)
-	d.add(before, after, false)
-	return d
+// Bounds on a difference: what is compared, and what is told.
+const (
+	maxPairs   = 300_000
+	maxChanges = 100
+)
+
+// Diff tells who of dir would gain and who would lose which ports on what if next took the place of old, both as they hold at now. It goes by what
+// devices may do in the end: a grant that moves, or that others make up for, is no change.
+func Diff(old, next *policy.Policy, dir Directory, now time.Time) Difference {
+	d := &differ{
+		atlas: newAtlas(New(old, dir, now), New(next, dir, now)), byRules: map[string]flowSet{}, flows: map[string]flowSet{},
+		found: map[found]map[int]bits{}, users: map[found]map[string]bool{}, aside: map[found]bool{},
+		seen: map[pair]bool{},
+	}
+	for w, c := range d.worlds {
+		d.byKey[w] = map[string]*rule{}
+		for _, r := range c.program.rules {
+			if r.active {
+				d.byKey[w][r.key] = r
+			}
+		}
+	}
+	d.protocols = mentioned(d.worlds[0].program, d.worlds[1].program)
+	d.comparePairs()
+	d.compareUsers()
+	return d.difference()
 }
 
-// add notes the rules of a that b has not.
-func (d *Difference) add(a, b *Compiler, gain bool) {
-	has := map[string]bool{}
-	for _, r := range b.program.rules {
-		if r.active {
-			has[r.key] = true
+// differ compares what classes of an atlas may send to each other.
+type differ struct {
+	*atlas
+	byKey     [2]map[string]*rule // active rules
+	protocols []uint8
+	byRules   map[string]flowSet // what rules together allow
+	flows     map[string]flowSet // by their texts
+	// found are classes of sources by class of destinations.
+	found map[found]map[int]bits
+	users map[found]map[string]bool // who gains or loses among the own devices
+	aside map[found]bool            // changes that are none among the own devices of somebody
+	seen  map[pair]bool
+	// unseen says that maxPairs was reached.
+	unseen bool
+}
+
+// found is a kind of change.
+type found struct {
+	gain  bool
+	flows string
+}
+
+// pair is a class of sources and one of destinations.
+type pair struct{ src, dst int }
+
+// comparePairs looks at all pairs to which a rule applies that both policies do not share.
+func (d *differ) comparePairs() {
+	for w, c := range d.worlds {
+		for _, r := range c.program.rules {
+			if r.active && !r.self && !d.shared(w, r) {
+				d.compareSides(d.inSide[w][r.src], d.inSide[w][r.dst])
+			}
 		}
 	}
-	for _, r := range a.program.rules {
-		if !r.active || has[r.key] || r.self {
-			continue
+}
+
+func (d *differ) compareSides(srcs, dsts bits) {
+	for src := range srcs.all() {
+		for dst := range dsts.all() {
+			p := pair{src, dst}
+			if d.seen[p] {
+				continue
+			}
+			if len(d.seen) == maxPairs {
+				d.unseen = true
+				return
+			}
+			d.seen[p] = true
+			d.comparePair(p)
 		}
-		d.Changes = append(d.Changes, Change{
-			Gain: gain, Who: []string{texts(r.grant.Src)}, What: []string{texts(r.grant.Dst)}, Flows: r.grant.Flows,
-			Sources: a.members[r.src].count(), Destinations: a.members[r.dst].count(),
-		})
 	}
+}
+
+// shared reports whether the other world has a rule that does the same as r of world w.
+func (d *differ) shared(w int, r *rule) bool {
+	c, other := d.worlds[w], d.worlds[1-w]
+	o := d.byKey[1-w][r.key]
+	return o != nil && slices.Equal(trim(c.members[r.src].bits), trim(other.members[o.src].bits)) &&
+		(r.self || slices.Equal(trim(c.members[r.dst].bits), trim(other.members[o.dst].bits)))
+}
+
+func trim(b bits) bits {
+	for len(b) > 0 && b[len(b)-1] == 0 {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+func (d *differ) comparePair(p pair) {
+	src, dst := d.classes[p.src], d.classes[p.dst]
+	if src.slots.count() == 1 && slices.Equal(trim(src.slots), trim(dst.slots)) {
+		return // a device and itself
+	}
+	own := src.user != "" && src.user == dst.user
+	was, is := d.allowed(0, src, dst, own), d.allowed(1, src, dst, own)
+	d.note(true, is.without(was), p)
+	d.note(false, was.without(is), p)
+}
+
+// allowed gives what a class may send to another in a world; own says that they are of one user.
+func (d *differ) allowed(w int, src, dst *class, own bool) flowSet {
+	rules := make(bits, len(src.asSource[w]))
+	for i := range rules {
+		if i < len(dst.asDestination[w]) {
+			rules[i] = src.asSource[w][i] & dst.asDestination[w][i]
+		}
+	}
+	if own {
+		rules.add(src.asSelf[w])
+	}
+	rules = trim(rules)
+	key := fmt.Sprint(w, rules)
+	if out, ok := d.byRules[key]; ok {
+		return out
+	}
+	var flows []policy.Flow
+	for i := range rules.all() {
+		flows = append(flows, d.worlds[w].program.rules[i].grant.Flows...)
+	}
+	d.byRules[key] = newFlowSet(flows, d.protocols)
+	return d.byRules[key]
+}
+
+// kind gives the kind of change that flows are; ok is false if there are none.
+func (d *differ) kind(gain bool, flows flowSet) (f found, ok bool) {
+	if len(flows) == 0 {
+		return f, false
+	}
+	f = found{gain, fmt.Sprint(flows)}
+	d.flows[f.flows] = flows
+	return f, true
+}
+
+func (d *differ) note(gain bool, flows flowSet, p pair) {
+	f, ok := d.kind(gain, flows)
+	if !ok {
+		return
+	}
+	byDst := d.found[f]
+	if byDst == nil {
+		byDst = map[int]bits{}
+		d.found[f] = byDst
+	}
+	sources := byDst[p.dst]
+	sources.set(p.src)
+	byDst[p.dst] = sources
+}
+
+// compareUsers looks at what users gain and lose among their own devices only.
+func (d *differ) compareUsers() {
+	if !slices.ContainsFunc(d.worlds[:], func(c *Compiler) bool {
+		return slices.ContainsFunc(c.program.rules, func(r *rule) bool { return r.self && r.active })
+	}) {
+		return
+	}
+	for user, slots := range d.worlds[0].owned {
+		if len(slots) > 1 {
+			d.compareUser(user, slots)
+		}
+	}
+}
+
+func (d *differ) compareUser(user string, slots []int) {
+	seen := map[pair]bool{}
+	for _, a := range slots {
+		for _, b := range slots {
+			for _, src := range d.ownPoints(a) {
+				for _, dst := range d.ownPoints(b) {
+					p := pair{d.points[src].class, d.points[dst].class}
+					if a != b && !seen[p] {
+						seen[p] = true
+						d.compareOwn(user, p)
+					}
+				}
+			}
+		}
+	}
+}
+
+// compareOwn notes what is not noted for the classes as a whole.
+func (d *differ) compareOwn(user string, p pair) {
+	src, dst := d.classes[p.src], d.classes[p.dst]
+	if src.user != "" && src.user == dst.user {
+		// Where nothing else changes, no rule made the pair be looked at.
+		d.comparePair(p)
+		return
+	}
+	was, is := d.allowed(0, src, dst, true), d.allowed(1, src, dst, true)
+	others, othersNow := d.allowed(0, src, dst, false), d.allowed(1, src, dst, false)
+	d.noteOwn(true, is.without(was), othersNow.without(others), user)
+	d.noteOwn(false, was.without(is), others.without(othersNow), user)
+}
+
+// noteOwn notes flows that a user gains or loses among the own devices, where others gain or lose some.
+func (d *differ) noteOwn(gain bool, flows, others flowSet, user string) {
+	if len(others.without(flows)) > 0 {
+		f, _ := d.kind(gain, others)
+		d.aside[f] = true
+	}
+	f, ok := d.kind(gain, flows.without(others))
+	if !ok {
+		return
+	}
+	if d.users[f] == nil {
+		d.users[f] = map[string]bool{}
+	}
+	d.users[f][user] = true
+}
+
+// difference puts what was found into words.
+func (d *differ) difference() Difference {
+	out := Difference{Unseen: d.unseen}
+	for f, byDst := range d.found {
+		// Destinations with the same sources go together.
+		bySources := map[string][]int{}
+		for _, dst := range slices.Sorted(maps.Keys(byDst)) {
+			key := fmt.Sprint(trim(byDst[dst]))
+			bySources[key] = append(bySources[key], dst)
+		}
+		for _, dsts := range bySources {
+			out.Changes = append(out.Changes, d.change(f, byDst[dsts[0]], dsts))
+		}
+	}
+	for f, users := range d.users {
+		out.Changes = append(out.Changes, d.ownChange(f, users))
+	}
+	slices.SortFunc(out.Changes, func(a, b Change) int {
+		if a.Gain != b.Gain {
+			return map[bool]int{true: -1, false: 1}[a.Gain]
+		}
+		return cmp.Or(cmp.Compare(b.Sources*b.Destinations, a.Sources*a.Destinations), strings.Compare(a.String(), b.String()))
+	})
+	if n := len(out.Changes); n > maxChanges {
+		out.Changes, out.More = out.Changes[:maxChanges], out.More+n-maxChanges
+	}
+	return out
+}
+
+func (d *differ) change(f found, srcs bits, dsts []int) Change {
+	c := Change{Gain: f.gain, OwnAside: d.aside[f]}
+	c.Flows, c.Except = d.flows[f.flows].words(d.protocols)
+	var from, to, fromSlots, toSlots bits
+	for i := range srcs.all() {
+		from.add(d.classes[i].points)
+		fromSlots.add(d.classes[i].slots)
+	}
+	for _, i := range dsts {
+		to.add(d.classes[i].points)
+		toSlots.add(d.classes[i].slots)
+	}
+	c.Who, c.What = d.names(f.gain, false).describe(from), d.names(f.gain, true).describe(to)
+	c.Sources, c.Destinations = fromSlots.count(), toSlots.count()
+	return c
+}
+
+// ownChange is for users who gain or lose among their own devices.
+func (d *differ) ownChange(f found, users map[string]bool) Change {
+	var points, slots bits
+	for u := range users {
+		for _, slot := range d.worlds[0].owned[u] {
+			slots.set(slot)
+			for _, p := range d.ownPoints(slot) {
+				points.set(p)
+			}
+		}
+	}
+	n := slots.count()
+	c := Change{Gain: f.gain, Who: d.names(f.gain, false).describe(points), What: []string{"autogroup:self"}, Sources: n, Destinations: n}
+	c.Flows, c.Except = d.flows[f.flows].words(d.protocols)
+	return c
 }

@@ -197,7 +197,7 @@ func isInternet(a netip.Addr) bool {
 func flowAllows(g grantModel, ip string, protocol uint8, port uint16) bool {
 	proto, ports, hasProto := strings.Cut(ip, ":")
 	if g.acl {
-		proto, ports, hasProto = g.proto, ip, g.proto != ""
+		proto, ports = g.proto, ip
 	} else if ip == "*" {
 		return true
 	} else if !hasProto {

@@ -55,6 +55,7 @@ type side struct {
 // rule is a grant, or a part of one.
 type rule struct {
 	grant    *policy.Grant
+	index    int // among the program's rules
 	src, dst int // sides; dst is -1 for self
 	self     bool
 	flows    []*pb.Flow
@@ -116,6 +117,7 @@ func (g *program) addRule(r *rule, now time.Time) {
 	}
 	r.allows = digest(r.grant.ID, fmt.Sprint(r.grant.Flows))
 	r.key = digest(r.allows, g.sides[r.src].key, dst)
+	r.index = len(g.rules)
 	g.rules = append(g.rules, r)
 }
 
