@@ -34,7 +34,7 @@ func BenchmarkTunnel(b *testing.B) {
 
 // newBound is a plain device with our Bind.
 func newBound(b *testing.B, addr netip.Addr) *node {
-	n := &node{key: key.NewNode(), addr: addr, tun: newMemTUN(conn.IdealBatchSize)}
+	n := &node{key: key.NewNode(), device: key.NewDevice().Public(), addr: addr, tun: newMemTUN(conn.IdealBatchSize)}
 	n.bind = bind.New(bind.Config{Private: n.key, OnInitiation: func(k key.NodePublic) { n.bind.Release(k) }})
 	n.bound = newWireguard(n.tun, n.bind, slog.New(slog.DiscardHandler))
 	if err := n.bound.up(n.key); err != nil {

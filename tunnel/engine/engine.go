@@ -1,6 +1,7 @@
 // Package engine joins the WireGuard device, the Bind and the TUN wrapper, and keeps in the device only those peers that traffic needs.
 //
-// Make an Engine with New, which brings the device up; give it the network map with SetMap, run Run, and Close it at the end. A peer is
+// Make an Engine with New, which brings the device up; give it the network map with SetMap and what changes in it with Update, run Run, and Close
+// it at the end. A peer is
 // configured when a packet for it comes out of the TUN, when it calls (wire bind.Config.OnInitiation to Want), or when Want is called for
 // any other reason; it is removed when it has been idle, when too many others are newer, and at once when the map no longer has it.
 // Packets never wait for any of this: the TUN wrapper and the Bind hold the first ones of a peer until it is configured.
@@ -16,11 +17,11 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.zx2c4.com/wireguard/tun"
+	"google.golang.org/protobuf/proto"
 
 	"warren/proto/key"
 	pb "warren/proto/warrenv1"
@@ -68,6 +69,14 @@ type Peer struct {
 	Prefixes []netip.Prefix
 }
 
+// id is what a peer is known by whatever its node keys.
+func (p *Peer) id() [key.Size]byte {
+	if p.Device.IsZero() {
+		return p.NodeKey.Raw()
+	}
+	return p.Device.Raw()
+}
+
 // Map is a whole network map: peers that are not in it are removed.
 type Map struct {
 	Self []netip.Addr
@@ -77,10 +86,20 @@ type Map struct {
 	Grants  []*pb.Grant
 }
 
+// Change is what changed in the map. All but the peers is given whole.
+type Change struct {
+	Self    []netip.Addr
+	Carries []netip.Prefix
+	Grants  []*pb.Grant
+	// Gone are the devices that have left, Put those that are new or changed after that.
+	Gone []key.DevicePublic
+	Put  []Peer
+}
+
 // self is what packets from peers may be for.
-func (m *Map) self() []netip.Prefix {
-	out := slices.Clone(m.Carries)
-	for _, a := range m.Self {
+func (c *Change) self() []netip.Prefix {
+	out := append([]netip.Prefix{}, c.Carries...)
+	for _, a := range c.Self {
 		out = append(out, netip.PrefixFrom(a, a.BitLen()))
 	}
 	return out
@@ -102,11 +121,14 @@ type Engine struct {
 	tun  *tundev.Device
 	want wants
 
-	// known is the keys of the map, current and next, for Want.
-	known atomic.Pointer[map[[key.Size]byte]struct{}]
+	// known is the keys of the map, current and next, for Want: [key.Size]byte -> struct{}.
+	known sync.Map
 
-	mu     sync.Mutex // guards roster
+	mu     sync.Mutex // guards what follows
 	roster *roster
+	self   []netip.Prefix
+	grants []*pb.Grant
+	ruled  bool          // grants are in force
 	wake   chan struct{} // holds a token when the roster has events to tell
 	closed sync.Once
 }
@@ -127,7 +149,6 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1)}
 	e.want.init()
-	e.known.Store(&map[[key.Size]byte]struct{}{})
 	e.tun = tundev.Wrap(cfg.TUN, tundev.Config{Log: cfg.Log, Wanted: e.Want, Filter: cfg.Filter})
 	e.dev = newWireguard(e.tun, cfg.Bind, cfg.Log)
 	e.roster = newRoster(e.dev, cfg.Bind, e.tun, cfg.Log, cfg.IdleAfter, cfg.MaxConfigured)
@@ -190,28 +211,72 @@ func (e *Engine) change(do func(now time.Time)) {
 
 // Want asks for a peer, by its current or its next key, to be configured. It never blocks; keys that are not in the map are ignored.
 func (e *Engine) Want(peer key.NodePublic) {
-	if _, ok := (*e.known.Load())[peer.Raw()]; ok {
+	if _, ok := e.known.Load(peer.Raw()); ok {
 		e.want.add(peer)
 	}
 }
 
-// SetMap makes m the network map. When it returns, nothing goes to or comes from peers that are not in it.
+// SetMap makes m the network map. When it returns, nothing goes to or comes from peers that are not in it. It costs a comparison for each peer;
+// Update does not.
 func (e *Engine) SetMap(m Map) {
-	known := make(map[[key.Size]byte]struct{}, len(m.Peers))
-	for _, p := range m.Peers {
-		known[p.NodeKey.Raw()] = struct{}{}
-		if !p.NextNodeKey.IsZero() {
-			known[p.NextNodeKey.Raw()] = struct{}{}
-		}
+	e.mu.Lock()
+	gone, put := e.roster.diff(m.Peers)
+	e.update(gone, &Change{Self: m.Self, Carries: m.Carries, Grants: m.Grants, Put: put})
+	e.mu.Unlock()
+	e.woken()
+}
+
+// Update changes the network map, at a cost in proportion to the change. When it returns, nothing goes to or comes from peers that are gone.
+func (e *Engine) Update(c Change) {
+	var gone [][key.Size]byte
+	for _, d := range c.Gone {
+		gone = append(gone, d.Raw())
 	}
 	e.mu.Lock()
-	e.known.Store(&known)
-	e.tun.SetMap(m.self(), routes(m.Peers), e.rules(m.Grants))
-	e.roster.setPeers(m.Peers)
+	e.update(gone, &c)
 	e.mu.Unlock()
+	e.woken()
+}
+
+func (e *Engine) woken() {
 	select {
 	case e.wake <- struct{}{}:
 	default:
+	}
+}
+
+// update is for a caller that holds mu.
+func (e *Engine) update(gone [][key.Size]byte, c *Change) {
+	u := tundev.Update{Put: make([]tundev.Peer, 0, len(c.Put))}
+	leaves := func(id [key.Size]byte) {
+		if m := e.roster.members[id]; m != nil && e.roster.byKey[m.NodeKey.Raw()] == m {
+			u.Gone = append(u.Gone, m.NodeKey)
+		}
+	}
+	for _, id := range gone {
+		leaves(id)
+	}
+	for _, p := range c.Put {
+		if m := e.roster.members[p.id()]; m != nil && !m.NodeKey.Equal(p.NodeKey) {
+			leaves(p.id())
+		}
+		u.Put = append(u.Put, tundev.Peer{Node: p.NodeKey, Device: p.Device, Prefixes: p.Prefixes})
+	}
+	if self := c.self(); !slices.Equal(self, e.self) {
+		e.self, u.Self = self, self
+	}
+	if !e.ruled || !slices.EqualFunc(c.Grants, e.grants, func(a, b *pb.Grant) bool { return a == b || proto.Equal(a, b) }) {
+		e.grants, e.ruled, u.Rules = c.Grants, true, e.rules(c.Grants)
+	}
+	e.tun.Update(u)
+	for _, p := range c.Put {
+		e.known.Store(p.NodeKey.Raw(), struct{}{})
+		if !p.NextNodeKey.IsZero() {
+			e.known.Store(p.NextNodeKey.Raw(), struct{}{})
+		}
+	}
+	for _, k := range e.roster.change(gone, c.Put) {
+		e.known.Delete(k.Raw())
 	}
 }
 
@@ -226,16 +291,6 @@ func (e *Engine) rules(grants []*pb.Grant) *filter.Rules {
 		rules, _ = filter.Compile(nil)
 	}
 	return rules
-}
-
-func routes(peers []Peer) []tundev.Route {
-	out := make([]tundev.Route, 0, len(peers))
-	for _, p := range peers {
-		for _, prefix := range p.Prefixes {
-			out = append(out, tundev.Route{Prefix: prefix, Peer: p.NodeKey, Device: p.Device})
-		}
-	}
-	return out
 }
 
 // Stats tells of every peer that was configured at least once.

@@ -88,6 +88,7 @@ func (m *memTUN) BatchSize() int           { return m.batch }
 // node is an engine with everything that it needs, or a stock device in its place.
 type node struct {
 	key    key.NodePrivate
+	device key.DevicePublic
 	addr   netip.Addr
 	tun    *memTUN
 	engine *Engine
@@ -108,7 +109,7 @@ var addresses = []netip.Addr{netip.MustParseAddr("100.64.0.1"), netip.MustParseA
 func newNode(t testing.TB, addr netip.Addr, change func(*node, *bind.Config, *Config)) *node {
 	t.Helper()
 	n := &node{
-		key: key.NewNode(), addr: addr, tun: newMemTUN(conn.IdealBatchSize),
+		key: key.NewNode(), device: key.NewDevice().Public(), addr: addr, tun: newMemTUN(conn.IdealBatchSize),
 		active: make(chan key.NodePublic, 16), idle: make(chan key.NodePublic, 16),
 	}
 	bc := bind.Config{
@@ -146,7 +147,7 @@ func newNode(t testing.TB, addr netip.Addr, change func(*node, *bind.Config, *Co
 
 func newStock(t testing.TB, addr netip.Addr) *node {
 	t.Helper()
-	n := &node{key: key.NewNode(), addr: addr, tun: newMemTUN(conn.IdealBatchSize)}
+	n := &node{key: key.NewNode(), device: key.NewDevice().Public(), addr: addr, tun: newMemTUN(conn.IdealBatchSize)}
 	n.stock = device.NewDevice(n.tun, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	t.Cleanup(n.stock.Close)
 	if err := n.stock.IpcSet("private_key=" + hex.EncodeToString(n.key.Bytes()) + "\n"); err != nil {
@@ -198,7 +199,7 @@ func (n *node) knows(t testing.TB, direct bool, peers ...*node) {
 		if n.bound != nil {
 			n.configure(t, public, prefix)
 		}
-		m.Peers = append(m.Peers, Peer{NodeKey: public, Prefixes: []netip.Prefix{prefix}})
+		m.Peers = append(m.Peers, Peer{Device: p.device, NodeKey: public, Prefixes: []netip.Prefix{prefix}})
 		if direct {
 			n.bind.SetPath(public, bind.Path{Kind: bind.Direct, Remote: remote})
 		}
@@ -349,13 +350,24 @@ func (n *node) chat(t testing.TB, other *node) {
 	}
 }
 
-// TestRemovedPeer: when SetMap returns, a peer that is gone has no session, and cannot make one.
+// TestRemovedPeer: when SetMap or Update returns, a peer that is gone has no session, and cannot make one.
 func TestRemovedPeer(t *testing.T) {
+	for name, remove := range map[string]func(a, b *node){
+		"SetMap": func(a, _ *node) { a.engine.SetMap(Map{Self: []netip.Addr{a.addr}, Grants: everything()}) },
+		"Update": func(a, b *node) {
+			a.engine.Update(Change{Self: []netip.Addr{a.addr}, Grants: everything(), Gone: []key.DevicePublic{b.device}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) { testRemovedPeer(t, remove) })
+	}
+}
+
+func testRemovedPeer(t *testing.T, remove func(a, b *node)) {
 	a, b := relayed(t, nil)
 	a.chat(t, b)
 	<-a.active
 	a.allow.Delete(b.key.Public().Raw())
-	a.engine.SetMap(Map{Self: []netip.Addr{a.addr}, Grants: everything()})
+	remove(a, b)
 	if text, err := a.engine.dev.get(); err != nil || strings.Contains(text, "public_key") {
 		t.Errorf("the device still has a peer: %v\n%s", err, text)
 	}

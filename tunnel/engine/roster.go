@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -44,10 +45,12 @@ func (c counters) plus(o counters) counters {
 // it uses: the next one once it has called with that.
 type member struct {
 	Peer
-	active key.NodePublic // the key under which it is configured; zero if it is not
-	since  time.Time      // when it was configured
-	seen   bool           // configured at least once
-	past   counters       // of the times that it was configured before
+	active  key.NodePublic // the key under which it is configured; zero if it is not
+	as      key.NodePublic // the current key that was told when it was
+	since   time.Time      // when it was configured
+	leaving bool           // is to be taken out of the device
+	seen    bool           // configured at least once
+	past    counters       // of the times that it was configured before
 }
 
 func (m *member) configured() bool { return !m.active.IsZero() }
@@ -66,7 +69,7 @@ type roster struct {
 	idleAfter time.Duration
 	max       int
 
-	members    []*member
+	members    map[[key.Size]byte]*member // by Peer.id
 	byKey      map[[key.Size]byte]*member // current and next keys
 	configured map[*member]struct{}
 	events     []event
@@ -75,7 +78,7 @@ type roster struct {
 func newRoster(dev peerDevice, bind peerBind, tun peerTUN, log *slog.Logger, idleAfter time.Duration, most int) *roster {
 	return &roster{
 		dev: dev, bind: bind, tun: tun, log: log, idleAfter: idleAfter, max: most,
-		byKey: map[[key.Size]byte]*member{}, configured: map[*member]struct{}{},
+		members: map[[key.Size]byte]*member{}, byKey: map[[key.Size]byte]*member{}, configured: map[*member]struct{}{},
 	}
 }
 
@@ -116,7 +119,7 @@ func (r *roster) configure(m *member, k key.NodePublic, now time.Time) {
 		r.log.Warn("peer not configured", "peer", k.Short(), "err", err)
 		return
 	}
-	m.active, m.since, m.seen = k, now, true
+	m.active, m.as, m.since, m.seen = k, m.NodeKey, now, true
 	r.configured[m] = struct{}{}
 	r.tun.Configured(m.NodeKey, true) // before the peer's call is let in: the TUN wrapper takes nothing from peers that are not configured
 	called := r.bind.Release(k)
@@ -201,7 +204,7 @@ func (r *roster) unconfigure(gone []*member) {
 	var lines strings.Builder
 	for _, m := range gone {
 		writeRemoval(&lines, m.active)
-		r.tun.Configured(m.NodeKey, false)
+		r.tun.Configured(m.as, false)
 	}
 	if err := r.dev.apply(lines.String()); err != nil {
 		r.log.Error("peers not removed from the device", "err", err)
@@ -209,99 +212,146 @@ func (r *roster) unconfigure(gone []*member) {
 	for _, m := range gone {
 		r.bind.Forget(m.active)
 		delete(r.configured, m)
-		m.active = key.NodePublic{}
-		r.tell(m.NodeKey, false)
+		r.tell(m.as, false)
+		m.active, m.as, m.leaving = key.NodePublic{}, key.NodePublic{}, false
 	}
 }
 
-// setPeers takes a new map. Members stay configured if the key in use is still theirs.
-func (r *roster) setPeers(peers []Peer) {
-	old := r.members
-	r.members = make([]*member, 0, len(peers))
-	r.byKey = make(map[[key.Size]byte]*member, len(peers))
+// diff says what change makes the members those of a whole map: who has left, by id, and who is new or changed.
+func (r *roster) diff(peers []Peer) (gone [][key.Size]byte, put []Peer) {
+	stays := make(map[[key.Size]byte]struct{}, len(peers))
 	for _, p := range peers {
-		m := &member{Peer: p}
-		r.members = append(r.members, m)
-		r.byKey[p.NodeKey.Raw()] = m
-		if !p.NextNodeKey.IsZero() {
-			r.byKey[p.NextNodeKey.Raw()] = m
+		id := p.id()
+		stays[id] = struct{}{}
+		if m := r.members[id]; m == nil || !m.same(&p) {
+			put = append(put, p)
 		}
 	}
-	heirs := map[*member]*member{} // new -> old, both of one device and configured
-	var gone []*member
-	for _, o := range old {
-		m := r.successor(o)
-		if m != nil && !m.seen {
-			m.past, m.seen = o.past, o.seen
-		}
-		switch {
-		case !o.configured():
-		case m == nil || heirs[m] != nil || !m.owns(o.active):
-			gone = append(gone, o)
-		default:
-			heirs[m] = o
+	for id := range r.members {
+		if _, ok := stays[id]; !ok {
+			gone = append(gone, id)
 		}
 	}
-	if len(gone) > 0 {
-		r.unconfigure(gone)
-	}
-	r.inherit(heirs)
-	r.forgetAbsent(old)
+	return gone, put
 }
 
-// successor is the same device in the new map.
-func (r *roster) successor(o *member) *member {
-	for _, k := range []key.NodePublic{o.active, o.NodeKey, o.NextNodeKey} {
-		if m := r.byKey[k.Raw()]; m != nil && !k.IsZero() {
-			return m
+func (p *Peer) same(o *Peer) bool {
+	return p.NodeKey.Equal(o.NodeKey) && p.NextNodeKey.Equal(o.NextNodeKey) && slices.Equal(p.Prefixes, o.Prefixes)
+}
+
+// change takes what changed in the map: the ids of members that have left, and then those that are new or changed. Members stay configured if
+// the key in use is still theirs. It gives the keys that are nobody's any more.
+func (r *roster) change(gone [][key.Size]byte, put []Peer) (nobodys []key.NodePublic) {
+	var c changes
+	for _, id := range gone {
+		if m := r.members[id]; m != nil {
+			delete(r.members, id)
+			c.leave(m)
+			r.unname(&c, m)
 		}
 	}
-	return nil
+	for _, p := range put {
+		r.put(&c, p)
+	}
+	if len(c.stray) > 0 {
+		r.unconfigure(c.stray)
+	}
+	r.rewrite(&c)
+	for _, k := range c.unnamed {
+		if r.byKey[k.Raw()] == nil {
+			r.bind.Forget(k)
+			nobodys = append(nobodys, k)
+		}
+	}
+	return nobodys
+}
+
+// changes is what a change of the map has to do with configured members.
+type changes struct {
+	stray   []*member // to be taken out of the device
+	lines   strings.Builder
+	rotated []*member
+	unnamed []key.NodePublic // keys that were a member's
+}
+
+func (c *changes) leave(m *member) {
+	if m.configured() && !m.leaving {
+		m.leaving = true
+		c.stray = append(c.stray, m)
+	}
+}
+
+// put takes a member as it is now.
+func (r *roster) put(c *changes, p Peer) {
+	id := p.id()
+	m := r.members[id]
+	if m == nil {
+		m = &member{}
+		r.members[id] = m
+	}
+	moved := !slices.Equal(m.Prefixes, p.Prefixes)
+	r.unname(c, m)
+	m.Peer = p
+	r.name(c, m)
+	if !m.configured() {
+		return
+	}
+	if !m.owns(m.active) {
+		c.leave(m)
+		return
+	}
+	if moved {
+		writePeer(&c.lines, m.active, p.Prefixes, false)
+	}
+	if !m.as.Equal(p.NodeKey) {
+		c.rotated = append(c.rotated, m)
+	}
+}
+
+// name has a member be found by its keys. If one was another's, that one has it no more.
+func (r *roster) name(c *changes, m *member) {
+	for _, k := range []key.NodePublic{m.NodeKey, m.NextNodeKey} {
+		if k.IsZero() {
+			continue
+		}
+		if o := r.byKey[k.Raw()]; o != nil && o != m && o.active.Equal(k) {
+			c.leave(o)
+		}
+		r.byKey[k.Raw()] = m
+	}
+}
+
+func (r *roster) unname(c *changes, m *member) {
+	for _, k := range []key.NodePublic{m.NodeKey, m.NextNodeKey} {
+		if !k.IsZero() && r.byKey[k.Raw()] == m {
+			delete(r.byKey, k.Raw())
+			c.unnamed = append(c.unnamed, k)
+		}
+	}
 }
 
 func (m *member) owns(k key.NodePublic) bool { return k.Equal(m.NodeKey) || k.Equal(m.NextNodeKey) }
 
-// inherit keeps members configured across a change of the map.
-func (r *roster) inherit(heirs map[*member]*member) {
-	var lines strings.Builder
-	var rotated []*member
-	for m, o := range heirs {
-		delete(r.configured, o)
-		r.configured[m] = struct{}{}
-		m.active, m.since = o.active, o.since
-		if !slices.Equal(o.Prefixes, m.Prefixes) {
-			writePeer(&lines, m.active, m.Prefixes, false)
-		}
-		if !o.NodeKey.Equal(m.NodeKey) {
-			rotated = append(rotated, m)
-			r.tun.Configured(o.NodeKey, false)
-			r.tell(o.NodeKey, false)
-		}
+// rewrite tells device and TUN wrapper of members that stay configured.
+func (r *roster) rewrite(c *changes) {
+	for _, m := range c.rotated {
+		r.tun.Configured(m.as, false)
+		r.tell(m.as, false)
 	}
-	for _, m := range rotated {
-		r.tun.Configured(m.NodeKey, true)
-		r.tell(m.NodeKey, true)
+	for _, m := range c.rotated {
+		m.as = m.NodeKey
+		r.tun.Configured(m.as, true)
+		r.tell(m.as, true)
 	}
-	if lines.Len() == 0 {
+	if c.lines.Len() == 0 {
 		return
 	}
-	if err := r.dev.apply(lines.String()); err != nil {
+	if err := r.dev.apply(c.lines.String()); err != nil {
 		r.log.Error("prefixes of peers not changed in the device", "err", err)
 	}
 }
 
-// forgetAbsent drops what the Bind knows of keys that are in no map any more.
-func (r *roster) forgetAbsent(old []*member) {
-	for _, o := range old {
-		for _, k := range []key.NodePublic{o.NodeKey, o.NextNodeKey} {
-			if !k.IsZero() && r.byKey[k.Raw()] == nil {
-				r.bind.Forget(k)
-			}
-		}
-	}
-}
-
-// stats tells of every member that was ever configured.
+// stats tells of every member that was ever configured, in order of their keys.
 func (r *roster) stats() []PeerStats {
 	counts, err := r.dev.peers()
 	if err != nil {
@@ -320,6 +370,7 @@ func (r *roster) stats() []PeerStats {
 			NodeKey: m.NodeKey, LastHandshake: c.handshake, RxBytes: c.rx, TxBytes: c.tx, Configured: m.configured(),
 		})
 	}
+	slices.SortFunc(out, func(a, b PeerStats) int { return bytes.Compare(a.NodeKey.Bytes(), b.NodeKey.Bytes()) })
 	return out
 }
 

@@ -108,6 +108,9 @@ func (w *world) roster(most int) *roster {
 	return newRoster(w, w, w, slog.New(slog.DiscardHandler), 5*time.Minute, most)
 }
 
+// setPeers makes the members those of a whole map.
+func (r *roster) setPeers(peers []Peer) { r.change(r.diff(peers)) }
+
 func nodes(n int) (out []key.NodePublic) {
 	for range n {
 		out = append(out, key.NewNode().Public())
@@ -120,11 +123,6 @@ func peerOf(k key.NodePublic, prefixes ...string) Peer {
 	for _, s := range prefixes {
 		p.Prefixes = append(p.Prefixes, netip.MustParsePrefix(s))
 	}
-	return p
-}
-
-func rotating(p Peer, next key.NodePublic) Peer {
-	p.NextNodeKey = next
 	return p
 }
 
@@ -220,7 +218,10 @@ func TestRosterRotation(t *testing.T) {
 	names := map[string]string{old.String(): "old", next.String(): "next"}
 	r := w.roster(10)
 	now := time.Now()
-	p := "10.0.0.1/32"
+	p, device := "10.0.0.1/32", key.NewDevice().Public()
+	peer := func(k, next key.NodePublic) []Peer {
+		return []Peer{{Device: device, NodeKey: k, NextNodeKey: next, Prefixes: []netip.Prefix{netip.MustParsePrefix(p)}}}
+	}
 	step := func(do string, wantDevice key.NodePublic, wantTUN key.NodePublic, events string) {
 		t.Helper()
 		if diff := cmp.Diff(map[string][]string{wantDevice.String(): {p}}, w.device); diff != "" {
@@ -233,21 +234,21 @@ func TestRosterRotation(t *testing.T) {
 			t.Errorf("%s: told %q, want %q", do, got, events)
 		}
 	}
-	r.setPeers([]Peer{peerOf(old, p)})
+	r.setPeers(peer(old, key.NodePublic{}))
 	r.want(old, now)
 	step("configured", old, old, "+old")
-	r.setPeers([]Peer{rotating(peerOf(old, p), next)})
+	r.setPeers(peer(old, next))
 	step("a next key is announced", old, old, "")
 	r.want(next, now)
 	step("the peer calls with the next key", next, old, "-old +old")
 	r.want(old, now)
 	step("its current key is wanted by traffic", next, old, "")
-	r.setPeers([]Peer{peerOf(next, p)})
+	r.setPeers(peer(next, key.NodePublic{}))
 	step("the next key is the current one", next, next, "-old +next")
 	if w.forgot[next.String()] != 0 {
 		t.Error("the key in use was forgotten")
 	}
-	r.setPeers([]Peer{peerOf(old, p)})
+	r.setPeers(peer(old, key.NodePublic{}))
 	if len(w.device) != 0 {
 		t.Error("a key that is no longer the peer's stays configured")
 	}
@@ -309,6 +310,11 @@ func TestRosterModel(t *testing.T) {
 	for seed := range uint64(50) {
 		rng := rand.New(rand.NewPCG(seed, 7))
 		w, pool := newWorld(), nodes(12)
+		var devices []key.DevicePublic // in half of the runs node keys move between them
+		for range pool {
+			devices = append(devices, key.NewDevice().Public())
+		}
+		devices = devices[:len(devices)*int(seed%2)]
 		r := w.roster(4)
 		now := time.Now()
 		active := map[string]bool{}
@@ -317,7 +323,7 @@ func TestRosterModel(t *testing.T) {
 			now = now.Add(time.Duration(rng.IntN(90)) * time.Second)
 			switch rng.IntN(10) {
 			case 0, 1:
-				current = randomMap(rng, pool)
+				current = randomMap(rng, pool, devices)
 				r.setPeers(current)
 			case 2:
 				r.sweep(now)
@@ -339,10 +345,13 @@ func TestRosterModel(t *testing.T) {
 	}
 }
 
-func randomMap(rng *rand.Rand, pool []key.NodePublic) (peers []Peer) {
+func randomMap(rng *rand.Rand, pool []key.NodePublic, devices []key.DevicePublic) (peers []Peer) {
 	order := rng.Perm(len(pool))
 	for i := 0; i+1 < len(order); i++ {
 		p := peerOf(pool[order[i]], fmt.Sprintf("10.0.%d.1/32", i))
+		if len(devices) > 0 {
+			p.Device = devices[i]
+		}
 		if rng.IntN(3) == 0 {
 			i++
 			p.NextNodeKey = pool[order[i]]

@@ -66,7 +66,7 @@ func showInside(t *testing.T) {
 	relay := netip.MustParseAddrPort("198.51.100.1:443")
 	us.allow.Store(relayed.Raw(), true)
 	us.engine.SetMap(Map{Self: []netip.Addr{us.addr}, Grants: everything(), Peers: []Peer{
-		{NodeKey: direct.key.Public(), Prefixes: []netip.Prefix{netip.MustParsePrefix("100.64.0.2/32")}},
+		{Device: direct.device, NodeKey: direct.key.Public(), Prefixes: []netip.Prefix{netip.MustParsePrefix("100.64.0.2/32")}},
 		{NodeKey: relayed, Prefixes: []netip.Prefix{netip.MustParsePrefix("100.64.0.3/32"), netip.MustParsePrefix("10.9.0.0/16")}},
 		{NodeKey: lost, Prefixes: []netip.Prefix{netip.MustParsePrefix("100.64.0.4/32")}},
 		{NodeKey: key.NewNode().Public(), Prefixes: []netip.Prefix{netip.MustParsePrefix("100.64.0.5/32")}}, // not configured

@@ -102,12 +102,16 @@ func New(cfg Config) *Filter {
 	return f
 }
 
-// SetRules puts r into force. When it returns, flows that r does not allow have ended, and so have those with peers that are gone.
+// SetRules puts r into force; nil leaves the rules as they are. When it returns, flows that they do not allow have ended, and so have those with
+// peers that are gone.
 func (f *Filter) SetRules(r *Rules, now time.Duration, gone ...*Peer) {
 	f.setting.Lock()
 	defer f.setting.Unlock()
 	for _, p := range gone {
 		p.gone.Store(true)
+	}
+	if r == nil {
+		r = f.rules.Load()
 	}
 	f.rules.Store(r)
 	for i := range f.shards { // whoever enters something into a shard reads the rules while it has it

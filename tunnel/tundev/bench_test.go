@@ -9,15 +9,15 @@ import (
 // pathDevice is a device with many peers, the first of which is configured.
 func pathDevice(tb testing.TB, peers int) (d *Device, out, in [][]byte) {
 	ks := keys(2)
-	var list []Route
+	list := []Peer{{Node: ks[0]}, {Node: ks[1]}}
 	for i := range peers {
-		k := ks[min(i, 1)]
-		list = append(list, Route{Prefix: netip.MustParsePrefix(fmt.Sprintf("10.%d.%d.1/32", i>>8, i&255)), Peer: k})
+		p := &list[min(i, 1)]
+		p.Prefixes = append(p.Prefixes, netip.MustParsePrefix(fmt.Sprintf("10.%d.%d.1/32", i>>8, i&255)))
 	}
 	inner := newFakeTUN()
 	d = Wrap(inner, Config{})
 	tb.Cleanup(func() { d.Close() })
-	d.SetMap(ours(), list, rulesOf(tb, all))
+	d.Update(Update{Self: ours(), Put: list, Rules: rulesOf(tb, all)})
 	d.Configured(ks[0], true)
 	for n := range 128 {
 		out = append(out, packet(us, "10.0.0.1", n, 1400))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 
@@ -130,11 +131,19 @@ type route struct {
 
 func setMap(t testing.TB, d *Device, ks []key.NodePublic, destination string, list ...route) {
 	t.Helper()
-	var routes []Route
+	u := Update{Self: ours(), Rules: rulesOf(t, destination)}
 	for _, r := range list {
-		routes = append(routes, Route{Prefix: netip.MustParsePrefix(r.prefix), Peer: ks[r.peer]})
+		i := slices.IndexFunc(u.Put, func(p Peer) bool { return p.Node.Equal(ks[r.peer]) })
+		if i < 0 {
+			i = len(u.Put)
+			u.Put = append(u.Put, Peer{Node: ks[r.peer]})
+		}
+		u.Put[i].Prefixes = append(u.Put[i].Prefixes, netip.MustParsePrefix(r.prefix))
 	}
-	d.SetMap(ours(), routes, rulesOf(t, destination))
+	u.Gone = slices.DeleteFunc(slices.Clone(ks), func(k key.NodePublic) bool {
+		return slices.ContainsFunc(u.Put, func(p Peer) bool { return p.Node.Equal(k) })
+	})
+	d.Update(u)
 }
 
 const all = "0.0.0.0/0"

@@ -23,6 +23,7 @@ type site struct {
 	dev   *Device
 	inner *fakeTUN
 	nodes []key.NodePublic
+	told  []key.NodePublic // that are in the map
 	ids   []key.DevicePublic
 }
 
@@ -46,14 +47,16 @@ func (s *site) setMap(peers int, grants ...string) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	list := []Route{
-		{netip.MustParsePrefix(peerA + "/32"), s.nodes[0], s.ids[0]}, {netip.MustParsePrefix("10.2.0.0/16"), s.nodes[0], s.ids[0]},
-		{netip.MustParsePrefix(peerB + "/32"), s.nodes[1], s.ids[1]},
+	list := []Peer{
+		{s.nodes[0], s.ids[0], []netip.Prefix{netip.MustParsePrefix(peerA + "/32"), netip.MustParsePrefix("10.2.0.0/16")}},
+		{s.nodes[1], s.ids[1], []netip.Prefix{netip.MustParsePrefix(peerB + "/32")}},
 	}
-	if peers == 1 {
-		list = list[:2]
-	}
-	s.dev.SetMap([]netip.Prefix{netip.MustParsePrefix(us + "/32"), netip.MustParsePrefix("10.1.0.0/16")}, list, rules)
+	self := []netip.Prefix{netip.MustParsePrefix(us + "/32"), netip.MustParsePrefix("10.1.0.0/16")}
+	gone := slices.DeleteFunc(s.told, func(k key.NodePublic) bool {
+		return slices.ContainsFunc(s.nodes[:peers], k.Equal)
+	})
+	s.told = slices.Clone(s.nodes[:peers])
+	s.dev.Update(Update{Self: self, Put: list[:peers], Gone: gone, Rules: rules})
 	for _, n := range s.nodes[:peers] {
 		s.dev.Configured(n, true)
 	}

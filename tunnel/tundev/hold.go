@@ -121,7 +121,7 @@ func (d *Device) reconsider(t *bart.Table[*peer]) {
 		for range waited {
 			b := d.pop(p)
 			_, dst, err := filter.Addresses(b)
-			if to, ok := t.Lookup(dst); err != nil || !ok || to != p || d.filter.Again(p.account, b, now) != filter.Pass {
+			if to, ok := t.Lookup(dst); err != nil || !ok || to != p || d.filter.Again(&p.account.Peer, b, now) != filter.Pass {
 				d.counters.heldDropped.Add(1)
 				continue
 			}

@@ -1,12 +1,13 @@
 // Package tundev wraps the TUN device that WireGuard reads from and writes to. It finds the peer of each outgoing packet in the map's
 // own longest-prefix table, holds packets until that very peer is configured, and lets through only what the filter passes. Wrap makes one;
-// SetMap publishes the map; Configured says which peers the WireGuard device has.
+// Update publishes what changed in the map; Configured says which peers the WireGuard device has.
 //
 // WireGuard takes a packet from the configured peer that carries its source by the longest prefix among those configured. Where the map has a
 // longer one, of a peer that is not configured, the packet is forged by the peer with the wider prefix, and is dropped here. So the source of
 // every packet that arrives is what the signed record of its sender has, and the filter judges forwarded packets by the host that sent them.
 //
-//	tundev.go  the map, and what becomes of packets in both directions
+//	tundev.go  what becomes of packets in both directions
+//	map.go     the map
 //	hold.go    packets that wait for their peer
 //	mtu.go     packets longer than a peer's path carries
 //	run.go     packets of one flow in a row, judged once
@@ -37,26 +38,11 @@ type Config struct {
 	Filter filter.Config
 }
 
-// Route says which peer carries a prefix.
-type Route struct {
-	Prefix netip.Prefix
-	Peer   key.NodePublic
-	// Device is the peer's device key, by which its flows outlive its node keys; zero: the node key stands for it.
-	Device key.DevicePublic
-}
-
-// account names a peer to the filter.
-func (r *Route) account() [key.Size]byte {
-	if r.Device.IsZero() {
-		return r.Peer.Raw()
-	}
-	return r.Device.Raw()
-}
-
 // peer is a device of the map. It stays the same object as long as its key is in the map.
 type peer struct {
-	key     key.NodePublic
-	account *filter.Peer
+	key      key.NodePublic
+	account  *account
+	prefixes []netip.Prefix // that it carries; masked
 	// configured says that the WireGuard device has it; direct that, besides, nothing waits for it, so that order is kept without waiting.
 	configured, direct atomic.Bool
 	mtu                atomic.Int32 // the largest packet for it; 0: the interface's
@@ -75,14 +61,16 @@ type Device struct {
 	us     *peer                             // stands for our own addresses and what else we carry
 	began  time.Time
 
-	setting sync.Mutex // held while a map is set
+	setting   sync.Mutex // held while the map changes
+	contested map[netip.Prefix][]*peer
+	self      []netip.Prefix
 
 	mu       sync.Mutex
-	peers    map[[key.Size]byte]*peer        // by node key; changed under setting as well
-	accounts map[[key.Size]byte]*filter.Peer // by device key; likewise
-	holding  map[*peer]struct{}              // those for which packets wait
-	released []*peer                         // those that are configured, and whose packets can be read
-	held     int                             // packets in all
+	peers    map[[key.Size]byte]*peer    // by node key; changed under setting as well
+	accounts map[[key.Size]byte]*account // by device key; likewise
+	holding  map[*peer]struct{}          // those for which packets wait
+	released []*peer                     // those that are configured, and whose packets can be read
+	held     int                         // packets in all
 	bytes    int
 	pending  atomic.Bool // there is something in released
 
@@ -115,8 +103,8 @@ func Wrap(inner tun.Device, cfg Config) *Device {
 		cfg.Wanted = func(key.NodePublic) {}
 	}
 	d := &Device{
-		Device: inner, cfg: cfg, filter: filter.New(cfg.Filter), began: time.Now(), us: new(peer),
-		peers: map[[key.Size]byte]*peer{}, accounts: map[[key.Size]byte]*filter.Peer{}, holding: map[*peer]struct{}{}, inner: newReader(inner),
+		Device: inner, cfg: cfg, filter: filter.New(cfg.Filter), began: time.Now(), us: new(peer), contested: map[netip.Prefix][]*peer{},
+		peers: map[[key.Size]byte]*peer{}, accounts: map[[key.Size]byte]*account{}, holding: map[*peer]struct{}{}, inner: newReader(inner),
 	}
 	d.routes.Store(new(bart.Table[*peer]))
 	return d
@@ -127,73 +115,6 @@ func (d *Device) Close() error {
 	err := d.Device.Close()
 	d.inner.close()
 	return err
-}
-
-// table is a map, compiled.
-type table struct {
-	routes   *bart.Table[*peer]
-	peers    map[[key.Size]byte]*peer
-	accounts map[[key.Size]byte]*filter.Peer
-}
-
-// SetMap publishes a map: our own addresses and what else we carry, who carries what, and what is allowed. Packets that wait are dropped
-// unless the new map would send them to the same peer; flows that it does not allow end.
-func (d *Device) SetMap(self []netip.Prefix, routes []Route, rules *filter.Rules) {
-	d.setting.Lock()
-	defer d.setting.Unlock()
-	t := d.compile(self, routes)
-	var gone []*filter.Peer
-	for id, a := range d.accounts {
-		if t.accounts[id] == nil {
-			gone = append(gone, a)
-		}
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for raw, p := range d.peers {
-		if t.peers[raw] == nil {
-			p.configured.Store(false)
-			p.direct.Store(false)
-		}
-	}
-	d.peers, d.accounts = t.peers, t.accounts
-	d.routes.Store(t.routes)
-	d.filter.SetRules(rules, d.now(), gone...)
-	d.reconsider(t.routes)
-}
-
-// compile makes the table of a map, with those peers that there were before. The caller holds setting, and not mu, for which packets may wait.
-func (d *Device) compile(self []netip.Prefix, routes []Route) table {
-	t := table{new(bart.Table[*peer]), make(map[[key.Size]byte]*peer, len(routes)), make(map[[key.Size]byte]*filter.Peer, len(routes))}
-	for _, r := range routes {
-		raw := r.Peer.Raw()
-		p := t.peers[raw]
-		if p == nil {
-			p = d.member(&t, &r)
-			t.peers[raw] = p
-		}
-		t.routes.Insert(r.Prefix.Masked(), p)
-	}
-	for _, p := range self {
-		t.routes.Insert(p.Masked(), d.us)
-	}
-	return t
-}
-
-// member gives the peer of a route, the one that there was if it is the same.
-func (d *Device) member(t *table, r *Route) *peer {
-	id := r.account()
-	a := t.accounts[id]
-	if a == nil {
-		if a = d.accounts[id]; a == nil {
-			a = &filter.Peer{ID: id}
-		}
-		t.accounts[id] = a
-	}
-	if p := d.peers[r.Peer.Raw()]; p != nil && p.account == a {
-		return p
-	}
-	return &peer{key: r.Peer, account: a}
 }
 
 // Configured says whether the WireGuard device has the peer. Packets that waited for it go first. Peers that are not in the map are ignored.
@@ -272,7 +193,7 @@ func (d *Device) passes(t *bart.Table[*peer], b []byte, now time.Duration, last 
 		d.counters.noPeer.Add(1)
 		return false
 	}
-	j := d.filter.Judge(filter.Out, p.account, b, now)
+	j := d.filter.Judge(filter.Out, &p.account.Peer, b, now)
 	if j.Verdict != filter.Pass {
 		return false
 	}
@@ -326,7 +247,7 @@ func (d *Device) arrives(t *bart.Table[*peer], b []byte, now time.Duration, last
 		d.counters.forged.Add(1)
 		return false
 	}
-	j := d.filter.Judge(filter.In, p.account, b, now)
+	j := d.filter.Judge(filter.In, &p.account.Peer, b, now)
 	if j.Verdict != filter.Pass {
 		return false
 	}
@@ -356,11 +277,12 @@ func (d *Device) Flows(device key.DevicePublic, visit func(*filter.Record) (more
 	var p *filter.Peer
 	if !device.IsZero() {
 		d.mu.Lock()
-		p = d.accounts[device.Raw()]
+		a := d.accounts[device.Raw()]
 		d.mu.Unlock()
-		if p == nil {
+		if a == nil {
 			return
 		}
+		p = &a.Peer
 	}
 	d.filter.Flows(p, d.now(), visit)
 }

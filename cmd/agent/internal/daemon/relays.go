@@ -42,7 +42,7 @@ type relays struct {
 	wake     chan struct{}
 	snapshot atomic.Pointer[[]*relayLink] // in order of their keys
 	chosen   atomic.Pointer[[]home.ID]
-	routes   sync.Map // [32]byte device key -> *peerRoute; bounded by keep
+	routes   sync.Map // [32]byte device key -> *peerRoute; bounded by the map
 }
 
 // relayEvents are what relay connections tell.
@@ -285,22 +285,17 @@ func (r *relays) first() (name string, addr netip.AddrPort, ok bool) {
 	return "", netip.AddrPort{}, false
 }
 
+// add is for a peer that is in the map, forget for one that no longer is.
+func (r *relays) add(peer [key.Size]byte) { r.routes.LoadOrStore(peer, new(peerRoute)) }
+
+func (r *relays) forget(peer [key.Size]byte) { r.routes.Delete(peer) }
+
+// route gives what is known of a peer, which for one that is not in the map is nothing.
 func (r *relays) route(peer [key.Size]byte) *peerRoute {
 	if v, ok := r.routes.Load(peer); ok {
 		return v.(*peerRoute)
 	}
-	v, _ := r.routes.LoadOrStore(peer, new(peerRoute))
-	return v.(*peerRoute)
-}
-
-// keep forgets peers that are no longer in the map.
-func (r *relays) keep(known func([key.Size]byte) bool) {
-	r.routes.Range(func(k, _ any) bool {
-		if !known(k.([key.Size]byte)) {
-			r.routes.Delete(k)
-		}
-		return true
-	})
+	return new(peerRoute)
 }
 
 // heard remembers that peer is on l. Only peers of the map have a route, so a stranger cannot grow the table.

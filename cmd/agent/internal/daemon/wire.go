@@ -45,28 +45,36 @@ func (k *known) hasNode(n key.NodePublic) bool {
 
 // applyMap brings every part into line with a new map. The client calls it from one goroutine.
 func (s *session) applyMap(m *client.Map) {
-	k := newKnown(m)
-	s.known.Store(k)
+	var before []*record.Device
+	if old := s.known.Load().m; old != nil {
+		before = old.Peers
+	}
+	gone, put := changed(before, m.Peers)
+	s.known.Store(newKnown(m))
 	self := s.self
 	if m.Self != nil {
 		self = m.Self
 	}
 	s.applyAddresses(self, m.Statement)
 	s.relays.set(m.Statement.GetRelays())
-	s.relays.keep(func(device [key.Size]byte) bool { _, ok := k.byDevice[device]; return ok })
+	s.forget(gone)
 	s.gatherer.SetServers(stunServers(m.Statement))
 	s.gatherer.SetOverlay(m.Statement.Prefixes)
 	s.traversal.SetOverlay(m.Statement.Prefixes)
-	var peers []engine.Peer
 	var reachable []traversal.Peer
 	for _, p := range m.Peers {
-		s.relays.route(p.Key.Raw())
-		peers = append(peers, engine.Peer{Device: p.Key, NodeKey: p.NodeKey, NextNodeKey: p.NextNodeKey, Prefixes: hostPrefixes(p.Addresses)})
 		reachable = append(reachable, traversal.Peer{Device: p.Key, Node: p.NodeKey, NextNode: p.NextNodeKey})
 	}
 	s.traversal.SetPeers(reachable)
-	s.engine.SetMap(engine.Map{Self: self.Addresses, Peers: peers, Grants: m.Statement.GetGrants()})
-	s.forgetAbsent(k)
+	c := engine.Change{Self: self.Addresses, Grants: m.Statement.GetGrants()}
+	for _, p := range gone {
+		c.Gone = append(c.Gone, p.Key)
+	}
+	for _, p := range put {
+		s.relays.add(p.Key.Raw())
+		c.Put = append(c.Put, engine.Peer{Device: p.Key, NodeKey: p.NodeKey, NextNodeKey: p.NextNodeKey, Prefixes: hostPrefixes(p.Addresses)})
+	}
+	s.engine.Update(c)
 	s.changed.Wake()
 }
 
@@ -91,13 +99,38 @@ func stunServers(st *record.Statement) []string {
 	return out
 }
 
-func (s *session) forgetAbsent(k *known) {
-	s.online.Range(func(d, _ any) bool {
-		if _, ok := k.byDevice[d.([key.Size]byte)]; !ok {
-			s.online.Delete(d)
+// changed says what makes the second of two lists of peers out of the first. Records do not change: one that has is another.
+func changed(before, after []*record.Device) (gone, put []*record.Device) {
+	for len(before) > 0 && len(after) > 0 && before[0] == after[0] {
+		before, after = before[1:], after[1:]
+	}
+	for len(before) > 0 && len(after) > 0 && before[len(before)-1] == after[len(after)-1] {
+		before, after = before[:len(before)-1], after[:len(after)-1]
+	}
+	had, has := make(map[[key.Size]byte]*record.Device, len(before)), make(map[[key.Size]byte]bool, len(after))
+	for _, p := range before {
+		had[p.Key.Raw()] = p
+	}
+	for _, p := range after {
+		has[p.Key.Raw()] = true
+		if had[p.Key.Raw()] != p {
+			put = append(put, p)
 		}
-		return true
-	})
+	}
+	for _, p := range before {
+		if !has[p.Key.Raw()] {
+			gone = append(gone, p)
+		}
+	}
+	return gone, put
+}
+
+// forget drops what is known of peers that have left the map.
+func (s *session) forget(gone []*record.Device) {
+	for _, p := range gone {
+		s.relays.forget(p.Key.Raw())
+		s.online.Delete(p.Key.Raw())
+	}
 }
 
 func (s *session) onPresence(device [key.Size]byte, online bool) {
