@@ -1,7 +1,6 @@
 package path
 
 import (
-	"fmt"
 	"time"
 
 	"warren/nat/stunmsg"
@@ -220,8 +219,8 @@ func (s *session) answered(pr *probe, at Pair) {
 		s.announce(0, "")
 		return
 	}
-	if s.doubt && s.current != nil && s.current.expired(now) > 0 {
-		s.promote(p, Replaced, fmt.Sprintf("%s does not answer and this does", s.current.Remote))
+	if s.failing() {
+		s.replace(p)
 		return
 	}
 	s.consider(p)

@@ -53,7 +53,7 @@ func (s *session) demote(cause Cause, reason string) {
 	p.reset()
 	p.after = s.c.now
 	if cause != PeerLost {
-		s.lostAt = s.c.now
+		s.lostAt, s.lostTold = s.c.now, false
 	}
 	s.announce(cause, reason)
 	if !s.awake {
@@ -66,13 +66,47 @@ func (s *session) demote(cause Cause, reason string) {
 	}
 }
 
-// yield gives the direct path up because the peer has given up its own, unless a check was answered a moment ago.
+// yield gives the direct path up because the peer has given up its own, unless a check was answered a moment ago: for another that was, which
+// mostly is the one that the peer has found meanwhile, or else for the relay.
 func (s *session) yield() {
-	if s.current == nil || !s.relayed() || s.within(s.current.lastAnswer, freshFor) || s.within(s.yieldedAt, yieldEvery) {
+	if s.current == nil || s.within(s.current.lastAnswer, freshFor) || s.within(s.yieldedAt, yieldEvery) {
+		return
+	}
+	o := s.alternative(s.c.now.Add(-freshFor))
+	if o == nil && !s.relayed() {
 		return
 	}
 	s.yieldedAt = s.c.now
-	s.demote(PeerLost, "")
+	if o != nil {
+		s.replace(o)
+	} else {
+		s.demote(PeerLost, "")
+	}
+}
+
+// failing reports whether the current pair is to be left for another that answers: at once if there was reason to doubt it, and else only when one
+// check more than chance may take was lost.
+func (s *session) failing() bool {
+	if s.current == nil {
+		return false
+	}
+	expired := s.current.expired(s.c.now)
+	return s.doubt && expired > 0 || s.distress() && expired > 1
+}
+
+// alternative is the best pair besides the current one that has answered after a time; nil if there is none.
+func (s *session) alternative(after time.Time) (best *pair) {
+	for _, p := range s.pairs {
+		if p != s.current && p.lastAnswer.After(after) && (best == nil || p.cost() < best.cost()) {
+			best = p
+		}
+	}
+	return best
+}
+
+// replace takes a pair that answers in place of the current one, which does not.
+func (s *session) replace(p *pair) {
+	s.promote(p, Replaced, fmt.Sprintf("%s does not answer and this does", s.current.Remote))
 }
 
 func (s *session) spreadConsent() {
@@ -90,6 +124,16 @@ func (s *session) supervise() time.Time {
 	urgent := s.doubt || s.distress()
 	if urgent && s.gone && s.c.relayUp && !s.calling && s.used() {
 		s.call(false) // it may be back at the relay
+	}
+	if urgent && expired > 0 {
+		if o := s.alternative(p.missed[0]); o != nil && s.failing() {
+			s.replace(o)
+			return s.supervise()
+		}
+		if s.soughtAt.Before(p.missed[0]) { // others may do, before the relay has to
+			s.soughtAt = now
+			s.startRound(triesLight)
+		}
 	}
 	if s.relayed() && (urgent && expired >= quickLost || s.doubt && expired >= doubtLost) {
 		s.demote(Unanswered, fmt.Sprintf("nothing comes back and %d checks went unanswered", expired))

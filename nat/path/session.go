@@ -22,6 +22,7 @@ type session struct {
 	heardAt    time.Time // its last signal came
 	gone       bool      // not at the relay
 	lostAt     time.Time // this side gave its direct path up
+	lostTold   bool      // ... and has told the peer, though it has another meanwhile
 	yieldedAt  time.Time // ... because the peer had given up its own
 
 	// Traffic as it was when last looked at. waiting is since when data that was sent has had nothing back; zero if it has.
@@ -39,6 +40,7 @@ type session struct {
 	consent   time.Duration
 
 	roundAt, nextRound time.Time
+	soughtAt           time.Time // others were tried since the current one ceased to answer
 	retryIn            time.Duration
 	paceUntil          time.Time
 	budget, reflex     bucket

@@ -80,9 +80,10 @@ func (s *session) runSignals() time.Time {
 
 // emitSignal tells the peer what is known here. Who takes no part in trying ports tells nothing of its NAT.
 func (s *session) emitSignal(call bool, step Step) {
-	out := SendSignal{
-		Peer: s.id, Candidates: s.c.local, Call: call, Step: step, Lost: s.current == nil && s.within(s.lostAt, lostFor),
-	}
+	out := SendSignal{Peer: s.id, Candidates: s.c.local, Call: call, Step: step}
+	// Once will do if there is another path by now: what the peer yields for it is the one that was lost.
+	out.Lost = s.within(s.lostAt, lostFor) && !(s.current != nil && s.lostTold)
+	s.lostTold = s.lostTold || out.Lost
 	if s.c.cfg.BirthdayRate > 0 {
 		out.NAT = s.c.nat
 	}

@@ -77,3 +77,31 @@ func TestYieldToALiar(t *testing.T) {
 		t.Errorf("in the end %v", kinds(a, b))
 	}
 }
+
+// A device that has found another path by the time that it can tell of the loss tells of it once.
+func TestLostIsToldOnce(t *testing.T) {
+	s, a, b, _ := pairOf(t)
+	lost := 0
+	a.loses = func(m path.SendSignal) bool {
+		if m.Lost {
+			lost++
+		}
+		return false
+	}
+	a.relayUp = false
+	a.handle(path.SetRelay{})
+	local := a.local
+	a.handle(path.SetLocal{Candidates: local[1:]}) // its address is gone for a moment
+	a.handle(path.SetLocal{Candidates: local})
+	s.until("direct", func() bool { return kinds(a, b) == bothDirect })
+	a.relayUp = true
+	a.handle(path.SetRelay{Up: true})
+	s.run(100 * time.Millisecond)
+	for range 10 {
+		a.handle(path.Signal{Peer: b.id, Candidates: b.local, Call: true})
+		s.run(60 * time.Millisecond)
+	}
+	if lost != 1 {
+		t.Errorf("told %d times", lost)
+	}
+}
