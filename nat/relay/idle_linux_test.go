@@ -81,7 +81,7 @@ func serveChild(text string) error {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(relayframe.Path, s)
-	go (&http.Server{Handler: mux, TLSConfig: tlsbind.ServerConfig(cert)}).ServeTLS(l, "", "")
+	go (&http.Server{Handler: mux, TLSConfig: tlsbind.ServerConfig(cert)}).ServeTLS(Listener(l), "", "")
 	fmt.Println(l.Addr())
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err

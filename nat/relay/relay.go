@@ -131,11 +131,12 @@ type queue struct {
 	ready chan struct{}
 	// begin, unless nil, is called instead of filling ready; it must not block.
 	begin func()
+	// onDrop, unless nil, is called for each frame that goes because others came; it must not block.
+	onDrop func()
 
-	mu      sync.Mutex
-	urgent  lane // signals, pings: ahead of data
-	data    lane
-	dropped uint64
+	mu     sync.Mutex
+	urgent lane // signals, pings: ahead of data
+	data   lane
 }
 
 // lane is a run of whole frames; those before head are gone.
@@ -198,7 +199,9 @@ func (q *queue) add(f relayframe.Frame) {
 			break
 		}
 		l.head = len(l.b) - len(rest)
-		q.dropped++
+		if q.onDrop != nil {
+			q.onDrop()
+		}
 	}
 }
 
@@ -264,13 +267,6 @@ func (q *queue) empty() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.urgent.size()+q.data.size() == 0
-}
-
-// drops gives how many frames were dropped so far.
-func (q *queue) drops() uint64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.dropped
 }
 
 // write has what is queued sent until ctx ends or send fails.

@@ -242,7 +242,7 @@ func (s *Server) handshake(ctx context.Context, end context.CancelCauseFunc, t *
 	var offer *pb.RelayUDP
 	if err == nil {
 		c = &serverConn{device: device, raw: device.Raw(), queue: newQueue(s.cfg.QueueBytes), rate: s.newRate(), cancel: end}
-		c.queue.begin = c.beginWriting
+		c.queue.begin, c.queue.onDrop = c.beginWriting, s.metrics.dropped.WithLabelValues("queue").Inc
 		reason = "full"
 		if offer, err = s.join(c, hello.GetUdp()); err != nil {
 			c = nil
@@ -308,7 +308,6 @@ func (s *Server) serve(ctx context.Context, ws *websocket.Conn, cork *cork, c *s
 	}
 	ws.CloseNow()
 	w.end()
-	s.metrics.dropped.WithLabelValues("queue").Add(float64(c.queue.drops()))
 	s.cfg.Log.Debug("device left the relay", "key", c.device.Short(), "err", cause)
 }
 
@@ -382,7 +381,8 @@ func (s *Server) readFrom(ctx context.Context, ws *websocket.Conn, c *serverConn
 		}
 		idle.Reset(idleTimeout)
 		s.metrics.bytes.Add(float64(len(b)))
-		if c.rate != nil {
+		if !c.allow(s.cfg.Now, len(b)) {
+			s.metrics.waits.Inc()
 			if err := c.rate.WaitN(ctx, len(b)); err != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -432,7 +433,7 @@ func TestForgedDatagrams(t *testing.T) {
 	}
 }
 
-// TestRate: a device that sends more than it may loses packets over UDP, and waits otherwise.
+// TestRate: a device that sends more than it may loses packets over UDP.
 func TestRate(t *testing.T) {
 	w, _ := newUDPWorld(t, func(c *ServerConfig) { c.BytesPerSecond = 1000 })
 	a, b := w.udpDevice(nil, nil), w.udpDevice(nil, nil)
@@ -444,6 +445,42 @@ func TestRate(t *testing.T) {
 		if err := a.client.SendDataBatch(b.raw(), [][]byte{make([]byte, 1400)}); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if waits := testutil.ToFloat64(w.server.metrics.waits); waits != 0 {
+		t.Errorf("%v messages waited", waits)
+	}
+}
+
+// TestRateOverWebSocket: a device that sends more than it may waits, and loses nothing; another is not held up.
+func TestRateOverWebSocket(t *testing.T) {
+	w := newWorld(t, func(c *ServerConfig) { c.BytesPerSecond, c.QueueBytes = 4<<20, 4<<20 })
+	large := func(c *ClientConfig) { c.QueueBytes = 4 << 20 }
+	a, b, other := w.connect(large), w.connect(large), w.connect(nil)
+	for _, d := range []*dev{a, b, other} {
+		d.awaitUp()
+	}
+	const packets = 1400 // beyond a quarter of a second's worth
+	for range packets / 40 {
+		if err := a.client.SendDataBatch(b.raw(), slices.Repeat([][]byte{make([]byte, 1400)}, 40)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for testutil.ToFloat64(w.server.metrics.waits) == 0 {
+		if t.Context().Err() != nil {
+			t.Fatal("nothing waited")
+		}
+		runtime.Gosched()
+	}
+	if err := other.client.SendData(b.raw(), []byte("meanwhile")); err != nil {
+		t.Fatal(err)
+	}
+	b.await("the other's packet", func() bool { return slices.Contains(b.got, "data meanwhile") })
+	b.await("all packets", func() bool { return len(b.got) == packets+1 })
+	if b.got[packets] == "data meanwhile" {
+		t.Error("the other was held up")
+	}
+	if dropped := testutil.ToFloat64(w.server.metrics.dropped.WithLabelValues("rate")); dropped != 0 {
+		t.Errorf("%v packets were dropped", dropped)
 	}
 }
 

@@ -35,10 +35,14 @@ func (a *app) relay() *cobra.Command {
 	f.StringArrayVar(&o.URLs, "url", nil, "`URL` at which devices find the relay; may be repeated (default: the host's own addresses)")
 	f.StringVar(&o.STUN, "stun", o.STUN, "UDP `address` of the STUN server, or off")
 	f.StringVar(&o.Proxy, "proxy", "", "reach the coordinator through this HTTP proxy `URL`, or off (default: HTTPS_PROXY of the environment)")
+	f.IntVar(&o.Rate, "relay-rate", 0, relayRateUsage)
 	f.StringVar(&o.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := record.CheckLabel(o.Name); o.Name != "" && err != nil {
 			return usagef("--name: %w", err)
+		}
+		if err := config.CheckRelayRate(o.Rate); err != nil {
+			return usagef("--relay-rate: %w", err)
 		}
 		if text == "" {
 			text = os.Getenv(tokenVariable)

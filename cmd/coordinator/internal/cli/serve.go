@@ -12,6 +12,9 @@ import (
 	"warren/cmd/coordinator/internal/serve"
 )
 
+// relayRateUsage tells of a flag that serve and relay share.
+const relayRateUsage = "how many `Mbit/s` each device may send through the relay; 0 for any amount"
+
 func (a *app) serve() *cobra.Command {
 	var file string
 	flags := config.Default("")
@@ -31,6 +34,7 @@ prints the command that adds a device. Settings come from the defaults, then --c
 	f.StringVar(&flags.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
 	f.StringVar(&flags.Region, "region", "", "where this relay is, in a `word` for people")
 	f.BoolVar(&flags.Relay, "relay", true, "run a relay")
+	f.IntVar(&flags.RelayRate, "relay-rate", 0, relayRateUsage)
 	f.StringVar(&flags.IPv4, "ipv4", "", "`prefix` of devices' IPv4 addresses, at the first start (default: a random /16 of 100.64.0.0/10)")
 	f.StringVar(&flags.IPv6, "ipv6", "", "`prefix` of devices' IPv6 addresses, at the first start (default: a random unique local /48)")
 	f.DurationVar(&flags.MapMaxAge, "map-max-age", flags.MapMaxAge, "how long devices may use a map while the coordinator is away")
@@ -68,6 +72,7 @@ func (a *app) settings(set *pflag.FlagSet, file string, flags config.Config) (co
 		"tls":         func() { c.TLS = flags.TLS },
 		"metrics":     func() { c.Metrics = flags.Metrics },
 		"relay":       func() { c.Relay = flags.Relay },
+		"relay-rate":  func() { c.RelayRate = flags.RelayRate },
 		"region":      func() { c.Region = flags.Region },
 		"ipv4":        func() { c.IPv4 = flags.IPv4 },
 		"ipv6":        func() { c.IPv6 = flags.IPv6 },

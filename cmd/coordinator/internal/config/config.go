@@ -37,6 +37,8 @@ type Config struct {
 	Region string `toml:"region"`
 	// Relay is false where the relay inside is not wanted.
 	Relay bool `toml:"relay"`
+	// RelayRate is how much one device may send through the relay, in Mbit/s; 0 for any amount.
+	RelayRate int `toml:"relay-rate"`
 	// IPv4 and IPv6 are the prefixes for devices' addresses, chosen at the first start.
 	IPv4      string        `toml:"ipv4"`
 	IPv6      string        `toml:"ipv6"`
@@ -104,6 +106,9 @@ func (c *Config) Check() error {
 	if err := record.CheckRegion(c.Region); err != nil {
 		return c.wrong("region", err)
 	}
+	if err := CheckRelayRate(c.RelayRate); err != nil {
+		return c.wrong("relay-rate", err)
+	}
 	if _, err := prefix(c.IPv4, false); err != nil {
 		return c.wrong("ipv4", err)
 	}
@@ -131,6 +136,20 @@ func (c *Config) Check() error {
 	}
 	return nil
 }
+
+// maxRelayRate is more than any device has, in Mbit/s.
+const maxRelayRate = 1_000_000
+
+// CheckRelayRate finds a limit that is none, in Mbit/s.
+func CheckRelayRate(mbit int) error {
+	if mbit < 0 || mbit > maxRelayRate {
+		return fmt.Errorf("%d: want 0, for any amount, to %d Mbit/s", mbit, maxRelayRate)
+	}
+	return nil
+}
+
+// RelayBytes is RelayRate in bytes a second.
+func RelayBytes(mbit int) int { return mbit * 1_000_000 / 8 }
 
 // wrong says which setting is wrong, and in which file or flag it was made.
 func (c *Config) wrong(name string, err error) error {

@@ -51,6 +51,8 @@ stun = "off"
 tls = "off"
 metrics = "127.0.0.1:9100"
 relay = false
+relay-rate = 250
+region = "eu"
 ipv4 = "100.99.0.0/16"
 ipv6 = "fd12:3456:789a::/48"
 map-max-age = "240h"
@@ -60,7 +62,7 @@ map-max-age = "240h"
 	}
 	want := Config{
 		State: "/elsewhere", Listen: "127.0.0.1:8443", URLs: []string{"https://a.example", "https://b.example:8443"}, STUN: "off", TLS: "off",
-		Metrics: "127.0.0.1:9100", IPv4: "100.99.0.0/16", IPv6: "fd12:3456:789a::/48", MapMaxAge: 240 * time.Hour,
+		Metrics: "127.0.0.1:9100", RelayRate: 250, Region: "eu", IPv4: "100.99.0.0/16", IPv6: "fd12:3456:789a::/48", MapMaxAge: 240 * time.Hour,
 	}
 	if diff := cmp.Diff(want, c, cmpopts.IgnoreUnexported(Config{})); diff != "" {
 		t.Error(diff)
@@ -82,6 +84,9 @@ func TestBadFiles(t *testing.T) {
 		{"listen = 443", "listen"},
 		{"url = \"https://a.example\"", "url"},
 		{"relay = \"yes\"", "relay"},
+		{"relay-rate = \"fast\"", "whole number of Mbit/s"},
+		{"relay-rate = 1.5", "whole number of Mbit/s"},
+		{"region = 1", "region"},
 		{"map-max-age = \"a month\"", "want a duration"},
 		{"stun = \"off\"\nlisten = ", ":2: "},
 		{"state = \"a\"\nstate = \"b\"", "state"},
@@ -143,6 +148,10 @@ func TestCheck(t *testing.T) {
 		"an hour":             {func(c *Config) { c.MapMaxAge = time.Hour }, ""},
 		"less than an hour":   {func(c *Config) { c.MapMaxAge = time.Hour - 1 }, "map-max-age"},
 		"maps of no duration": {func(c *Config) { c.MapMaxAge = 0 }, "map-max-age"},
+		"a rate":              {func(c *Config) { c.RelayRate = maxRelayRate }, ""},
+		"too high a rate":     {func(c *Config) { c.RelayRate = maxRelayRate + 1 }, "relay-rate: 1000001: want 0"},
+		"negative rate":       {func(c *Config) { c.RelayRate = -1 }, "relay-rate: -1"},
+		"region of no form":   {func(c *Config) { c.Region = "two words\n" }, "region"},
 		"negative":            {func(c *Config) { c.MapMaxAge = -time.Hour }, "map-max-age"},
 	} {
 		c := Default("/state")

@@ -28,6 +28,8 @@ func forms() map[string]form {
 		"tls":         {isText, `"self", "off" or "CERT,KEY"`},
 		"metrics":     {isText, `an address in quotes, such as "127.0.0.1:9100"`},
 		"relay":       {isBool, `true or false`},
+		"relay-rate":  {isWhole, fmt.Sprintf("a whole number of Mbit/s, from 0 to %d", maxRelayRate)},
+		"region":      {isText, `a word in quotes`},
 		"ipv4":        {isText, `a prefix in quotes, such as "100.80.0.0/16"`},
 		"ipv6":        {isText, `a prefix in quotes, such as "fd12:3456:789a::/48"`},
 		"map-max-age": {isDuration, fmt.Sprintf("a duration in quotes, from %q to %q", minMapMaxAge, maxMapMaxAge)},
@@ -35,6 +37,8 @@ func forms() map[string]form {
 }
 
 func isText(v any) bool { _, ok := v.(string); return ok }
+
+func isWhole(v any) bool { _, ok := v.(int64); return ok }
 
 func isBool(v any) bool { _, ok := v.(bool); return ok }
 

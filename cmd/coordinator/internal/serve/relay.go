@@ -50,6 +50,8 @@ type RelayOptions struct {
 	// Proxy is the URL of the HTTP proxy for the coordinator; "off" for none, empty for what the environment says.
 	Proxy string
 	URLs  []string
+	// Rate is how much one device may send, in Mbit/s; 0 for any amount.
+	Rate  int
 	Token *token.Token
 	Log   *slog.Logger
 	Out   io.Writer
@@ -221,7 +223,10 @@ func (r *separate) serve(ctx context.Context) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	relays := relay.NewServer(relay.ServerConfig{Key: r.key, Network: network, Authority: authority, Log: r.Log, Registerer: registry})
+	relays := relay.NewServer(relay.ServerConfig{
+		Key: r.key, Network: network, Authority: authority, Log: r.Log, Registerer: registry,
+		BytesPerSecond: config.RelayBytes(r.Rate),
+	})
 	follow, err := client.New(client.Config{
 		Network: network, Authority: authority, Device: r.key, Role: pb.Role_ROLE_RELAY, Endpoints: r.state.Endpoints, Log: r.Log,
 		OS: runtime.GOOS, Version: buildversion.Get(), Dial: r.dial,

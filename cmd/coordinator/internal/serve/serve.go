@@ -109,6 +109,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Config.Relay {
 		relays = relay.NewServer(relay.ServerConfig{
 			Key: srv.RelayKey(), Network: srv.Network(), Authority: srv.Authority(), Log: o.Log, Registerer: registry,
+			BytesPerSecond: config.RelayBytes(o.Config.RelayRate),
 		})
 		blocked.attach(relays)
 	}
