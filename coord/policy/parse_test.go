@@ -54,6 +54,7 @@ func TestBounds(t *testing.T) {
 		"doubling groups": {`{"groups": {` + doubling.String() + `}}`, "name more than 200000 users"},
 		"prefixes":        {`{"ipsets": {"ipset:a": [` + many(MaxPrefixes+1, `"10.0.0.%d",`) + `]}}`, "not an address"},
 		"doubled sets":    {`{"ipsets": {"ipset:a": ["autogroup:internet"], ` + many(1000, `"ipset:s%d": ["ipset:a", "10.0.0.0/8"],`) + `}}`, "more than 100000 prefixes"},
+		"tests":           {`{"tests": [{"src": "ann", "deny": [` + many(maxTargets+1, `"tag:t%d:80",`) + `]}]}`, "more than 10000 destinations"},
 		"long name":       {`{"groups": {"group:` + strings.Repeat("x", 300) + `": []}}`, "at most 256 bytes"},
 		"long user":       {`{"groups": {"group:a": ["` + strings.Repeat("x", 300) + `"]}}`, "at most 256 bytes"},
 	} {

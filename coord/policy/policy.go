@@ -35,6 +35,7 @@ const (
 	MaxGrants    = 4096    // of grants and acls together, after acls are split by ports
 	MaxSelectors = 200_000 // in all lists together
 	MaxPrefixes  = 100_000 // in all hosts and IP sets together
+	maxTargets   = 10_000
 	maxDepth     = 32
 	maxName      = 256
 )

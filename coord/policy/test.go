@@ -93,6 +93,9 @@ func (r *reader) testTargets(v value, proto string) (out []TestTarget) {
 			r.fail(e, fix, "%v", err)
 			continue
 		}
+		if r.targets++; r.targets == maxTargets+1 {
+			r.fail(e, "", "more than %d destinations in tests", maxTargets)
+		}
 		out = append(out, TestTarget{t.Selector, flows, s, e.at()})
 	}
 	return out

@@ -25,6 +25,7 @@ type reader struct {
 	problems  Problems
 	selectors int
 	prefixes  int
+	targets   int               // of tests
 	names     map[string]Offset // of grants
 	posture   []string          // defaultSrcPosture
 	flooded   bool

@@ -2,10 +2,8 @@ package compile
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"warren/coord/policy"
@@ -70,42 +68,91 @@ const maxNearest = 5
 
 // Explain says why a new flow is allowed at now, or what is missing.
 func (c *Compiler) Explain(q Question, now time.Time) Answer {
-	a := Answer{Question: q}
-	src, from := c.find(q.Src, q.Dst.Address)
-	dst, to := c.find(q.Dst, from.Address)
-	if q.Src.Address == (netip.Addr{}) && to.Address.IsValid() { // of the same family, if it has one
-		src, from = c.find(q.Src, to.Address)
+	a := Answer{Question: q, Src: Subject{End: q.Src}, Dst: Subject{End: q.Dst}}
+	sources, destinations := c.find(q.Src), c.find(q.Dst)
+	if len(sources) > 0 {
+		a.Src = subject(sources[0], q.Src, q.Dst.Address)
 	}
-	a.Src, a.Dst = from, to
-	if src == nil || dst == nil || src == dst {
-		return a
+	if len(destinations) > 0 {
+		a.Dst = subject(destinations[0], q.Dst, a.Src.Address)
 	}
-	var misses []Miss
-	for _, r := range c.program.rules {
-		m := c.judge(r, asked{src, dst, from.Address, to.Address, q.Protocol, q.Port, now})
-		if len(m.Reasons) == 0 {
-			a.Allowed, a.Grant, a.At = true, r.grant.ID, m.At
-			return a
+	var far []verdict
+	for _, src := range sources {
+		for _, dst := range destinations {
+			if src == dst {
+				continue
+			}
+			to := subject(dst, q.Dst, q.Src.Address)
+			from := subject(src, q.Src, to.Address)
+			ask := asked{src, dst, from.Address, to.Address, q.flow(), now}
+			for _, r := range c.program.rules {
+				v := verdict{r, ask, c.judge(r, ask)}
+				if v.missing == 0 {
+					a.Allowed, a.Grant, a.At, a.Src, a.Dst = true, r.grant.ID, c.program.policy.Position(r.grant.At), from, to
+					return a
+				}
+				far = append(far, v)
+			}
 		}
-		misses = append(misses, m)
 	}
-	slices.SortStableFunc(misses, func(x, y Miss) int { return cmp.Compare(x.weight(), y.weight()) })
-	for _, m := range misses {
-		far := slices.Contains(m.Reasons, NotSource) && slices.Contains(m.Reasons, NotDestination)
-		if !far && len(a.Nearest) < maxNearest {
-			a.Nearest = append(a.Nearest, m)
-		}
-	}
+	a.Nearest = c.nearest(far)
 	return a
 }
 
+// verdict is what of a rule is missing for what was asked.
+type verdict struct {
+	rule    *rule
+	asked   asked
+	missing missing
+}
+
+// nearest gives the grants that come closest, each once: those from the source to the destination if there are any, else those that at least
+// have one of them.
+func (c *Compiler) nearest(far []verdict) (out []Miss) {
+	slices.SortStableFunc(far, func(x, y verdict) int { return cmp.Compare(x.missing.weight(), y.missing.weight()) })
+	for _, v := range far {
+		elsewhere := v.missing & (missSource | missDestination)
+		if elsewhere == missSource|missDestination || elsewhere != 0 && far[0].missing.weight() < farOff || len(out) == maxNearest {
+			break
+		}
+		m := c.explain(v)
+		if !slices.ContainsFunc(out, func(o Miss) bool { return o.Grant == m.Grant && o.Text == m.Text }) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// missing is reasons, one bit for each.
+type missing uint8
+
+// The order is that in which they are told.
+const (
+	missSource missing = 1 << iota
+	missPosture
+	missDestination
+	missUser
+	missVia
+	missFlow
+	missTime
+)
+
+// reasons are those of the bits of missing.
+func reasons() []Reason {
+	return []Reason{NotSource, NotPosture, NotDestination, NotSameUser, NotVia, NotFlow, NotNow}
+}
+
+// farOff is the weight of a grant that is about another source or destination.
+const farOff = 10
+
 // weight is larger the farther a grant is from allowing a flow.
-func (m Miss) weight() (n int) {
-	for _, r := range m.Reasons {
-		switch r {
-		case NotSource, NotDestination:
-			n += 3
-		case NotFlow:
+func (m missing) weight() (n int) {
+	for i := range reasons() {
+		switch bit := m & (1 << i); bit {
+		case 0:
+		case missSource, missDestination:
+			n += farOff
+		case missFlow:
 			n += 2
 		default:
 			n++
@@ -114,110 +161,110 @@ func (m Miss) weight() (n int) {
 	return n
 }
 
-// find gives the device of an end, with an address of the family of like if it can.
-func (c *Compiler) find(end End, like netip.Addr) (*entry, Subject) {
-	var e *entry
+// find gives the devices that an end stands for: one, unless several carry its address.
+func (c *Compiler) find(end End) []*entry {
 	if end.Device != (ID{}) {
 		if slot, ok := c.slots[end.Device]; ok {
-			e = c.entries[slot]
+			return []*entry{c.entries[slot]}
 		}
-	} else {
-		e = c.owner(end.Address)
+		return nil
 	}
-	s := Subject{End: end}
-	if e == nil {
-		return nil, s
-	}
-	s.Known, s.Device, s.Name, s.User, s.Tags = true, e.ID, e.Name, e.user, e.Tags
-	if !s.Address.IsValid() {
-		for _, a := range e.Addresses {
-			if !s.Address.IsValid() || like.IsValid() && a.Is4() == like.Is4() && s.Address.Is4() != like.Is4() {
-				s.Address = a
-			}
-		}
-	}
-	return e, s
+	return c.owners(end.Address)
 }
 
-// owner gives the device that has an address, or that carries the longest prefix around it, or else an exit node.
-func (c *Compiler) owner(a netip.Addr) *entry {
-	var best *entry
-	bits := -1
+// subject tells of an end; without an address it gets one of the family of like, if the device has one.
+func subject(e *entry, end End, like netip.Addr) Subject {
+	s := Subject{End: End{e.ID, end.Address}, Known: true, Name: e.Name, User: e.user, Tags: e.Tags}
+	if s.Address.IsValid() {
+		return s
+	}
+	for _, a := range e.Addresses {
+		if !s.Address.IsValid() || like.IsValid() && a.Is4() == like.Is4() && s.Address.Is4() != like.Is4() {
+			s.Address = a
+		}
+	}
+	return s
+}
+
+// owners gives the device that has an address, or else those that carry the longest prefix around it, or else exit nodes.
+func (c *Compiler) owners(a netip.Addr) (out []*entry) {
+	if !a.IsValid() {
+		return nil
+	}
+	longest := -1
+	add := func(e *entry, bits int) {
+		if bits > longest {
+			longest, out = bits, nil
+		}
+		if bits == longest {
+			out = append(out, e)
+		}
+	}
 	for _, e := range c.entries {
-		if e == nil || !a.IsValid() {
+		if e == nil {
 			continue
 		}
 		if slices.Contains(e.Addresses, a) {
-			return e
+			return []*entry{e}
 		}
+		bits := -1
 		for _, p := range e.carried {
-			if p.Contains(a) && p.Bits() > bits {
-				best, bits = e, p.Bits()
+			if p.Contains(a) {
+				bits = max(bits, p.Bits())
 			}
 		}
-		if e.Exit && bits < 0 && contains(c.internetParts, a) {
-			best, bits = e, 0
+		if e.Exit && contains(c.internetParts, a) {
+			bits = max(bits, 0)
+		}
+		if bits >= 0 {
+			add(e, bits)
 		}
 	}
-	return best
+	return out
 }
 
 // asked is a question whose ends were found.
 type asked struct {
 	src, dst *entry
 	from, to netip.Addr
-	protocol uint8
-	port     uint16
+	flow     policy.Flow
 	now      time.Time
 }
 
 // judge tells what of a rule is missing.
-func (c *Compiler) judge(r *rule, q asked) Miss {
-	m := Miss{Grant: r.grant.ID, At: c.program.policy.Position(r.grant.At)}
-	var words []string
-	miss := func(why Reason, format string, args ...any) {
-		m.Reasons = append(m.Reasons, why)
-		words = append(words, fmt.Sprintf(format, args...))
-	}
-	source := &c.sides[r.src]
-	if !c.inSide(source, q.src, q.from, true) {
-		miss(NotSource, "src has %s, which %s is not", texts(r.grant.Src), q.src.who())
+func (c *Compiler) judge(r *rule, q asked) (m missing) {
+	if source := &c.sides[r.src]; !c.inSide(source, q.src, q.from, true) {
+		m |= missSource
 	} else if !source.meets(q.src) {
-		miss(NotPosture, "%s", source.unmet(r.grant.Postures, q.src))
+		m |= missPosture
 	}
-	c.judgeDestination(r, q, miss)
-	if !slices.ContainsFunc(r.grant.Flows, func(f policy.Flow) bool { return f.Contains(q.protocol, q.port) }) {
-		miss(NotFlow, "it allows %s, not %s", flowTexts(r.grant.Flows), askedFlow(q.protocol, q.port))
+	if !policy.FlowsContain(r.grant.Flows, q.flow) {
+		m |= missFlow
 	}
-	if s := r.grant.Schedule; !s.Open(q.now) {
-		miss(NotNow, "%s", closed(s, q.now))
+	if !r.grant.Schedule.Open(q.now) {
+		m |= missTime
 	}
-	m.Text = strings.Join(words, "; ")
-	return m
+	return m | c.judgeDestination(r, q)
 }
 
-func (c *Compiler) judgeDestination(r *rule, q asked, miss func(Reason, string, ...any)) {
+func (c *Compiler) judgeDestination(r *rule, q asked) missing {
 	if r.self {
 		switch {
-		case !slices.Contains(q.dst.Addresses, q.to) || q.dst.user == "":
-			miss(NotDestination, "dst has autogroup:self, and %s belongs to no user", q.dst.who())
+		case q.dst.user == "" || !slices.Contains(q.dst.Addresses, q.to):
+			return missDestination
 		case q.src.user != q.dst.user:
-			miss(NotSameUser, "dst has autogroup:self, and the devices are not of one user")
+			return missUser
 		}
-		return
+		return 0
 	}
 	side := &c.sides[r.dst]
 	switch {
 	case c.inSide(side, q.dst, q.to, side.through(q.dst)):
-	case c.inSide(side, q.dst, q.to, true):
-		miss(NotVia, "it leads through devices with tag:%s, which %s has not", strings.Join(side.via, " or tag:"), q.dst.Name)
-	default:
-		what := q.dst.who()
-		if !slices.Contains(q.dst.Addresses, q.to) {
-			what = q.to.String()
-		}
-		miss(NotDestination, "dst has %s, which %s is not", texts(r.grant.Dst), what)
+		return 0
+	case len(side.via) > 0 && c.inSide(side, q.dst, q.to, true):
+		return missVia
 	}
+	return missDestination
 }
 
 // inSide reports whether an address of e is in a side, postures aside.
@@ -225,106 +272,4 @@ func (c *Compiler) inSide(s *side, e *entry, a netip.Addr, through bool) bool {
 	return slices.ContainsFunc(s.selectors, func(i int) bool {
 		return contains(c.partsIn(nil, &c.program.selectors[i], e, s.destination, through), a)
 	})
-}
-
-// who describes a device for a sentence.
-func (e *entry) who() string {
-	switch {
-	case len(e.Tags) > 0:
-		return fmt.Sprintf("%s (tag:%s)", e.Name, strings.Join(e.Tags, ", tag:"))
-	case e.user != "":
-		return fmt.Sprintf("%s (of %s)", e.Name, e.user)
-	}
-	return e.Name
-}
-
-// unmet says why a device meets none of the postures.
-func (s *side) unmet(names []string, e *entry) string {
-	var out []string
-	for i, p := range s.postures {
-		for _, c := range p.Conditions {
-			if c.Holds(e.Facts) {
-				continue
-			}
-			why := "it is not known"
-			if fact, ok := e.Facts[c.Fact]; ok {
-				why = fmt.Sprintf("it is %q", fact)
-			}
-			out = append(out, fmt.Sprintf("posture:%s asks for %s, and of %s %s", names[i], c.Text, e.Name, why))
-			break
-		}
-	}
-	return strings.Join(out, "; ")
-}
-
-func closed(s *policy.Schedule, now time.Time) string {
-	if !s.Until.IsZero() && !now.Before(s.Until) {
-		return "it expired at " + s.Until.Format(time.RFC3339)
-	}
-	var windows []string
-	for _, w := range s.Windows {
-		windows = append(windows, w.Text)
-	}
-	return "it holds " + strings.Join(windows, " and ") + " only"
-}
-
-func texts(list []policy.Selector) string {
-	const most = 4
-	var out []string
-	for i, s := range list {
-		if i == most {
-			out = append(out, fmt.Sprintf("and %d more", len(list)-most))
-			break
-		}
-		out = append(out, s.Text)
-	}
-	return strings.Join(out, ", ")
-}
-
-func flowTexts(list []policy.Flow) string {
-	var out []string
-	for _, f := range list {
-		out = append(out, f.String())
-	}
-	return strings.Join(out, ", ")
-}
-
-func askedFlow(protocol uint8, port uint16) string {
-	if !policy.HasPorts(protocol) {
-		return policy.ProtocolName(protocol)
-	}
-	return fmt.Sprintf("%s:%d", policy.ProtocolName(protocol), port)
-}
-
-// String is the answer in words.
-func (a Answer) String() string {
-	var b strings.Builder
-	what := askedFlow(a.Question.Protocol, a.Question.Port)
-	for _, s := range []Subject{a.Src, a.Dst} {
-		if !s.Known {
-			fmt.Fprintf(&b, "no device has or carries %s\n", s.Address)
-			return b.String()
-		}
-	}
-	if a.Allowed {
-		fmt.Fprintf(&b, "%s to %s, %s: allowed by %s (line %d of the policy)\n", a.Src.Name, a.Dst.title(), what, a.Grant, a.At.Line)
-		return b.String()
-	}
-	if a.Src.Device == a.Dst.Device {
-		fmt.Fprintf(&b, "%s is one device: what it sends to itself does not pass the network\n", a.Src.Name)
-		return b.String()
-	}
-	fmt.Fprintf(&b, "%s to %s, %s: denied, for no grant allows it\n", a.Src.Name, a.Dst.title(), what)
-	for _, m := range a.Nearest {
-		fmt.Fprintf(&b, "  %s (line %d): %s\n", m.Grant, m.At.Line, m.Text)
-	}
-	return b.String()
-}
-
-// title names the device, and the address if it lies behind it.
-func (s Subject) title() string {
-	if s.Address.IsValid() && s.Name != "" {
-		return fmt.Sprintf("%s (%s)", s.Name, s.Address)
-	}
-	return s.Name
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"warren/coord/policy"
@@ -84,8 +83,8 @@ func (t *trial) accept(src actor, target policy.TestTarget) {
 			continue
 		}
 		why := ""
-		if m := t.nearest(src, dst, target.Flows[0]); m.Text != "" {
-			why = fmt.Sprintf("; nearest is %s (line %d): %s", m.Grant, m.At.Line, m.Text)
+		if near := t.near(src, dst, target.Flows[0]); len(near) > 0 {
+			why = fmt.Sprintf("; nearest is %s (line %d): %s", near[0].Grant, near[0].At.Line, near[0].Text)
 		}
 		t.fail(target.At, "%s must reach %s, and no grant lets it%s", src.Name, target.Text, why)
 	}
@@ -94,48 +93,40 @@ func (t *trial) accept(src actor, target policy.TestTarget) {
 func (t *trial) deny(src actor, target policy.TestTarget) {
 	for _, dst := range t.destinations(target.Dst, src) {
 		for _, r := range t.program.rules {
-			m := t.judge(r, t.asked(src, dst, target.Flows[0]))
-			if !onlyFlow(m) {
+			if t.judge(r, t.asked(src, dst, target.Flows[0]))&^missFlow != 0 {
 				continue
 			}
 			if slices.ContainsFunc(target.Flows, func(f policy.Flow) bool { return policy.FlowsOverlap(r.grant.Flows, f) }) {
-				t.fail(target.At, "%s must not reach %s, and %s (line %d) lets it", src.Name, target.Text, m.Grant, m.At.Line)
+				t.fail(target.At, "%s must not reach %s, and %s (line %d) lets it", src.Name, target.Text, r.grant.ID,
+					t.program.policy.Position(r.grant.At).Line)
 				break
 			}
 		}
 	}
 }
 
-// onlyFlow reports whether a grant lacks nothing but, perhaps, the port.
-func onlyFlow(m Miss) bool {
-	return len(m.Reasons) == 0 || len(m.Reasons) == 1 && m.Reasons[0] == NotFlow
-}
-
 func (t *trial) asked(src, dst actor, f policy.Flow) asked {
-	return asked{src.entry, dst.entry, src.address, dst.address, f.Protocol, f.First, t.now}
+	return asked{src.entry, dst.entry, src.address, dst.address, f, t.now}
 }
 
 // allowed gives all that src may send to dst.
 func (t *trial) allowed(src, dst actor) (out []policy.Flow) {
 	for _, r := range t.program.rules {
-		if onlyFlow(t.judge(r, t.asked(src, dst, policy.Flow{}))) {
+		if t.judge(r, t.asked(src, dst, policy.Flow{}))&^missFlow == 0 {
 			out = append(out, r.grant.Flows...)
 		}
 	}
 	return policy.NormalFlows(out)
 }
 
-func (t *trial) nearest(src, dst actor, f policy.Flow) (best Miss) {
+// near gives the grants that come closest to letting src reach dst.
+func (t *trial) near(src, dst actor, f policy.Flow) []Miss {
+	var far []verdict
 	for _, r := range t.program.rules {
-		m := t.judge(r, t.asked(src, dst, f))
-		if best.Text == "" || m.weight() < best.weight() {
-			best = m
-		}
+		q := t.asked(src, dst, f)
+		far = append(far, verdict{r, q, t.judge(r, q)})
 	}
-	if slices.Contains(best.Reasons, NotSource) && slices.Contains(best.Reasons, NotDestination) {
-		return Miss{}
-	}
-	return best
+	return t.Compiler.nearest(far)
 }
 
 // nobody is the name of a user or tag that no policy can name.
@@ -215,8 +206,8 @@ func (t *trial) addressActors(s policy.Selector, tags []string) (out []actor) {
 		if i == maxFailures { // sets may be large, and any part of them tells
 			break
 		}
-		if e := t.owner(p.Addr()); e != nil && slices.Contains(e.Addresses, p.Addr()) {
-			out = append(out, actor{e, p.Addr()})
+		if es := t.owners(p.Addr()); len(es) > 0 && slices.Contains(es[0].Addresses, p.Addr()) {
+			out = append(out, actor{es[0], p.Addr()})
 			continue
 		}
 		a := t.suppose(Device{Name: s.Text, Routes: []netip.Prefix{p}, Tags: tags, Facts: t.test.Facts}, 3)
@@ -249,83 +240,4 @@ func (t *trial) viaTags() (out []string) {
 		out = append(out, t.program.policy.Grants[i].Via...)
 	}
 	return out
-}
-
-// LockedOut reports whether p would leave no device able to reach host, such as the coordinator's, where one can under old. host are its
-// addresses, in the network or behind a gateway.
-func LockedOut(old, p *policy.Policy, dir Directory, host []netip.Addr, now time.Time) bool {
-	return New(old, dir, now).reachable(host) && !New(p, dir, now).reachable(host)
-}
-
-// reachable reports whether a device may reach any of host on anything.
-func (c *Compiler) reachable(host []netip.Addr) bool {
-	for slot, e := range c.entries {
-		if e == nil {
-			continue
-		}
-		for _, r := range c.program.rules {
-			if r.active && c.reaches(r, slot, host) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// reaches reports whether another device may reach one of host at slot by r.
-func (c *Compiler) reaches(r *rule, slot int, host []netip.Addr) bool {
-	e := c.entries[slot]
-	if r.self {
-		has := slices.ContainsFunc(host, func(a netip.Addr) bool { return contains(e.own, a) })
-		return has && e.user != "" && slices.ContainsFunc(c.owned[e.user], func(s int) bool { return s != slot && c.members[r.src].has(s) })
-	}
-	if !c.members[r.dst].has(slot) || c.members[r.src].onlyHas(slot) {
-		return false
-	}
-	parts := c.parts(&c.sides[r.dst], e)
-	return slices.ContainsFunc(host, func(a netip.Addr) bool { return contains(parts, a) })
-}
-
-// Attrs gives the attributes that nodeAttrs give a device, sorted.
-func (c *Compiler) Attrs(id ID) (out []string) {
-	slot, ok := c.slots[id]
-	if !ok {
-		return nil
-	}
-	for _, a := range c.program.policy.NodeAttrs {
-		if c.selects(a.Target, c.entries[slot]) {
-			out = append(out, a.Attrs...)
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
-// ApprovesRoute reports whether autoApprovers let a device, known or not, carry a CIDR without a person's approval.
-func (c *Compiler) ApprovesRoute(d Device, route netip.Prefix) bool {
-	e := c.newEntry(&d)
-	return slices.ContainsFunc(c.program.policy.Approvers, func(a policy.RouteApprover) bool {
-		return a.Route.Bits() <= route.Bits() && a.Route.Contains(route.Addr()) && c.selects(a.By, e)
-	})
-}
-
-// ApprovesExit reports whether autoApprovers let a device be an exit node without a person's approval.
-func (c *Compiler) ApprovesExit(d Device) bool {
-	return c.selects(c.program.policy.ExitApprover, c.newEntry(&d))
-}
-
-// MayTag reports whether tagOwners let a user give a device a tag. Administrators may always.
-func (c *Compiler) MayTag(user, tag string) bool {
-	if c.users[user].Admin {
-		return true
-	}
-	return c.selects(c.program.policy.TagOwners[strings.TrimPrefix(tag, "tag:")], c.newEntry(&Device{Owner: user}))
-}
-
-// selects reports whether one of selectors has a part of a device.
-func (c *Compiler) selects(list []policy.Selector, e *entry) bool {
-	return slices.ContainsFunc(list, func(s policy.Selector) bool {
-		sel := selector{Selector: s, index: -1, parts: newParts(s.Prefixes)}
-		return len(c.partsIn(nil, &sel, e, false, true)) > 0 || s.Kind == policy.Any || c.isA(&sel, e)
-	})
 }

@@ -11,9 +11,11 @@ import (
 
 var start = time.Date(2030, 1, 2, 12, 0, 0, 0, time.UTC)
 
+func parseText(text string) (*policy.Policy, error) { return policy.Parse([]byte(text)) }
+
 func parse(t testing.TB, text string) *policy.Policy {
 	t.Helper()
-	p, err := policy.Parse([]byte(text))
+	p, err := parseText(text)
 	if err != nil {
 		t.Fatalf("%s\n%v", text, err)
 	}

@@ -1,0 +1,56 @@
+package compile
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"warren/coord/policy"
+)
+
+// GroupsOf gives the groups that a user is in, those of the policy and those of sign-in, sorted.
+func (c *Compiler) GroupsOf(user string) []string { return sortedUnique(c.groupsOfUser(user)) }
+
+// Attrs gives the attributes that nodeAttrs give a device, sorted.
+func (c *Compiler) Attrs(id ID) (out []string) {
+	slot, ok := c.slots[id]
+	if !ok {
+		return nil
+	}
+	for _, a := range c.program.policy.NodeAttrs {
+		if c.selects(a.Target, c.entries[slot]) {
+			out = append(out, a.Attrs...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// ApprovesRoute reports whether autoApprovers let a device, known or not, carry a CIDR without a person's approval.
+func (c *Compiler) ApprovesRoute(d Device, route netip.Prefix) bool {
+	e := c.newEntry(&d)
+	return slices.ContainsFunc(c.program.policy.Approvers, func(a policy.RouteApprover) bool {
+		return a.Route.Bits() <= route.Bits() && a.Route.Contains(route.Addr()) && c.selects(a.By, e)
+	})
+}
+
+// ApprovesExit reports whether autoApprovers let a device be an exit node without a person's approval.
+func (c *Compiler) ApprovesExit(d Device) bool {
+	return c.selects(c.program.policy.ExitApprover, c.newEntry(&d))
+}
+
+// MayTag reports whether tagOwners let a user give a device a tag. Administrators may always.
+func (c *Compiler) MayTag(user, tag string) bool {
+	if c.users[user].Admin {
+		return true
+	}
+	return c.selects(c.program.policy.TagOwners[strings.TrimPrefix(tag, "tag:")], c.newEntry(&Device{Owner: user}))
+}
+
+// selects reports whether one of selectors has a part of a device.
+func (c *Compiler) selects(list []policy.Selector, e *entry) bool {
+	return slices.ContainsFunc(list, func(s policy.Selector) bool {
+		sel := selector{Selector: s, index: -1, parts: newParts(s.Prefixes)}
+		return len(c.partsIn(nil, &sel, e, false, true)) > 0 || s.Kind == policy.Any || c.isA(&sel, e)
+	})
+}
