@@ -4,15 +4,17 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+
+	"warren/internal/ipproto"
 )
 
 // IANA protocol numbers that the filter looks into.
 const (
-	protoICMP   = 1
-	protoTCP    = 6
-	protoUDP    = 17
-	protoICMPv6 = 58
-	protoSCTP   = 132
+	protoICMP   = ipproto.ICMP
+	protoTCP    = ipproto.TCP
+	protoUDP    = ipproto.UDP
+	protoICMPv6 = ipproto.ICMPv6
+	protoSCTP   = ipproto.SCTP
 )
 
 // IPv6 extension headers (RFC 8200 section 4).

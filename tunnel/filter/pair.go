@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"sync"
+
+	"warren/internal/ipproto"
 )
 
 // none stands for no grant.
@@ -26,7 +28,7 @@ type span struct {
 func (p *pair) allow(proto uint8, port uint16) (grant uint32, ok bool) {
 	grant = p.anything
 	if spans := p.ports[proto]; len(spans) > 0 {
-		if !hasPorts(proto) {
+		if !ipproto.HasPorts(proto) {
 			port = 0
 		}
 		i, found := slices.BinarySearchFunc(spans, port, func(s span, port uint16) int {
@@ -45,9 +47,6 @@ func (p *pair) allow(proto uint8, port uint16) (grant uint32, ok bool) {
 	return grant, grant != none
 }
 
-// hasPorts reports whether grants name ports of a protocol.
-func hasPorts(proto uint8) bool { return proto == protoTCP || proto == protoUDP || proto == protoSCTP }
-
 // makePair compiles what from may send to to.
 func (r *Rules) makePair(from, to *membership) *pair {
 	p := &pair{anything: none, ports: map[uint8][]span{}}
@@ -61,7 +60,7 @@ func (r *Rules) makePair(from, to *membership) *pair {
 		}
 		for _, f := range r.grants[g].flows {
 			s := span{f.first, f.last, g}
-			if !hasPorts(f.proto) {
+			if !ipproto.HasPorts(f.proto) {
 				s.first, s.last = 0, 0
 			}
 			p.ports[f.proto] = append(p.ports[f.proto], s)
