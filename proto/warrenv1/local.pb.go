@@ -1589,8 +1589,10 @@ func (x *PingResponse) GetAddress() string {
 
 type WhyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name, address or node key of a peer.
-	Peer          string `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	// Name, address or node key of a peer; for a flow also an address that it carries.
+	Peer string `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	// Such as tcp/443 or icmp; empty: the path alone.
+	Flow          string `protobuf:"bytes,2,opt,name=flow,proto3" json:"flow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1632,6 +1634,13 @@ func (x *WhyRequest) GetPeer() string {
 	return ""
 }
 
+func (x *WhyRequest) GetFlow() string {
+	if x != nil {
+		return x.Flow
+	}
+	return ""
+}
+
 type WhyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Peer  string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
@@ -1642,10 +1651,12 @@ type WhyResponse struct {
 	Stopped []string `protobuf:"bytes,5,rep,name=stopped,proto3" json:"stopped,omitempty"`
 	Help    []string `protobuf:"bytes,6,rep,name=help,proto3" json:"help,omitempty"`
 	// What this device and the peer know of their networks; the peer's is unset if it never told.
-	Self          *SideStatus   `protobuf:"bytes,7,opt,name=self,proto3" json:"self,omitempty"`
-	Remote        *SideStatus   `protobuf:"bytes,8,opt,name=remote,proto3" json:"remote,omitempty"`
-	Pairs         []*PairStatus `protobuf:"bytes,9,rep,name=pairs,proto3" json:"pairs,omitempty"`
-	History       []*PathChange `protobuf:"bytes,10,rep,name=history,proto3" json:"history,omitempty"`
+	Self    *SideStatus   `protobuf:"bytes,7,opt,name=self,proto3" json:"self,omitempty"`
+	Remote  *SideStatus   `protobuf:"bytes,8,opt,name=remote,proto3" json:"remote,omitempty"`
+	Pairs   []*PairStatus `protobuf:"bytes,9,rep,name=pairs,proto3" json:"pairs,omitempty"`
+	History []*PathChange `protobuf:"bytes,10,rep,name=history,proto3" json:"history,omitempty"`
+	// What this device's map says of the flow, for each pair of addresses and both ways.
+	Flows         []*FlowAnswer `protobuf:"bytes,11,rep,name=flows,proto3" json:"flows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1750,6 +1761,165 @@ func (x *WhyResponse) GetHistory() []*PathChange {
 	return nil
 }
 
+func (x *WhyResponse) GetFlows() []*FlowAnswer {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+// FlowAnswer says which grants allow a new flow.
+type FlowAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "out": from this device, "in": to it.
+	Direction   string `protobuf:"bytes,1,opt,name=direction,proto3" json:"direction,omitempty"`
+	Source      string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Destination string `protobuf:"bytes,3,opt,name=destination,proto3" json:"destination,omitempty"`
+	// As ParseFlow reads it.
+	Flow string `protobuf:"bytes,4,opt,name=flow,proto3" json:"flow,omitempty"`
+	// Ids, in the order of the map; none: it is not allowed.
+	Grants []string `protobuf:"bytes,5,rep,name=grants,proto3" json:"grants,omitempty"`
+	// If it is not: those that come closest, best first.
+	Nearest       []*GrantMiss `protobuf:"bytes,6,rep,name=nearest,proto3" json:"nearest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowAnswer) Reset() {
+	*x = FlowAnswer{}
+	mi := &file_warren_v1_local_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowAnswer) ProtoMessage() {}
+
+func (x *FlowAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowAnswer.ProtoReflect.Descriptor instead.
+func (*FlowAnswer) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *FlowAnswer) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *FlowAnswer) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *FlowAnswer) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *FlowAnswer) GetFlow() string {
+	if x != nil {
+		return x.Flow
+	}
+	return ""
+}
+
+func (x *FlowAnswer) GetGrants() []string {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *FlowAnswer) GetNearest() []*GrantMiss {
+	if x != nil {
+		return x.Nearest
+	}
+	return nil
+}
+
+// GrantMiss is a grant that does not allow a flow.
+type GrantMiss struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Grant string                 `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
+	// "source", "destination", "flow".
+	Lacks []string `protobuf:"bytes,2,rep,name=lacks,proto3" json:"lacks,omitempty"`
+	// For a person.
+	Text          string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantMiss) Reset() {
+	*x = GrantMiss{}
+	mi := &file_warren_v1_local_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantMiss) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantMiss) ProtoMessage() {}
+
+func (x *GrantMiss) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantMiss.ProtoReflect.Descriptor instead.
+func (*GrantMiss) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GrantMiss) GetGrant() string {
+	if x != nil {
+		return x.Grant
+	}
+	return ""
+}
+
+func (x *GrantMiss) GetLacks() []string {
+	if x != nil {
+		return x.Lacks
+	}
+	return nil
+}
+
+func (x *GrantMiss) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // SideStatus is one side's own view.
 type SideStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1767,7 +1937,7 @@ type SideStatus struct {
 
 func (x *SideStatus) Reset() {
 	*x = SideStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1779,7 +1949,7 @@ func (x *SideStatus) String() string {
 func (*SideStatus) ProtoMessage() {}
 
 func (x *SideStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1792,7 +1962,7 @@ func (x *SideStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SideStatus.ProtoReflect.Descriptor instead.
 func (*SideStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SideStatus) GetUdp() string {
@@ -1849,7 +2019,7 @@ type PairStatus struct {
 
 func (x *PairStatus) Reset() {
 	*x = PairStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +2031,7 @@ func (x *PairStatus) String() string {
 func (*PairStatus) ProtoMessage() {}
 
 func (x *PairStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +2044,7 @@ func (x *PairStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PairStatus.ProtoReflect.Descriptor instead.
 func (*PairStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PairStatus) GetLocal() string {
@@ -1940,6 +2110,548 @@ func (x *PairStatus) GetInUse() bool {
 	return false
 }
 
+type WhoIsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ADDRESS, or ADDRESS:PORT as a service sees its client.
+	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoIsRequest) Reset() {
+	*x = WhoIsRequest{}
+	mi := &file_warren_v1_local_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoIsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoIsRequest) ProtoMessage() {}
+
+func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoIsRequest.ProtoReflect.Descriptor instead.
+func (*WhoIsRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *WhoIsRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+// WhoIsResponse is by the records that the network's authority has signed, against which the source of every packet is checked.
+type WhoIsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The device whose own address it is; empty if it is behind a gateway.
+	Device string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// Its owner; empty for a device that belongs to its tags, and for what is behind a gateway.
+	User      string   `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	Tags      []string `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty"`
+	Addresses []string `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// It is this device.
+	Self bool `protobuf:"varint,5,opt,name=self,proto3" json:"self,omitempty"`
+	// The device that carries it, and in which CIDR, if it is behind one: who is there is not known.
+	Gateway string `protobuf:"bytes,6,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Route   string `protobuf:"bytes,7,opt,name=route,proto3" json:"route,omitempty"`
+	// For ADDRESS:PORT: the flows through the tunnel that have it as an end. None: whatever comes from there did not come through the tunnel.
+	Flows         []*FlowRecord `protobuf:"bytes,8,rep,name=flows,proto3" json:"flows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoIsResponse) Reset() {
+	*x = WhoIsResponse{}
+	mi := &file_warren_v1_local_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoIsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoIsResponse) ProtoMessage() {}
+
+func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoIsResponse.ProtoReflect.Descriptor instead.
+func (*WhoIsResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *WhoIsResponse) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *WhoIsResponse) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *WhoIsResponse) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *WhoIsResponse) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *WhoIsResponse) GetSelf() bool {
+	if x != nil {
+		return x.Self
+	}
+	return false
+}
+
+func (x *WhoIsResponse) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *WhoIsResponse) GetRoute() string {
+	if x != nil {
+		return x.Route
+	}
+	return ""
+}
+
+func (x *WhoIsResponse) GetFlows() []*FlowRecord {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+// FlowRecord tells of one flow, or of several that are alike.
+type FlowRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// "live", "new", "ended", "refused" or "omitted".
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// "in": the peer began; "out": this device did.
+	Direction string `protobuf:"bytes,3,opt,name=direction,proto3" json:"direction,omitempty"`
+	// The peer's name, owner and tags.
+	Device string   `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
+	User   string   `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
+	Tags   []string `protobuf:"bytes,6,rep,name=tags,proto3" json:"tags,omitempty"`
+	// Its name, such as tcp.
+	Protocol string `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Addresses of the first packet.
+	Source      string `protobuf:"bytes,8,opt,name=source,proto3" json:"source,omitempty"`
+	Destination string `protobuf:"bytes,9,opt,name=destination,proto3" json:"destination,omitempty"`
+	// Id of the grant that allows it.
+	Grant string `protobuf:"bytes,10,opt,name=grant,proto3" json:"grant,omitempty"`
+	// Why it ended: "idle", "closed", "evicted", "policy", "peer left", "tunnel down".
+	Reason          string                 `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
+	Began           *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=began,proto3" json:"began,omitempty"`
+	Last            *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last,proto3" json:"last,omitempty"`
+	SentPackets     uint64                 `protobuf:"varint,14,opt,name=sent_packets,json=sentPackets,proto3" json:"sent_packets,omitempty"`
+	SentBytes       uint64                 `protobuf:"varint,15,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	ReceivedPackets uint64                 `protobuf:"varint,16,opt,name=received_packets,json=receivedPackets,proto3" json:"received_packets,omitempty"`
+	ReceivedBytes   uint64                 `protobuf:"varint,17,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	// How many flows it stands for.
+	Flows uint64 `protobuf:"varint,18,opt,name=flows,proto3" json:"flows,omitempty"`
+	// 0: none, or, of the source, several.
+	SourcePort      uint32 `protobuf:"varint,19,opt,name=source_port,json=sourcePort,proto3" json:"source_port,omitempty"`
+	DestinationPort uint32 `protobuf:"varint,20,opt,name=destination_port,json=destinationPort,proto3" json:"destination_port,omitempty"`
+	// Of kind "omitted": the peer's flows that have no record.
+	OmittedNew     uint64 `protobuf:"varint,21,opt,name=omitted_new,json=omittedNew,proto3" json:"omitted_new,omitempty"`
+	OmittedEnded   uint64 `protobuf:"varint,22,opt,name=omitted_ended,json=omittedEnded,proto3" json:"omitted_ended,omitempty"`
+	OmittedRefused uint64 `protobuf:"varint,23,opt,name=omitted_refused,json=omittedRefused,proto3" json:"omitted_refused,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FlowRecord) Reset() {
+	*x = FlowRecord{}
+	mi := &file_warren_v1_local_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowRecord) ProtoMessage() {}
+
+func (x *FlowRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowRecord.ProtoReflect.Descriptor instead.
+func (*FlowRecord) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *FlowRecord) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *FlowRecord) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *FlowRecord) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *FlowRecord) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *FlowRecord) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *FlowRecord) GetTags() []string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *FlowRecord) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *FlowRecord) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *FlowRecord) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *FlowRecord) GetGrant() string {
+	if x != nil {
+		return x.Grant
+	}
+	return ""
+}
+
+func (x *FlowRecord) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *FlowRecord) GetBegan() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Began
+	}
+	return nil
+}
+
+func (x *FlowRecord) GetLast() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+func (x *FlowRecord) GetSentPackets() uint64 {
+	if x != nil {
+		return x.SentPackets
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetSentBytes() uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetReceivedPackets() uint64 {
+	if x != nil {
+		return x.ReceivedPackets
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetReceivedBytes() uint64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetFlows() uint64 {
+	if x != nil {
+		return x.Flows
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetSourcePort() uint32 {
+	if x != nil {
+		return x.SourcePort
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetDestinationPort() uint32 {
+	if x != nil {
+		return x.DestinationPort
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetOmittedNew() uint64 {
+	if x != nil {
+		return x.OmittedNew
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetOmittedEnded() uint64 {
+	if x != nil {
+		return x.OmittedEnded
+	}
+	return 0
+}
+
+func (x *FlowRecord) GetOmittedRefused() uint64 {
+	if x != nil {
+		return x.OmittedRefused
+	}
+	return 0
+}
+
+type FlowsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those of FlowRecord; none: all.
+	Kinds []string `protobuf:"bytes,1,rep,name=kinds,proto3" json:"kinds,omitempty"`
+	// Name, address or node key of a peer.
+	Peer  string `protobuf:"bytes,2,opt,name=peer,proto3" json:"peer,omitempty"`
+	User  string `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	Grant string `protobuf:"bytes,4,opt,name=grant,proto3" json:"grant,omitempty"`
+	// A protocol such as tcp or icmp, or with the destination's port tcp/443.
+	Flow string `protobuf:"bytes,5,opt,name=flow,proto3" json:"flow,omitempty"`
+	// How far back; unset: as far as records are kept.
+	Since *durationpb.Duration `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	// Most records of those that are there; 0: 1000. The newest count.
+	Limit uint32 `protobuf:"varint,7,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Go on with what happens, without those that live.
+	Follow        bool `protobuf:"varint,8,opt,name=follow,proto3" json:"follow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowsRequest) Reset() {
+	*x = FlowsRequest{}
+	mi := &file_warren_v1_local_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowsRequest) ProtoMessage() {}
+
+func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
+func (*FlowsRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *FlowsRequest) GetKinds() []string {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *FlowsRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *FlowsRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *FlowsRequest) GetGrant() string {
+	if x != nil {
+		return x.Grant
+	}
+	return ""
+}
+
+func (x *FlowsRequest) GetFlow() string {
+	if x != nil {
+		return x.Flow
+	}
+	return ""
+}
+
+func (x *FlowsRequest) GetSince() *durationpb.Duration {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *FlowsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *FlowsRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+type FlowsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By time.
+	Records []*FlowRecord `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// Records that are not told: beyond the limit, or because the caller did not read fast enough.
+	LeftOut       uint64 `protobuf:"varint,2,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowsResponse) Reset() {
+	*x = FlowsResponse{}
+	mi := &file_warren_v1_local_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowsResponse) ProtoMessage() {}
+
+func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowsResponse.ProtoReflect.Descriptor instead.
+func (*FlowsResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *FlowsResponse) GetRecords() []*FlowRecord {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+func (x *FlowsResponse) GetLeftOut() uint64 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
 type NetcheckRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1948,7 +2660,7 @@ type NetcheckRequest struct {
 
 func (x *NetcheckRequest) Reset() {
 	*x = NetcheckRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2672,7 @@ func (x *NetcheckRequest) String() string {
 func (*NetcheckRequest) ProtoMessage() {}
 
 func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2685,7 @@ func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckRequest.ProtoReflect.Descriptor instead.
 func (*NetcheckRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{33}
 }
 
 type NetcheckResponse struct {
@@ -1997,7 +2709,7 @@ type NetcheckResponse struct {
 
 func (x *NetcheckResponse) Reset() {
 	*x = NetcheckResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2721,7 @@ func (x *NetcheckResponse) String() string {
 func (*NetcheckResponse) ProtoMessage() {}
 
 func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2734,7 @@ func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckResponse.ProtoReflect.Descriptor instead.
 func (*NetcheckResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NetcheckResponse) GetAt() *timestamppb.Timestamp {
@@ -2109,7 +2821,7 @@ type FamilyReport struct {
 
 func (x *FamilyReport) Reset() {
 	*x = FamilyReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2121,7 +2833,7 @@ func (x *FamilyReport) String() string {
 func (*FamilyReport) ProtoMessage() {}
 
 func (x *FamilyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2134,7 +2846,7 @@ func (x *FamilyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FamilyReport.ProtoReflect.Descriptor instead.
 func (*FamilyReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FamilyReport) GetLocal() string {
@@ -2204,7 +2916,7 @@ type RelayReport struct {
 
 func (x *RelayReport) Reset() {
 	*x = RelayReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2928,7 @@ func (x *RelayReport) String() string {
 func (*RelayReport) ProtoMessage() {}
 
 func (x *RelayReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2941,7 @@ func (x *RelayReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayReport.ProtoReflect.Descriptor instead.
 func (*RelayReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RelayReport) GetName() string {
@@ -2413,10 +3125,11 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\banswered\x18\x02 \x01(\bR\banswered\x12\x15\n" +
 	"\x06rtt_ms\x18\x03 \x01(\x01R\x05rttMs\x12)\n" +
 	"\x04path\x18\x04 \x01(\v2\x15.warren.v1.PathStatusR\x04path\x12\x18\n" +
-	"\aaddress\x18\x05 \x01(\tR\aaddress\" \n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\"4\n" +
 	"\n" +
 	"WhyRequest\x12\x12\n" +
-	"\x04peer\x18\x01 \x01(\tR\x04peer\"\xda\x02\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x12\n" +
+	"\x04flow\x18\x02 \x01(\tR\x04flow\"\x87\x03\n" +
 	"\vWhyResponse\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12)\n" +
 	"\x04path\x18\x02 \x01(\v2\x15.warren.v1.PathStatusR\x04path\x12\x10\n" +
@@ -2428,7 +3141,20 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x06remote\x18\b \x01(\v2\x15.warren.v1.SideStatusR\x06remote\x12+\n" +
 	"\x05pairs\x18\t \x03(\v2\x15.warren.v1.PairStatusR\x05pairs\x12/\n" +
 	"\ahistory\x18\n" +
-	" \x03(\v2\x15.warren.v1.PathChangeR\ahistory\"\x8a\x01\n" +
+	" \x03(\v2\x15.warren.v1.PathChangeR\ahistory\x12+\n" +
+	"\x05flows\x18\v \x03(\v2\x15.warren.v1.FlowAnswerR\x05flows\"\xc0\x01\n" +
+	"\n" +
+	"FlowAnswer\x12\x1c\n" +
+	"\tdirection\x18\x01 \x01(\tR\tdirection\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12 \n" +
+	"\vdestination\x18\x03 \x01(\tR\vdestination\x12\x12\n" +
+	"\x04flow\x18\x04 \x01(\tR\x04flow\x12\x16\n" +
+	"\x06grants\x18\x05 \x03(\tR\x06grants\x12.\n" +
+	"\anearest\x18\x06 \x03(\v2\x14.warren.v1.GrantMissR\anearest\"K\n" +
+	"\tGrantMiss\x12\x14\n" +
+	"\x05grant\x18\x01 \x01(\tR\x05grant\x12\x14\n" +
+	"\x05lacks\x18\x02 \x03(\tR\x05lacks\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"\x8a\x01\n" +
 	"\n" +
 	"SideStatus\x12\x10\n" +
 	"\x03udp\x18\x01 \x01(\tR\x03udp\x12\x18\n" +
@@ -2447,7 +3173,59 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\tlast_sent\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\blastSent\x12;\n" +
 	"\vlast_answer\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"lastAnswer\x12\x15\n" +
-	"\x06in_use\x18\t \x01(\bR\x05inUse\"\x11\n" +
+	"\x06in_use\x18\t \x01(\bR\x05inUse\"(\n" +
+	"\fWhoIsRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"\xde\x01\n" +
+	"\rWhoIsResponse\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x12\n" +
+	"\x04tags\x18\x03 \x03(\tR\x04tags\x12\x1c\n" +
+	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x12\n" +
+	"\x04self\x18\x05 \x01(\bR\x04self\x12\x18\n" +
+	"\agateway\x18\x06 \x01(\tR\agateway\x12\x14\n" +
+	"\x05route\x18\a \x01(\tR\x05route\x12+\n" +
+	"\x05flows\x18\b \x03(\v2\x15.warren.v1.FlowRecordR\x05flows\"\xf5\x05\n" +
+	"\n" +
+	"FlowRecord\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1c\n" +
+	"\tdirection\x18\x03 \x01(\tR\tdirection\x12\x16\n" +
+	"\x06device\x18\x04 \x01(\tR\x06device\x12\x12\n" +
+	"\x04user\x18\x05 \x01(\tR\x04user\x12\x12\n" +
+	"\x04tags\x18\x06 \x03(\tR\x04tags\x12\x1a\n" +
+	"\bprotocol\x18\a \x01(\tR\bprotocol\x12\x16\n" +
+	"\x06source\x18\b \x01(\tR\x06source\x12 \n" +
+	"\vdestination\x18\t \x01(\tR\vdestination\x12\x14\n" +
+	"\x05grant\x18\n" +
+	" \x01(\tR\x05grant\x12\x16\n" +
+	"\x06reason\x18\v \x01(\tR\x06reason\x120\n" +
+	"\x05began\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x05began\x12.\n" +
+	"\x04last\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x04last\x12!\n" +
+	"\fsent_packets\x18\x0e \x01(\x04R\vsentPackets\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x0f \x01(\x04R\tsentBytes\x12)\n" +
+	"\x10received_packets\x18\x10 \x01(\x04R\x0freceivedPackets\x12%\n" +
+	"\x0ereceived_bytes\x18\x11 \x01(\x04R\rreceivedBytes\x12\x14\n" +
+	"\x05flows\x18\x12 \x01(\x04R\x05flows\x12\x1f\n" +
+	"\vsource_port\x18\x13 \x01(\rR\n" +
+	"sourcePort\x12)\n" +
+	"\x10destination_port\x18\x14 \x01(\rR\x0fdestinationPort\x12\x1f\n" +
+	"\vomitted_new\x18\x15 \x01(\x04R\n" +
+	"omittedNew\x12#\n" +
+	"\romitted_ended\x18\x16 \x01(\x04R\fomittedEnded\x12'\n" +
+	"\x0fomitted_refused\x18\x17 \x01(\x04R\x0eomittedRefused\"\xd5\x01\n" +
+	"\fFlowsRequest\x12\x14\n" +
+	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x12\n" +
+	"\x04peer\x18\x02 \x01(\tR\x04peer\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x14\n" +
+	"\x05grant\x18\x04 \x01(\tR\x05grant\x12\x12\n" +
+	"\x04flow\x18\x05 \x01(\tR\x04flow\x12/\n" +
+	"\x05since\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x05since\x12\x14\n" +
+	"\x05limit\x18\a \x01(\rR\x05limit\x12\x16\n" +
+	"\x06follow\x18\b \x01(\bR\x06follow\"[\n" +
+	"\rFlowsResponse\x12/\n" +
+	"\arecords\x18\x01 \x03(\v2\x15.warren.v1.FlowRecordR\arecords\x12\x19\n" +
+	"\bleft_out\x18\x02 \x01(\x04R\aleftOut\"\x11\n" +
 	"\x0fNetcheckRequest\"\xff\x02\n" +
 	"\x10NetcheckResponse\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12+\n" +
@@ -2477,7 +3255,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"tcp_rtt_ms\x18\x04 \x01(\x01R\btcpRttMs\x12\x15\n" +
 	"\x06tls_ms\x18\x05 \x01(\x01R\x05tlsMs\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1c\n" +
-	"\tconnected\x18\a \x01(\bR\tconnected2\xe3\x03\n" +
+	"\tconnected\x18\a \x01(\bR\tconnected2\xdd\x04\n" +
 	"\fLocalService\x123\n" +
 	"\x02Up\x12\x14.warren.v1.UpRequest\x1a\x15.warren.v1.UpResponse0\x01\x124\n" +
 	"\x03Set\x12\x15.warren.v1.SetRequest\x1a\x16.warren.v1.SetResponse\x127\n" +
@@ -2485,7 +3263,9 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x05Leave\x12\x17.warren.v1.LeaveRequest\x1a\x18.warren.v1.LeaveResponse\x12=\n" +
 	"\x06Status\x12\x18.warren.v1.StatusRequest\x1a\x19.warren.v1.StatusResponse\x129\n" +
 	"\x04Ping\x12\x16.warren.v1.PingRequest\x1a\x17.warren.v1.PingResponse0\x01\x124\n" +
-	"\x03Why\x12\x15.warren.v1.WhyRequest\x1a\x16.warren.v1.WhyResponse\x12C\n" +
+	"\x03Why\x12\x15.warren.v1.WhyRequest\x1a\x16.warren.v1.WhyResponse\x12:\n" +
+	"\x05WhoIs\x12\x17.warren.v1.WhoIsRequest\x1a\x18.warren.v1.WhoIsResponse\x12<\n" +
+	"\x05Flows\x12\x17.warren.v1.FlowsRequest\x1a\x18.warren.v1.FlowsResponse0\x01\x12C\n" +
 	"\bNetcheck\x12\x1a.warren.v1.NetcheckRequest\x1a\x1b.warren.v1.NetcheckResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
 
 var (
@@ -2501,7 +3281,7 @@ func file_warren_v1_local_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_local_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_warren_v1_local_proto_goTypes = []any{
 	(StatusResponse_State)(0),     // 0: warren.v1.StatusResponse.State
 	(*UpRequest)(nil),             // 1: warren.v1.UpRequest
@@ -2528,14 +3308,21 @@ var file_warren_v1_local_proto_goTypes = []any{
 	(*PingResponse)(nil),          // 22: warren.v1.PingResponse
 	(*WhyRequest)(nil),            // 23: warren.v1.WhyRequest
 	(*WhyResponse)(nil),           // 24: warren.v1.WhyResponse
-	(*SideStatus)(nil),            // 25: warren.v1.SideStatus
-	(*PairStatus)(nil),            // 26: warren.v1.PairStatus
-	(*NetcheckRequest)(nil),       // 27: warren.v1.NetcheckRequest
-	(*NetcheckResponse)(nil),      // 28: warren.v1.NetcheckResponse
-	(*FamilyReport)(nil),          // 29: warren.v1.FamilyReport
-	(*RelayReport)(nil),           // 30: warren.v1.RelayReport
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*FlowAnswer)(nil),            // 25: warren.v1.FlowAnswer
+	(*GrantMiss)(nil),             // 26: warren.v1.GrantMiss
+	(*SideStatus)(nil),            // 27: warren.v1.SideStatus
+	(*PairStatus)(nil),            // 28: warren.v1.PairStatus
+	(*WhoIsRequest)(nil),          // 29: warren.v1.WhoIsRequest
+	(*WhoIsResponse)(nil),         // 30: warren.v1.WhoIsResponse
+	(*FlowRecord)(nil),            // 31: warren.v1.FlowRecord
+	(*FlowsRequest)(nil),          // 32: warren.v1.FlowsRequest
+	(*FlowsResponse)(nil),         // 33: warren.v1.FlowsResponse
+	(*NetcheckRequest)(nil),       // 34: warren.v1.NetcheckRequest
+	(*NetcheckResponse)(nil),      // 35: warren.v1.NetcheckResponse
+	(*FamilyReport)(nil),          // 36: warren.v1.FamilyReport
+	(*RelayReport)(nil),           // 37: warren.v1.RelayReport
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
 }
 var file_warren_v1_local_proto_depIdxs = []int32{
 	2,  // 0: warren.v1.UpRequest.settings:type_name -> warren.v1.Settings
@@ -2550,51 +3337,63 @@ var file_warren_v1_local_proto_depIdxs = []int32{
 	13, // 9: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
 	13, // 10: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
 	14, // 11: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
-	31, // 12: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
+	38, // 12: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
 	15, // 13: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
 	20, // 14: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
-	31, // 15: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
+	38, // 15: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
 	19, // 16: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
-	31, // 17: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
-	31, // 18: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
-	32, // 19: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
-	32, // 20: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
+	38, // 17: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
+	38, // 18: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
+	39, // 19: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
+	39, // 20: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
 	20, // 21: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
 	20, // 22: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
-	25, // 23: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
-	25, // 24: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
-	26, // 25: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
+	27, // 23: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
+	27, // 24: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
+	28, // 25: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
 	19, // 26: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
-	31, // 27: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
-	31, // 28: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
-	31, // 29: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
-	31, // 30: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
-	29, // 31: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
-	29, // 32: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
-	14, // 33: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
-	30, // 34: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
-	13, // 35: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
-	1,  // 36: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
-	4,  // 37: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
-	6,  // 38: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
-	8,  // 39: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
-	10, // 40: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
-	21, // 41: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
-	23, // 42: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
-	27, // 43: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
-	3,  // 44: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
-	5,  // 45: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
-	7,  // 46: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
-	9,  // 47: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
-	11, // 48: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
-	22, // 49: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
-	24, // 50: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
-	28, // 51: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
-	44, // [44:52] is the sub-list for method output_type
-	36, // [36:44] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	25, // 27: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
+	26, // 28: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
+	38, // 29: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
+	38, // 30: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
+	38, // 31: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
+	31, // 32: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
+	38, // 33: warren.v1.FlowRecord.at:type_name -> google.protobuf.Timestamp
+	38, // 34: warren.v1.FlowRecord.began:type_name -> google.protobuf.Timestamp
+	38, // 35: warren.v1.FlowRecord.last:type_name -> google.protobuf.Timestamp
+	39, // 36: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
+	31, // 37: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
+	38, // 38: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
+	36, // 39: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
+	36, // 40: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
+	14, // 41: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
+	37, // 42: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
+	13, // 43: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
+	1,  // 44: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
+	4,  // 45: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
+	6,  // 46: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
+	8,  // 47: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
+	10, // 48: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
+	21, // 49: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
+	23, // 50: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
+	29, // 51: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
+	32, // 52: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
+	34, // 53: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
+	3,  // 54: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
+	5,  // 55: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
+	7,  // 56: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
+	9,  // 57: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
+	11, // 58: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
+	22, // 59: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
+	24, // 60: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
+	30, // 61: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
+	33, // 62: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
+	35, // 63: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
+	54, // [54:64] is the sub-list for method output_type
+	44, // [44:54] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_local_proto_init() }
@@ -2609,7 +3408,7 @@ func file_warren_v1_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_local_proto_rawDesc), len(file_warren_v1_local_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -47,6 +47,10 @@ const (
 	LocalServicePingProcedure = "/warren.v1.LocalService/Ping"
 	// LocalServiceWhyProcedure is the fully-qualified name of the LocalService's Why RPC.
 	LocalServiceWhyProcedure = "/warren.v1.LocalService/Why"
+	// LocalServiceWhoIsProcedure is the fully-qualified name of the LocalService's WhoIs RPC.
+	LocalServiceWhoIsProcedure = "/warren.v1.LocalService/WhoIs"
+	// LocalServiceFlowsProcedure is the fully-qualified name of the LocalService's Flows RPC.
+	LocalServiceFlowsProcedure = "/warren.v1.LocalService/Flows"
 	// LocalServiceNetcheckProcedure is the fully-qualified name of the LocalService's Netcheck RPC.
 	LocalServiceNetcheckProcedure = "/warren.v1.LocalService/Netcheck"
 )
@@ -63,8 +67,12 @@ type LocalServiceClient interface {
 	Status(context.Context, *connect.Request[warrenv1.StatusRequest]) (*connect.Response[warrenv1.StatusResponse], error)
 	// Ping sends through the tunnel and reports each answer, until the path is direct, count is reached or the caller stops.
 	Ping(context.Context, *connect.Request[warrenv1.PingRequest]) (*connect.ServerStreamForClient[warrenv1.PingResponse], error)
-	// Why explains the path to a peer.
+	// Why explains the path to a peer, and whether grants allow a flow.
 	Why(context.Context, *connect.Request[warrenv1.WhyRequest]) (*connect.Response[warrenv1.WhyResponse], error)
+	// WhoIs tells who is behind an address, so that a service can authorise by identity.
+	WhoIs(context.Context, *connect.Request[warrenv1.WhoIsRequest]) (*connect.Response[warrenv1.WhoIsResponse], error)
+	// Flows gives records of flows.
+	Flows(context.Context, *connect.Request[warrenv1.FlowsRequest]) (*connect.ServerStreamForClient[warrenv1.FlowsResponse], error)
 	// Netcheck finds out what the network here lets through. It takes a few seconds.
 	Netcheck(context.Context, *connect.Request[warrenv1.NetcheckRequest]) (*connect.Response[warrenv1.NetcheckResponse], error)
 }
@@ -122,6 +130,18 @@ func NewLocalServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(localServiceMethods.ByName("Why")),
 			connect.WithClientOptions(opts...),
 		),
+		whoIs: connect.NewClient[warrenv1.WhoIsRequest, warrenv1.WhoIsResponse](
+			httpClient,
+			baseURL+LocalServiceWhoIsProcedure,
+			connect.WithSchema(localServiceMethods.ByName("WhoIs")),
+			connect.WithClientOptions(opts...),
+		),
+		flows: connect.NewClient[warrenv1.FlowsRequest, warrenv1.FlowsResponse](
+			httpClient,
+			baseURL+LocalServiceFlowsProcedure,
+			connect.WithSchema(localServiceMethods.ByName("Flows")),
+			connect.WithClientOptions(opts...),
+		),
 		netcheck: connect.NewClient[warrenv1.NetcheckRequest, warrenv1.NetcheckResponse](
 			httpClient,
 			baseURL+LocalServiceNetcheckProcedure,
@@ -140,6 +160,8 @@ type localServiceClient struct {
 	status   *connect.Client[warrenv1.StatusRequest, warrenv1.StatusResponse]
 	ping     *connect.Client[warrenv1.PingRequest, warrenv1.PingResponse]
 	why      *connect.Client[warrenv1.WhyRequest, warrenv1.WhyResponse]
+	whoIs    *connect.Client[warrenv1.WhoIsRequest, warrenv1.WhoIsResponse]
+	flows    *connect.Client[warrenv1.FlowsRequest, warrenv1.FlowsResponse]
 	netcheck *connect.Client[warrenv1.NetcheckRequest, warrenv1.NetcheckResponse]
 }
 
@@ -178,6 +200,16 @@ func (c *localServiceClient) Why(ctx context.Context, req *connect.Request[warre
 	return c.why.CallUnary(ctx, req)
 }
 
+// WhoIs calls warren.v1.LocalService.WhoIs.
+func (c *localServiceClient) WhoIs(ctx context.Context, req *connect.Request[warrenv1.WhoIsRequest]) (*connect.Response[warrenv1.WhoIsResponse], error) {
+	return c.whoIs.CallUnary(ctx, req)
+}
+
+// Flows calls warren.v1.LocalService.Flows.
+func (c *localServiceClient) Flows(ctx context.Context, req *connect.Request[warrenv1.FlowsRequest]) (*connect.ServerStreamForClient[warrenv1.FlowsResponse], error) {
+	return c.flows.CallServerStream(ctx, req)
+}
+
 // Netcheck calls warren.v1.LocalService.Netcheck.
 func (c *localServiceClient) Netcheck(ctx context.Context, req *connect.Request[warrenv1.NetcheckRequest]) (*connect.Response[warrenv1.NetcheckResponse], error) {
 	return c.netcheck.CallUnary(ctx, req)
@@ -195,8 +227,12 @@ type LocalServiceHandler interface {
 	Status(context.Context, *connect.Request[warrenv1.StatusRequest]) (*connect.Response[warrenv1.StatusResponse], error)
 	// Ping sends through the tunnel and reports each answer, until the path is direct, count is reached or the caller stops.
 	Ping(context.Context, *connect.Request[warrenv1.PingRequest], *connect.ServerStream[warrenv1.PingResponse]) error
-	// Why explains the path to a peer.
+	// Why explains the path to a peer, and whether grants allow a flow.
 	Why(context.Context, *connect.Request[warrenv1.WhyRequest]) (*connect.Response[warrenv1.WhyResponse], error)
+	// WhoIs tells who is behind an address, so that a service can authorise by identity.
+	WhoIs(context.Context, *connect.Request[warrenv1.WhoIsRequest]) (*connect.Response[warrenv1.WhoIsResponse], error)
+	// Flows gives records of flows.
+	Flows(context.Context, *connect.Request[warrenv1.FlowsRequest], *connect.ServerStream[warrenv1.FlowsResponse]) error
 	// Netcheck finds out what the network here lets through. It takes a few seconds.
 	Netcheck(context.Context, *connect.Request[warrenv1.NetcheckRequest]) (*connect.Response[warrenv1.NetcheckResponse], error)
 }
@@ -250,6 +286,18 @@ func NewLocalServiceHandler(svc LocalServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(localServiceMethods.ByName("Why")),
 		connect.WithHandlerOptions(opts...),
 	)
+	localServiceWhoIsHandler := connect.NewUnaryHandler(
+		LocalServiceWhoIsProcedure,
+		svc.WhoIs,
+		connect.WithSchema(localServiceMethods.ByName("WhoIs")),
+		connect.WithHandlerOptions(opts...),
+	)
+	localServiceFlowsHandler := connect.NewServerStreamHandler(
+		LocalServiceFlowsProcedure,
+		svc.Flows,
+		connect.WithSchema(localServiceMethods.ByName("Flows")),
+		connect.WithHandlerOptions(opts...),
+	)
 	localServiceNetcheckHandler := connect.NewUnaryHandler(
 		LocalServiceNetcheckProcedure,
 		svc.Netcheck,
@@ -272,6 +320,10 @@ func NewLocalServiceHandler(svc LocalServiceHandler, opts ...connect.HandlerOpti
 			localServicePingHandler.ServeHTTP(w, r)
 		case LocalServiceWhyProcedure:
 			localServiceWhyHandler.ServeHTTP(w, r)
+		case LocalServiceWhoIsProcedure:
+			localServiceWhoIsHandler.ServeHTTP(w, r)
+		case LocalServiceFlowsProcedure:
+			localServiceFlowsHandler.ServeHTTP(w, r)
 		case LocalServiceNetcheckProcedure:
 			localServiceNetcheckHandler.ServeHTTP(w, r)
 		default:
@@ -309,6 +361,14 @@ func (UnimplementedLocalServiceHandler) Ping(context.Context, *connect.Request[w
 
 func (UnimplementedLocalServiceHandler) Why(context.Context, *connect.Request[warrenv1.WhyRequest]) (*connect.Response[warrenv1.WhyResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.Why is not implemented"))
+}
+
+func (UnimplementedLocalServiceHandler) WhoIs(context.Context, *connect.Request[warrenv1.WhoIsRequest]) (*connect.Response[warrenv1.WhoIsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.WhoIs is not implemented"))
+}
+
+func (UnimplementedLocalServiceHandler) Flows(context.Context, *connect.Request[warrenv1.FlowsRequest], *connect.ServerStream[warrenv1.FlowsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.Flows is not implemented"))
 }
 
 func (UnimplementedLocalServiceHandler) Netcheck(context.Context, *connect.Request[warrenv1.NetcheckRequest]) (*connect.Response[warrenv1.NetcheckResponse], error) {

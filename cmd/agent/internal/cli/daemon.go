@@ -36,6 +36,7 @@ func (a *app) daemon() *cobra.Command {
 	var readyFD int
 	var verbose bool
 	var mapping string
+	var flows flowOptions
 	hardNATRate := defaultHardNATRate
 	cmd := &cobra.Command{
 		Use:   "daemon",
@@ -50,6 +51,9 @@ func (a *app) daemon() *cobra.Command {
 				return usagef("--tun: %w", err)
 			}
 			if err := natFlags(&cfg, mapping, hardNATRate); err != nil {
+				return err
+			}
+			if err := flows.apply(&cfg); err != nil {
 				return err
 			}
 			cfg.StateDir, cfg.Socket, cfg.Interface, cfg.Now = a.state, a.socket, a.tun, a.now
@@ -75,6 +79,8 @@ func (a *app) daemon() *cobra.Command {
 	f.BoolVar(&cfg.DisableGSO, "disable-gso", false, "send UDP without segmentation offload")
 	f.BoolVar(&cfg.DisableGRO, "disable-gro", false, "receive UDP without receive offload")
 	f.IntVar(&hardNATRate, "hard-nat-rate", hardNATRate, "`ports` of a peer's hard NAT to try in a second when traffic wants a direct path; 0 tries none")
+	flows.register(f)
+	f.StringVar(&cfg.WhoIsGroup, "whois-group", "", "let this `group` ask who is behind an address, and nothing else, on whois.sock beside the daemon's socket")
 	f.IntVar(&readyFD, "ready-fd", 0, "")
 	if err := f.MarkHidden("ready-fd"); err != nil {
 		panic(err) // the flag was defined two lines up

@@ -3,12 +3,14 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"warren/internal/ipproto"
 	pb "warren/proto/warrenv1"
 )
 
@@ -24,6 +26,22 @@ type (
 		Remote  *sideJSON    `json:"remote"`
 		Pairs   []pairJSON   `json:"pairs"`
 		History []changeJSON `json:"history"`
+		// Flows are there if a flow was asked about.
+		Flows []answerJSON `json:"flows,omitempty"`
+	}
+	answerJSON struct {
+		Direction   string     `json:"direction"`
+		Source      string     `json:"source"`
+		Destination string     `json:"destination"`
+		Flow        string     `json:"flow"`
+		Allowed     bool       `json:"allowed"`
+		Grants      []string   `json:"grants"`
+		Nearest     []missJSON `json:"nearest"`
+	}
+	missJSON struct {
+		Grant string   `json:"grant"`
+		Lacks []string `json:"lacks"`
+		Text  string   `json:"text"`
 	}
 	sideJSON struct {
 		UDP     string     `json:"udp"`
@@ -70,6 +88,17 @@ func whyView(m *pb.WhyResponse) whyJSON {
 			p.GetInUse(),
 		})
 	}
+	for _, f := range m.GetFlows() {
+		v.Flows = append(v.Flows, answerView(f))
+	}
+	return v
+}
+
+func answerView(m *pb.FlowAnswer) answerJSON {
+	v := answerJSON{m.GetDirection(), m.GetSource(), m.GetDestination(), m.GetFlow(), len(m.GetGrants()) > 0, list(m.GetGrants()), []missJSON{}}
+	for _, n := range m.GetNearest() {
+		v.Nearest = append(v.Nearest, missJSON{n.GetGrant(), list(n.GetLacks()), n.GetText()})
+	}
 	return v
 }
 
@@ -89,21 +118,59 @@ func historyView(list []*pb.PathChange) []changeJSON {
 
 func (a *app) why() *cobra.Command {
 	return &cobra.Command{
-		Use:   "why PEER",
-		Short: "Explain the path to a peer: why it is direct or not, and what would help",
+		Use:   "why PEER [FLOW]",
+		Short: "Explain the path to a peer, or which grant allows a flow",
 		Long: `Tells in words which path the packets to a peer take, given by name, address or node key: since when, what was tried, what
-stops a better one and what would help. The peer is asked for its own view, if it can be reached.`,
-		Args: args(cobra.ExactArgs(1)),
+stops a better one and what would help. The peer is asked for its own view, if it can be reached.
+
+With a flow, such as tcp/443, udp/53 or icmp, it first tells which grants in this device's map allow it, from here to there and from there to
+here, or what the closest ones lack. The peer has a map of its own, and drops what that does not allow.`,
+		Args: args(cobra.RangeArgs(1, 2)),
 		RunE: func(cmd *cobra.Command, given []string) error {
-			r, err := a.client().Why(cmd.Context(), connect.NewRequest(&pb.WhyRequest{Peer: given[0]}))
+			req := &pb.WhyRequest{Peer: given[0]}
+			if len(given) == 2 {
+				if _, err := ipproto.ParseFlow(given[1]); err != nil {
+					return usageError{err}
+				}
+				req.Flow = given[1]
+			}
+			r, err := a.client().Why(cmd.Context(), connect.NewRequest(req))
 			if err != nil {
 				return err
 			}
 			if a.json {
 				return a.printJSON(whyView(r.Msg))
 			}
+			printAnswers(a.out, r.Msg)
 			return printWhy(a.out, r.Msg)
 		},
+	}
+}
+
+// printAnswers tells what grants say of the flow, if one was asked about.
+func printAnswers(w io.Writer, m *pb.WhyResponse) {
+	for _, f := range m.GetFlows() {
+		way := "from this device to " + m.GetPeer()
+		if f.GetDirection() == "in" {
+			way = "from " + m.GetPeer() + " to this device"
+		}
+		fmt.Fprintf(w, "%s %s (%s to %s): ", f.GetFlow(), way, f.GetSource(), f.GetDestination())
+		switch grants := f.GetGrants(); {
+		case len(grants) == 1:
+			fmt.Fprintf(w, "allowed by grant %s\n", grants[0])
+		case len(grants) > 1:
+			fmt.Fprintf(w, "allowed by grants %s\n", strings.Join(grants, ", "))
+		case len(f.GetNearest()) == 0:
+			fmt.Fprintln(w, "no grant in this device's map allows it, nor anything like it")
+		default:
+			fmt.Fprintln(w, "no grant in this device's map allows it")
+			for _, n := range f.GetNearest() {
+				fmt.Fprintf(w, "  - grant %s: %s\n", n.GetGrant(), n.GetText())
+			}
+		}
+	}
+	if len(m.GetFlows()) > 0 {
+		fmt.Fprintln(w)
 	}
 }
 

@@ -7,7 +7,9 @@
 //	wire.go     how the parts of a session feed one another
 //	relays.go   which relay carries what to which peer
 //	status.go   what status shows; metrics.go: what is exported to Prometheus
-//	why.go      why a path is as it is
+//	why.go      why a path is as it is; grants.go: which grants allow a flow
+//	whois.go    who is behind an address
+//	flows.go    records of flows
 package daemon
 
 import (
@@ -33,6 +35,7 @@ import (
 	"warren/nat/portmap"
 	"warren/nat/portmapper"
 	"warren/proto/warrenv1/warrenv1connect"
+	"warren/tunnel/flowlog"
 )
 
 // Config is what a daemon is started with.
@@ -54,7 +57,16 @@ type Config struct {
 	DisableGSO, DisableGRO bool
 	// HardNATRate is how many ports of a peer's hard NAT are tried in a second; 0: 100. Negative: none are.
 	HardNATRate int
-	Log         *slog.Logger
+	// MaxFlows bounds the flows that the packet filter knows; 0: filter.DefaultMaxFlows.
+	MaxFlows int
+	// NoFlowRecords keeps no records of flows, and no state of those between devices that may send each other anything.
+	NoFlowRecords bool
+	// FlowExports are where flow records go, as flowsink.Open takes them; FlowFileSize bounds a file, in bytes.
+	FlowExports  []string
+	FlowFileSize int64
+	// WhoIsGroup may ask who is behind an address, and nothing else, on a socket beside Socket; empty: there is none.
+	WhoIsGroup string
+	Log        *slog.Logger
 	// Now is this machine's clock; nil: the real one.
 	Now func() time.Time
 }
@@ -69,6 +81,7 @@ type daemon struct {
 	ctx      context.Context // of Run: sessions outlive the calls that start them
 	dial     connectproxy.DialFunc
 	mapping  *portmapper.Metrics
+	flows    *flowlog.Log // outlives sessions
 
 	mu       sync.Mutex
 	state    *state.State
@@ -102,11 +115,21 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	}
 	defer os.Remove(cfg.Socket)
 	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry(), dial: dialer.DialContext}
-	d.mapping = registerMetrics(d.registry, d.figures)
+	stopFlows, err := d.openFlows()
+	if err != nil {
+		return err
+	}
+	defer stopFlows()
+	d.mapping = registerMetrics(d.registry, d.figures, d.flows.Stats)
 	d.applyOperator()
 	group, ctx := errgroup.WithContext(ctx)
 	d.ctx = ctx
 	group.Go(func() error { return unixsock.Serve(ctx, listener, d.handler()) })
+	if cfg.WhoIsGroup != "" {
+		if err := d.serveWhoIs(ctx, group); err != nil {
+			return err
+		}
+	}
 	if cfg.Metrics != "" {
 		if err := d.serveMetrics(ctx, group); err != nil {
 			return err
@@ -191,7 +214,9 @@ func (d *daemon) ensureSession() error {
 	if !d.state.Up || d.state.Membership == nil || d.session != nil || d.ctx.Err() != nil {
 		return nil
 	}
-	c := sessionConfig{Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, dial: d.dial, mapping: d.mapping}
+	c := sessionConfig{
+		Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, dial: d.dial, mapping: d.mapping, flows: d.flows,
+	}
 	s, err := startSession(d.ctx, c)
 	if errors.Is(err, syscall.EADDRINUSE) && d.cfg.Port == 0 && c.state.Port != 0 {
 		d.log.Warn("another program has taken the UDP port of the last run; taking another", "port", c.state.Port)

@@ -14,13 +14,16 @@ import (
 	"warren/tunnel/bind"
 	"warren/tunnel/engine"
 	"warren/tunnel/filter"
+	"warren/tunnel/flowlog"
 	"warren/tunnel/tundev"
 )
 
 // registerMetrics registers everything that the agent exports; docs/operations.md tells of each, which a test checks. It gives those that
 // port mapping counts with.
-func registerMetrics(r prometheus.Registerer, now func() *figures) *portmapper.Metrics {
-	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &exporter{figures: now})
+func registerMetrics(r prometheus.Registerer, now func() *figures, flows func() flowlog.Stats) *portmapper.Metrics {
+	r.MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &exporter{figures: now}, newFlowExporter(flows),
+	)
 	return portmapper.NewMetrics(r)
 }
 
@@ -134,11 +137,14 @@ func descs() map[string]*prometheus.Desc {
 		{"packets_total", "Packets that the filter judged.", []string{"direction", "verdict"}},
 		{"packets_no_peer_total", "Packets from the host to an address that no peer carries.", nil},
 		{"packets_not_ours_total", "Packets from peers to an address that is not ours.", nil},
+		{"packets_forged_total", "Packets from peers with a source that they do not carry.", nil},
 		{"packets_held_total", "Packets held until their peer was configured.", nil},
 		{"packets_held_dropped_total", "Of those, packets that waited in vain.", nil},
 		{"packets_too_big_total", "Packets longer than their path carries, answered by ICMP.", nil},
 		{"packets_clamped_total", "TCP SYNs whose MSS was lowered.", nil},
 		{"packets_long_total", "Packets too long for their direct path, which a relay carried.", nil},
+		{"filter_entries", "What the packet filter's table holds.", []string{"kind"}},
+		{"filter_evicted_total", "Entries of that table that had to make room.", nil},
 		{"initiations_refused_total", "WireGuard handshake initiations that were refused.", []string{"reason"}},
 		{"unknown_session_total", "WireGuard messages of a session that is not known.", nil},
 		{"relay_packets_dropped_total", "Packets from relays that were not delivered.", []string{"reason"}},
@@ -179,7 +185,7 @@ func (e *exporter) Collect(out chan<- prometheus.Metric) {
 	gauge("relays_connected", float64(f.relaysConnected))
 	e.peers(f, gauge, count)
 	f.countTraversal(count)
-	f.countPackets(count)
+	f.countPackets(gauge, count)
 	f.countBind(gauge, count)
 }
 
@@ -243,7 +249,7 @@ func (f *figures) countTraversal(count countFunc) {
 	count("check_send_errors_total", t.SendErrors)
 }
 
-func (f *figures) countPackets(count countFunc) {
+func (f *figures) countPackets(gauge gaugeFunc, count countFunc) {
 	p := f.packets
 	for v := range p.Filter.In {
 		count("packets_total", p.Filter.In[v], "in", filter.Verdict(v).String())
@@ -251,10 +257,15 @@ func (f *figures) countPackets(count countFunc) {
 	}
 	count("packets_no_peer_total", p.NoPeer)
 	count("packets_not_ours_total", p.NotOurs)
+	count("packets_forged_total", p.Forged)
 	count("packets_held_total", p.Held)
 	count("packets_held_dropped_total", p.HeldDropped)
 	count("packets_too_big_total", p.TooBig)
 	count("packets_clamped_total", p.Clamped)
+	gauge("filter_entries", float64(p.Table.Flows), "flow")
+	gauge("filter_entries", float64(p.Table.Fragments), "fragment")
+	gauge("filter_entries", float64(p.Table.Refused), "refused")
+	count("filter_evicted_total", p.Table.Evicted)
 }
 
 func (f *figures) countBind(gauge gaugeFunc, count countFunc) {

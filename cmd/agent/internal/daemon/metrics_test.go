@@ -18,6 +18,7 @@ import (
 	"warren/tunnel/bind"
 	"warren/tunnel/engine"
 	"warren/tunnel/filter"
+	"warren/tunnel/flowlog"
 	"warren/tunnel/tundev"
 )
 
@@ -37,7 +38,10 @@ func sample() *figures {
 			ChecksSent: 30, Answers: 31, Requests: 32, SignalsSent: 33, Refused: 34, Dropped: 35, SendErrors: 36, ToNone: 37, ToRelay: 38, ToDirect: 39,
 			MTUReductions: 40, Causes: map[path.Cause]uint64{},
 		},
-		packets: tundev.Counters{NoPeer: 50, Held: 51, HeldDropped: 52, NotOurs: 53, TooBig: 54, Clamped: 55},
+		packets: tundev.Counters{
+			NoPeer: 50, Held: 51, HeldDropped: 52, NotOurs: 53, TooBig: 54, Clamped: 55, Forged: 56,
+			Table: filter.Stats{Flows: 57, Fragments: 58, Refused: 59, Evicted: 110},
+		},
 		bind: bind.Stats{
 			UnknownIndex: 60, BadInitiation: 61, UnknownPeer: 62, Limited: 63, Replayed: 64, InjectDropped: 65, RelayOther: 66, ReceiveErrors: 67,
 			SendErrors: 68, Long: 69, SentDirect: 44, SentRelay: 45, ReceivedDirect: 46, ReceivedRelay: 47, GSO4: true, GRO6: true,
@@ -52,11 +56,19 @@ func sample() *figures {
 	return f
 }
 
+// flowSample has two files, whose counts are added up.
+func flowSample() flowlog.Stats {
+	return flowlog.Stats{
+		Records: map[string]uint64{flowlog.New: 111, flowlog.Ended: 112, flowlog.Refused: 113, flowlog.Omitted: 114},
+		Exports: []flowlog.ExportStats{{To: "file", Sent: 100, Dropped: 10, Failed: 1}, {To: "otlp", Sent: 118, Dropped: 119, Failed: 120}, {To: "file", Sent: 15, Dropped: 106, Failed: 116}},
+	}
+}
+
 // exported prints our own metrics, one a line, in order.
 func exported(t *testing.T, f *figures) []string {
 	t.Helper()
 	r := prometheus.NewPedanticRegistry()
-	registerMetrics(r, func() *figures { return f })
+	registerMetrics(r, func() *figures { return f }, flowSample)
 	families, err := r.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -90,12 +102,19 @@ func TestMetrics(t *testing.T) {
 		"path_mtu_reductions_total{} 40", "checks_sent_total{} 30", "checks_answered_total{} 31", "checks_received_total{} 32", "signals_sent_total{} 33", "refused_total{} 34",
 		"overrun_total{} 35", "check_send_errors_total{} 36",
 		"packets_no_peer_total{} 50", "packets_held_total{} 51", "packets_held_dropped_total{} 52", "packets_not_ours_total{} 53",
+		"packets_forged_total{} 56", "filter_entries{flow} 57", "filter_entries{fragment} 58", "filter_entries{refused} 59", "filter_evicted_total{} 110",
 		"packets_too_big_total{} 54", "packets_clamped_total{} 55", "packets_long_total{} 69",
 		"initiations_refused_total{damaged} 61", "initiations_refused_total{unknown peer} 62", "initiations_refused_total{rate} 63",
 		"initiations_refused_total{replayed} 64", "unknown_session_total{} 60", "relay_packets_dropped_total{overrun} 65",
 		"relay_packets_dropped_total{not WireGuard} 66", "socket_errors_total{receive} 67", "socket_errors_total{send} 68",
 		"port_mapping_active{NAT-PMP} 0", "port_mapping_active{PCP} 0", "port_mapping_active{UPnP} 0", "offload{ipv4,gso} 1", "offload{ipv6,gso} 0", "offload{ipv4,gro} 0", "offload{ipv6,gro} 1",
 	}
+	flows := []string{
+		"flow_records_total{ended} 112", "flow_records_total{new} 111", "flow_records_total{omitted} 114", "flow_records_total{refused} 113",
+		"flow_exports_total{dropped,file} 116", "flow_exports_total{refused,file} 117", "flow_exports_total{sent,file} 115",
+		"flow_exports_total{dropped,otlp} 119", "flow_exports_total{refused,otlp} 120", "flow_exports_total{sent,otlp} 118",
+	}
+	want = append(want, flows...)
 	for _, cause := range path.Causes() {
 		want = append(want, fmt.Sprintf("path_causes_total{%s} %d", cause.Label(), 90+uint64(cause)))
 	}
@@ -107,7 +126,8 @@ func TestMetrics(t *testing.T) {
 	if diff := cmp.Diff(want, exported(t, sample())); diff != "" {
 		t.Error(diff)
 	}
-	down := []string{"port_mapping_active{NAT-PMP} 0", "port_mapping_active{PCP} 0", "port_mapping_active{UPnP} 0", "up{} 0"}
+	down := append(flows, "port_mapping_active{NAT-PMP} 0", "port_mapping_active{PCP} 0", "port_mapping_active{UPnP} 0", "up{} 0")
+	slices.Sort(down)
 	if diff := cmp.Diff(down, exported(t, nil)); diff != "" {
 		t.Errorf("without a session: %s", diff)
 	}
@@ -125,7 +145,7 @@ func TestMetricsAreTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := new(metricdoc.Recorder)
-	registerMetrics(r, sample)
+	registerMetrics(r, sample, flowSample)
 	registered, err := r.Metrics("warren_")
 	if err != nil {
 		t.Fatal(err)

@@ -32,6 +32,8 @@ import (
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/bind"
 	"warren/tunnel/engine"
+	"warren/tunnel/filter"
+	"warren/tunnel/flowlog"
 	"warren/tunnel/router"
 )
 
@@ -45,6 +47,7 @@ type sessionConfig struct {
 	registry *prometheus.Registry
 	dial     connectproxy.DialFunc
 	mapping  *portmapper.Metrics
+	flows    *flowlog.Log
 }
 
 // session is one stretch of the tunnel being up. Everything in it is made by startSession, runs as one errgroup, and is gone after stop.
@@ -64,6 +67,7 @@ type session struct {
 	client    *client.Client
 
 	known   atomic.Pointer[known]
+	former  former
 	control atomic.Pointer[client.State]
 	online  sync.Map // [32]byte device key -> struct{}
 	changed broadcast.Broadcast
@@ -130,6 +134,7 @@ func (s *session) makeTunnel() (err error) {
 	})
 	s.engine, err = engine.New(engine.Config{
 		TUN: s.router.TUN(), Name: s.router.Name(), Bind: s.bind, Private: s.cfg.state.Node, Log: s.log,
+		Filter:   filter.Config{MaxFlows: s.cfg.MaxFlows, Records: !s.cfg.NoFlowRecords},
 		OnActive: func(peer key.NodePublic) { s.traversal.Active(peer) },
 		OnIdle:   func(peer key.NodePublic) { s.traversal.Idle(peer) },
 	})
@@ -219,7 +224,7 @@ func (s *session) makeClient() (err error) {
 func (s *session) run() {
 	group, ctx := errgroup.WithContext(s.ctx)
 	for _, task := range []func(context.Context) error{
-		s.runMapper, s.engine.Run, s.traversal.Run, s.gatherer.Run, s.monitor.Run, s.relays.run, s.client.Run,
+		s.runMapper, s.engine.Run, s.collector().Run, s.traversal.Run, s.gatherer.Run, s.monitor.Run, s.relays.run, s.client.Run,
 	} {
 		group.Go(func() error {
 			err := task(ctx)

@@ -45,9 +45,9 @@ func (a *api) Why(ctx context.Context, req *connect.Request[pb.WhyRequest]) (*co
 		return nil, err
 	}
 	k := s.known.Load()
-	peer, _, err := k.find(req.Msg.GetPeer())
+	peer, flows, err := k.findFor(req.Msg, s.self.Addresses)
 	if err != nil {
-		return nil, connect.NewError(connect.CodeNotFound, err)
+		return nil, err
 	}
 	asking, cancel := context.WithTimeout(ctx, askFor)
 	s.traversal.Ask(asking, peer.NodeKey)
@@ -65,7 +65,7 @@ func (a *api) Why(ctx context.Context, req *connect.Request[pb.WhyRequest]) (*co
 	})
 	out := &pb.WhyResponse{
 		Peer: peer.Name, Path: pathStatus(e.Path), Now: words.Now, Tried: words.Tried, Stopped: words.Stopped, Help: words.Help,
-		Self: sideStatus(e.Own, time.Now()), Pairs: pairStatus(e), History: history(e.History),
+		Self: sideStatus(e.Own, time.Now()), Pairs: pairStatus(e), History: history(e.History), Flows: flows,
 	}
 	if !e.TheirsAt.IsZero() {
 		out.Remote = sideStatus(e.Theirs, e.TheirsAt)

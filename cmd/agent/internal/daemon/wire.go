@@ -50,6 +50,7 @@ func (s *session) applyMap(m *client.Map) {
 		before = old.Peers
 	}
 	gone, put := changed(before, m.Peers)
+	s.former.add(gone)
 	s.known.Store(newKnown(m))
 	self := s.self
 	if m.Self != nil {

@@ -1,0 +1,152 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/sync/errgroup"
+
+	"warren/cmd/agent/internal/local"
+	"warren/internal/unixsock"
+	"warren/proto/key"
+	"warren/proto/record"
+	pb "warren/proto/warrenv1"
+	"warren/proto/warrenv1/warrenv1connect"
+	"warren/tunnel/filter"
+	"warren/tunnel/flowlog"
+)
+
+// whoIsSocket is the name of the socket that answers WhoIs only.
+const whoIsSocket = "whois.sock"
+
+// maxWhoIsFlows bounds the flows of one answer.
+const maxWhoIsFlows = 64
+
+// WhoIs implements LocalService.
+func (a *api) WhoIs(ctx context.Context, req *connect.Request[pb.WhoIsRequest]) (*connect.Response[pb.WhoIsResponse], error) {
+	if _, err := a.admit(ctx); err != nil {
+		return nil, err
+	}
+	return a.d.whoIs(req)
+}
+
+// whoIsAPI is for services: it answers one question, to whom the kernel lets use its socket.
+type whoIsAPI struct {
+	warrenv1connect.UnimplementedLocalServiceHandler
+	d     *daemon
+	group local.Operator
+}
+
+// WhoIs implements LocalService.
+func (a *whoIsAPI) WhoIs(ctx context.Context, req *connect.Request[pb.WhoIsRequest]) (*connect.Response[pb.WhoIsResponse], error) {
+	if c, ok := unixsock.CallerFrom(ctx); !ok || !a.group.Admits(c) {
+		return nil, connect.NewError(connect.CodePermissionDenied, errors.New("only members of the group given by --whois-group may ask"))
+	}
+	return a.d.whoIs(req)
+}
+
+// serveWhoIs answers services on a socket of their own.
+func (d *daemon) serveWhoIs(ctx context.Context, group *errgroup.Group) error {
+	o, err := local.LookUpOperator("group:" + d.cfg.WhoIsGroup)
+	if err != nil {
+		return fmt.Errorf("%w; choose another with --whois-group", err)
+	}
+	path := filepath.Join(filepath.Dir(d.cfg.Socket), whoIsSocket)
+	l, err := unixsock.Listen(path)
+	if err != nil {
+		return err
+	}
+	if err := local.Grant(path, o); err != nil {
+		l.Close()
+		return fmt.Errorf("socket %s cannot be given to group %s: %w", path, d.cfg.WhoIsGroup, err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle(warrenv1connect.NewLocalServiceHandler(&whoIsAPI{d: d, group: o}))
+	group.Go(func() error {
+		defer os.Remove(path)
+		return unixsock.Serve(ctx, l, mux)
+	})
+	return nil
+}
+
+func (d *daemon) whoIs(req *connect.Request[pb.WhoIsRequest]) (*connect.Response[pb.WhoIsResponse], error) {
+	addr, port, err := parseEnd(req.Msg.GetAddress())
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	d.mu.Lock()
+	s := d.session
+	d.mu.Unlock()
+	if s == nil || s.ended() {
+		return nil, errDown
+	}
+	m, device, err := s.known.Load().whoIs(addr, s.self)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeNotFound, err)
+	}
+	if port != 0 {
+		m.Flows = s.flowsOf(netip.AddrPortFrom(addr, port), device)
+	}
+	return connect.NewResponse(m), nil
+}
+
+// parseEnd reads ADDRESS or ADDRESS:PORT; the port of the former is 0. IPv4 addresses come as IPv6 ones from sockets that take both.
+func parseEnd(text string) (netip.Addr, uint16, error) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return a.Unmap().WithZone(""), 0, nil
+	}
+	ap, err := netip.ParseAddrPort(text)
+	if err != nil || ap.Port() == 0 {
+		return netip.Addr{}, 0, fmt.Errorf("%.80q: want ADDRESS or ADDRESS:PORT, such as 100.64.0.2:50000 or [fd00::2]:50000", text)
+	}
+	return ap.Addr().Unmap().WithZone(""), ap.Port(), nil
+}
+
+// whoIs answers from the map; device is the peer that flows of the address go through, or zero for this device.
+func (k *known) whoIs(a netip.Addr, self *record.Device) (m *pb.WhoIsResponse, device key.DevicePublic, err error) {
+	if k.m == nil {
+		return nil, device, errors.New("no network map yet; see \"warren status\"")
+	}
+	if k.m.Self != nil {
+		self = k.m.Self
+	}
+	if slices.Contains(self.Addresses, a) {
+		m = identify(self)
+		m.Self = true
+		return m, device, nil
+	}
+	for _, p := range k.m.Peers {
+		if slices.Contains(p.Addresses, a) {
+			return identify(p), p.Key, nil
+		}
+	}
+	if p, route, ok := k.carrier(a); ok {
+		return &pb.WhoIsResponse{Gateway: p.Name, Route: route.String()}, p.Key, nil
+	}
+	return nil, device, fmt.Errorf("nobody in this device's map has the address %s; \"warren status\" lists the peers", a)
+}
+
+func identify(d *record.Device) *pb.WhoIsResponse {
+	return &pb.WhoIsResponse{Device: d.Name, User: d.Owner, Tags: d.Tags, Addresses: texts(d.Addresses)}
+}
+
+// flowsOf gives live flows that have an end, of one peer or, if that is zero, of all.
+func (s *session) flowsOf(end netip.AddrPort, device key.DevicePublic) (out []*pb.FlowRecord) {
+	now := time.Now()
+	s.engine.Flows(device, func(r *filter.Record) bool {
+		if r.Src == end || r.Dst == end {
+			record := flowlog.FromFilter(r, s.resolve(r.Peer.ID), now)
+			out = append(out, local.FlowToWire(&record))
+		}
+		return len(out) < maxWhoIsFlows
+	})
+	return out
+}

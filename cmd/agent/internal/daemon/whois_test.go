@@ -1,0 +1,115 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"warren/cmd/agent/internal/local"
+	pb "warren/proto/warrenv1"
+)
+
+func TestParseEnd(t *testing.T) {
+	for in, want := range map[string]netip.AddrPort{
+		"100.64.0.2": netip.MustParseAddrPort("100.64.0.2:0"), "100.64.0.2:50": netip.MustParseAddrPort("100.64.0.2:50"),
+		"fd00::2": netip.MustParseAddrPort("[fd00::2]:0"), "[fd00::2]:50": netip.MustParseAddrPort("[fd00::2]:50"),
+		"[::ffff:100.64.0.2]:50": netip.MustParseAddrPort("100.64.0.2:50"), "::ffff:100.64.0.2": netip.MustParseAddrPort("100.64.0.2:0"),
+		"fe80::1%eth0": netip.MustParseAddrPort("[fe80::1]:0"),
+	} {
+		if a, port, err := parseEnd(in); err != nil || netip.AddrPortFrom(a, port) != want {
+			t.Errorf("%s: %s %d, %v", in, a, port, err)
+		}
+	}
+	for _, in := range []string{"", "desk", "desk:80", "100.64.0.2:", "100.64.0.2:0", "100.64.0.2:65536", "fd00::2:50:", ":80", strings.Repeat("9", 1000)} {
+		if a, _, err := parseEnd(in); err == nil || len(err.Error()) > 200 || !strings.Contains(err.Error(), "ADDRESS:PORT") {
+			t.Errorf("%.20q: %s, %v", in, a, err)
+		}
+	}
+}
+
+func TestWhoIs(t *testing.T) {
+	k := grantsMap()
+	desk, gate := k.m.Peers[0], k.m.Peers[1]
+	for in, want := range map[string]*pb.WhoIsResponse{
+		"100.64.0.2": {Device: "desk", User: "ann", Addresses: []string{"100.64.0.2", "fd00::2"}},
+		"fd00::2":    {Device: "desk", User: "ann", Addresses: []string{"100.64.0.2", "fd00::2"}},
+		"100.64.0.4": {Device: "gate", Tags: []string{"gateway"}, Addresses: []string{"100.64.0.4"}},
+		"100.64.0.1": {Device: "me", User: "bob", Addresses: []string{"100.64.0.1", "fd00::1"}, Self: true},
+		"10.2.0.9":   {Gateway: "desk", Route: "10.2.0.0/16"}, // and not ann
+		"10.2.3.9":   {Gateway: "gate", Route: "10.2.3.0/24"},
+	} {
+		got, device, err := k.whoIs(netip.MustParseAddr(in), nil)
+		if diff := cmp.Diff(want, got, protocmp.Transform()); err != nil || diff != "" {
+			t.Errorf("%s: %v (-want +got):\n%s", in, err, diff)
+		}
+		if want.GetSelf() != device.IsZero() || strings.HasPrefix(in, "10.2.0") && !device.Equal(desk.Key) || strings.HasPrefix(in, "10.2.3") && !device.Equal(gate.Key) {
+			t.Errorf("%s: flows of %s", in, device.Short())
+		}
+	}
+	if m, _, err := k.whoIs(netip.MustParseAddr("9.9.9.9"), nil); err == nil || m != nil || !strings.Contains(err.Error(), "9.9.9.9") {
+		t.Errorf("nobody's: %v, %v", m, err)
+	}
+	if _, _, err := newKnown(nil).whoIs(netip.MustParseAddr("9.9.9.9"), nil); err == nil {
+		t.Error("without a map")
+	}
+}
+
+// TestWhoIsSocket: the socket for services is the group's, answers this one question, and goes away.
+func TestWhoIsSocket(t *testing.T) {
+	me, err := user.LookupGroupId("0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	d := &daemon{cfg: Config{Socket: filepath.Join(dir, "warren.sock"), WhoIsGroup: me.Name}}
+	group, ctx := errgroup.WithContext(t.Context())
+	ctx, cancel := context.WithCancel(ctx)
+	if err := d.serveWhoIs(ctx, group); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "whois.sock")
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	c := local.Dial(path)
+	_, err = c.WhoIs(t.Context(), connect.NewRequest(&pb.WhoIsRequest{Address: "x"}))
+	if connect.CodeOf(err) != connect.CodeInvalidArgument {
+		t.Errorf("nonsense: %v", err)
+	}
+	_, err = c.WhoIs(t.Context(), connect.NewRequest(&pb.WhoIsRequest{Address: "100.64.0.2"}))
+	if connect.CodeOf(err) != connect.CodeFailedPrecondition {
+		t.Errorf("while the tunnel is down: %v", err)
+	}
+	if _, err := c.Status(t.Context(), connect.NewRequest(&pb.StatusRequest{})); connect.CodeOf(err) != connect.CodeUnimplemented {
+		t.Errorf("another question: %v", err)
+	}
+	if _, err := c.Down(t.Context(), connect.NewRequest(&pb.DownRequest{})); connect.CodeOf(err) != connect.CodeUnimplemented {
+		t.Errorf("a command: %v", err)
+	}
+	cancel()
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("afterwards: %v", err)
+	}
+	// Somebody whom the kernel let through, but who is no member.
+	stranger := &whoIsAPI{d: d}
+	if _, err := stranger.WhoIs(t.Context(), connect.NewRequest(&pb.WhoIsRequest{})); connect.CodeOf(err) != connect.CodePermissionDenied {
+		t.Errorf("a stranger: %v", err)
+	}
+	d.cfg.WhoIsGroup = "no-such-group"
+	if err := d.serveWhoIs(t.Context(), group); err == nil || !strings.Contains(err.Error(), "--whois-group") {
+		t.Errorf("an unknown group: %v", err)
+	}
+}
