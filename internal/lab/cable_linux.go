@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"warren/internal/sim/linkmodel"
 )
@@ -95,7 +96,7 @@ func (s *segment) plug(h *Host, link string, metric int) (*Uplink, error) {
 		Link: link, Addr4: own4.Addr(), Addr6: own6.Addr(), Public4: own4.Addr(),
 		gateway4: at(s.v4, 1).Addr(), gateway6: at(s.v6, 1).Addr(), metric: metric, segment: s, port: port,
 	}
-	return u, errors.Join(err, h.awaitUp(link), h.defaultRoutes(u))
+	return u, errors.Join(err, h.awaitUp(link), h.awaitAddresses(u), h.defaultRoutes(u))
 }
 
 // awaitUp waits until an interface carries packets. The kernel sees to that a little after both ends of a cable were set up, and loses what is sent
@@ -112,6 +113,43 @@ func (h *Host) awaitUp(name string) error {
 		<-tick.C
 	}
 	return fmt.Errorf("%s: %s does not come up", h.Name, name)
+}
+
+// awaitAddresses waits until the uplink's IPv6 address can be used. While an interface is down it counts as not checked for duplicates, and even
+// without such checks the kernel takes it back only some time after the interface is up: a connection that is made before has the source address of
+// another uplink and hangs, and answers to what was sent before are for nobody.
+func (h *Host) awaitAddresses(u *Uplink) error {
+	if !u.Addr6.IsValid() {
+		return nil
+	}
+	link, err := h.handle.LinkByName(u.Link)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range 10_000 {
+		ready, err := h.addressReady(link, u.Addr6)
+		if ready || err != nil {
+			return err
+		}
+		<-tick.C
+	}
+	return fmt.Errorf("%s: the address %s of %s does not come back", h.Name, u.Addr6, u.Link)
+}
+
+// addressReady reports whether an IPv6 address of a link is no longer tentative and packets to it are the host's own.
+func (h *Host) addressReady(link netlink.Link, a netip.Addr) (bool, error) {
+	addrs, err := h.handle.AddrList(link, netlink.FAMILY_V6)
+	if err != nil {
+		return false, err
+	}
+	if slices.ContainsFunc(addrs, func(o netlink.Addr) bool { return o.IP.Equal(a.AsSlice()) && o.Flags&unix.IFA_F_TENTATIVE != 0 }) {
+		return false, nil
+	}
+	own := netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: ipNet(netip.PrefixFrom(a, 128))}
+	routes, err := h.handle.RouteListFiltered(netlink.FAMILY_V6, &own, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+	return len(routes) > 0, err
 }
 
 // awaitPort waits until the owner's end of a cable carries packets.
@@ -247,7 +285,7 @@ func (h *Host) set(up bool, links []string) error {
 			err = h.handle.LinkSetDown(link)
 		} else if err = h.handle.LinkSetUp(link); err == nil {
 			// Taking a link down takes its routes away, and the bridge at its other end may have no other port.
-			err = errors.Join(h.awaitUp(u.Link), u.segment.awaitPort(u.port), h.defaultRoutes(u))
+			err = errors.Join(h.awaitUp(u.Link), u.segment.awaitPort(u.port), h.awaitAddresses(u), h.defaultRoutes(u))
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %s: %w", h.Name, u.Link, err)
