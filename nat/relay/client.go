@@ -377,21 +377,29 @@ func (c *Client) read(ctx context.Context, ws *websocket.Conn, heard *atomic.Boo
 			return err
 		}
 		heard.Store(true)
-		for len(b) > 0 {
-			var f relayframe.Frame
-			if f, b, err = relayframe.Next(b); err != nil {
-				return fmt.Errorf("%w: %w", ErrProtocol, err)
-			}
-			if f.Type == relayframe.Data {
-				data.add(f.Peer, f.Payload)
-			} else {
-				data.end()
-				c.control(f, pings)
-			}
+		if err := c.message(b, data, pings); err != nil {
+			return err
 		}
-		data.end()
 		in.release()
 	}
+}
+
+// message takes the frames of one message.
+func (c *Client) message(b []byte, data *run, pings *pinger) error {
+	defer data.end()
+	for len(b) > 0 {
+		f, rest, err := relayframe.Next(b)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrProtocol, err)
+		}
+		if b = rest; f.Type == relayframe.Data {
+			data.add(f.Peer, f.Payload)
+		} else {
+			data.end()
+			c.control(f, pings)
+		}
+	}
+	return nil
 }
 
 // overWebSocket takes packets that came over the WebSocket connection.

@@ -92,8 +92,9 @@ func (c *Client) dial(ctx context.Context, at string) (*way, error) {
 			w.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
 		}
 	}
+	// The transport's own contexts go on when the request has ended, for the sake of a next one, which there is not.
 	t := &http.Transport{
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
 			conn, err := c.cfg.Dial(ctx, network, address)
 			if err != nil {
 				return nil, err
@@ -102,7 +103,7 @@ func (c *Client) dial(ctx context.Context, at string) (*way, error) {
 			w.cork = &cork{Conn: conn}
 			return w.cork, nil
 		},
-		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		DialTLSContext: func(_ context.Context, network, address string) (net.Conn, error) {
 			conn, err := c.dialTLS(ctx, network, address, config)
 			if err != nil {
 				return nil, err
@@ -117,6 +118,7 @@ func (c *Client) dial(ctx context.Context, at string) (*way, error) {
 		HTTPClient: &http.Client{Transport: t}, Subprotocols: []string{relayframe.Subprotocol}, CompressionMode: websocket.CompressionDisabled,
 	})
 	if err != nil {
+		t.CloseIdleConnections()
 		return nil, err
 	}
 	return w, nil
