@@ -81,3 +81,6 @@ func both(a, b iter.Seq[string]) iter.Seq[string] {
 		}
 	}))
 }
+
+// CheckUser accepts a name that a policy can name a user by.
+func CheckUser(name string) error { return checkUser(name) }
