@@ -18,10 +18,12 @@ import (
 
 // Bounds on what one map statement may hold.
 const (
-	MaxGrants   = 4096
+	MaxGrants   = 8192
 	MaxPrefixes = 4096
 	MaxRelays   = 256
 	MaxURLs     = 16
+	// MaxMapRoutes bounds the routes through all gateways together.
+	MaxMapRoutes = 16384
 
 	maxNetworkPrefixes = 16
 )
@@ -104,6 +106,14 @@ func checkStatement(m *pb.MapStatement) ([]netip.Prefix, error) {
 	if len(m.GetDigest()) != sha256.Size || !m.GetGoodUntil().IsValid() || !m.GetIssuedAt().IsValid() {
 		return nil, errors.New("digest or times are malformed")
 	}
+	if len(m.GetRoutes()) > MaxMapRoutes {
+		return nil, errors.New("too many routes")
+	}
+	for _, r := range m.GetRoutes() {
+		if _, err := PrefixesFromProto([]*pb.Prefix{r.GetPrefix()}, 1); err != nil || len(r.GetGatewayKey()) != key.Size {
+			return nil, fmt.Errorf("route %v is malformed", r)
+		}
+	}
 	for _, g := range m.GetGrants() {
 		if _, err := PrefixesFromProto(g.GetSources(), MaxPrefixes); err != nil {
 			return nil, fmt.Errorf("grant %q: %w", g.GetId(), err)
@@ -143,9 +153,11 @@ func (d *Digest) Toggle(device key.DevicePublic, v Version) {
 	b := append(make([]byte, 0, key.Size+16), raw[:]...)
 	b = binary.BigEndian.AppendUint64(b, v.Generation)
 	b = binary.BigEndian.AppendUint64(b, v.Counter)
-	sum := sha256.Sum256(b)
-	subtle.XORBytes(d[:], d[:], sum[:])
+	d.Join(sha256.Sum256(b))
 }
+
+// Join adds the records of another set, or takes away those that both sets have.
+func (d *Digest) Join(o Digest) { subtle.XORBytes(d[:], d[:], o[:]) }
 
 // SignTicket makes a relay ticket for d.
 func SignTicket(by key.SigningPrivate, n NetworkID, d key.DevicePublic, now, until time.Time) (*pb.Signed, error) {

@@ -1372,6 +1372,1252 @@ func (*RemoveRelayResponse) Descriptor() ([]byte, []int) {
 	return file_warren_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
+// Policy is a document that was set as the network's policy.
+type Policy struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Text   []byte                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	Author string                 `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`
+	Reason string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	At     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	// "active", "pending" (in force until confirm_by unless it is confirmed), "replaced" or "rolled back".
+	State         string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
+	ConfirmBy     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=confirm_by,json=confirmBy,proto3" json:"confirm_by,omitempty"`
+	InForce       bool                   `protobuf:"varint,8,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_warren_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Policy) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Policy) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
+func (x *Policy) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *Policy) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Policy) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Policy) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Policy) GetConfirmBy() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ConfirmBy
+	}
+	return nil
+}
+
+func (x *Policy) GetInForce() bool {
+	if x != nil {
+		return x.InForce
+	}
+	return false
+}
+
+// PolicyProblem is a place in a document and what is the matter with it.
+type PolicyProblem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From 1; column counts characters.
+	Line   uint32 `protobuf:"varint,1,opt,name=line,proto3" json:"line,omitempty"`
+	Column uint32 `protobuf:"varint,2,opt,name=column,proto3" json:"column,omitempty"`
+	// The path to it, such as grants[3].src[0].
+	Part string `protobuf:"bytes,3,opt,name=part,proto3" json:"part,omitempty"`
+	What string `protobuf:"bytes,4,opt,name=what,proto3" json:"what,omitempty"`
+	// What would be right; may be empty.
+	Fix           string `protobuf:"bytes,5,opt,name=fix,proto3" json:"fix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyProblem) Reset() {
+	*x = PolicyProblem{}
+	mi := &file_warren_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyProblem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyProblem) ProtoMessage() {}
+
+func (x *PolicyProblem) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyProblem.ProtoReflect.Descriptor instead.
+func (*PolicyProblem) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *PolicyProblem) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *PolicyProblem) GetColumn() uint32 {
+	if x != nil {
+		return x.Column
+	}
+	return 0
+}
+
+func (x *PolicyProblem) GetPart() string {
+	if x != nil {
+		return x.Part
+	}
+	return ""
+}
+
+func (x *PolicyProblem) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *PolicyProblem) GetFix() string {
+	if x != nil {
+		return x.Fix
+	}
+	return ""
+}
+
+// PolicyReport is what is known of a document besides its text.
+type PolicyReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It cannot be put into force.
+	Errors   []*PolicyProblem `protobuf:"bytes,1,rep,name=errors,proto3" json:"errors,omitempty"`
+	Warnings []*PolicyProblem `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Its own tests.
+	Tests    uint32           `protobuf:"varint,3,opt,name=tests,proto3" json:"tests,omitempty"`
+	Failures []*PolicyProblem `protobuf:"bytes,4,rep,name=failures,proto3" json:"failures,omitempty"`
+	Changes  []*AccessChange  `protobuf:"bytes,5,rep,name=changes,proto3" json:"changes,omitempty"`
+	// Changes that were left out.
+	MoreChanges uint32 `protobuf:"varint,6,opt,name=more_changes,json=moreChanges,proto3" json:"more_changes,omitempty"`
+	// No device could reach the coordinator's host any more, and one can now.
+	LocksOut      bool `protobuf:"varint,7,opt,name=locks_out,json=locksOut,proto3" json:"locks_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyReport) Reset() {
+	*x = PolicyReport{}
+	mi := &file_warren_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyReport) ProtoMessage() {}
+
+func (x *PolicyReport) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyReport.ProtoReflect.Descriptor instead.
+func (*PolicyReport) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PolicyReport) GetErrors() []*PolicyProblem {
+	if x != nil {
+		return x.Errors
+	}
+	return nil
+}
+
+func (x *PolicyReport) GetWarnings() []*PolicyProblem {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *PolicyReport) GetTests() uint32 {
+	if x != nil {
+		return x.Tests
+	}
+	return 0
+}
+
+func (x *PolicyReport) GetFailures() []*PolicyProblem {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+func (x *PolicyReport) GetChanges() []*AccessChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *PolicyReport) GetMoreChanges() uint32 {
+	if x != nil {
+		return x.MoreChanges
+	}
+	return 0
+}
+
+func (x *PolicyReport) GetLocksOut() bool {
+	if x != nil {
+		return x.LocksOut
+	}
+	return false
+}
+
+// AccessChange is who would gain or lose what.
+type AccessChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gain  bool                   `protobuf:"varint,1,opt,name=gain,proto3" json:"gain,omitempty"`
+	// Names as a policy has them.
+	Who []string `protobuf:"bytes,2,rep,name=who,proto3" json:"who,omitempty"`
+	On  []string `protobuf:"bytes,3,rep,name=on,proto3" json:"on,omitempty"`
+	// Such as tcp:443.
+	Flows []string `protobuf:"bytes,4,rep,name=flows,proto3" json:"flows,omitempty"`
+	// How many devices who and on stand for.
+	Sources      uint32 `protobuf:"varint,5,opt,name=sources,proto3" json:"sources,omitempty"`
+	Destinations uint32 `protobuf:"varint,6,opt,name=destinations,proto3" json:"destinations,omitempty"`
+	// For a person.
+	Text          string `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessChange) Reset() {
+	*x = AccessChange{}
+	mi := &file_warren_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessChange) ProtoMessage() {}
+
+func (x *AccessChange) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessChange.ProtoReflect.Descriptor instead.
+func (*AccessChange) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AccessChange) GetGain() bool {
+	if x != nil {
+		return x.Gain
+	}
+	return false
+}
+
+func (x *AccessChange) GetWho() []string {
+	if x != nil {
+		return x.Who
+	}
+	return nil
+}
+
+func (x *AccessChange) GetOn() []string {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+func (x *AccessChange) GetFlows() []string {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+func (x *AccessChange) GetSources() uint32 {
+	if x != nil {
+		return x.Sources
+	}
+	return 0
+}
+
+func (x *AccessChange) GetDestinations() uint32 {
+	if x != nil {
+		return x.Destinations
+	}
+	return 0
+}
+
+func (x *AccessChange) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type GetPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyRequest) Reset() {
+	*x = GetPolicyRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyRequest) ProtoMessage() {}
+
+func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *GetPolicyRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+type GetPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyResponse) Reset() {
+	*x = GetPolicyResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyResponse) ProtoMessage() {}
+
+func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *GetPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+type ListPoliciesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoliciesRequest) Reset() {
+	*x = ListPoliciesRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoliciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoliciesRequest) ProtoMessage() {}
+
+func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
+func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+type ListPoliciesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policies      []*Policy              `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoliciesResponse) Reset() {
+	*x = ListPoliciesResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoliciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoliciesResponse) ProtoMessage() {}
+
+func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
+func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListPoliciesResponse) GetPolicies() []*Policy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+type CheckPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: the document in force.
+	Text          []byte `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckPolicyRequest) Reset() {
+	*x = CheckPolicyRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckPolicyRequest) ProtoMessage() {}
+
+func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckPolicyRequest.ProtoReflect.Descriptor instead.
+func (*CheckPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CheckPolicyRequest) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
+type CheckPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Report        *PolicyReport          `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckPolicyResponse) Reset() {
+	*x = CheckPolicyResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckPolicyResponse) ProtoMessage() {}
+
+func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckPolicyResponse.ProtoReflect.Descriptor instead.
+func (*CheckPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *CheckPolicyResponse) GetReport() *PolicyReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+type SetPolicyRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Text   []byte                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Set: it is rolled back after that, unless somebody confirms it.
+	ConfirmWithin *durationpb.Duration `protobuf:"bytes,3,opt,name=confirm_within,json=confirmWithin,proto3" json:"confirm_within,omitempty"`
+	// Also if it locks the coordinator's host out.
+	Force         bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyRequest) Reset() {
+	*x = SetPolicyRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyRequest) ProtoMessage() {}
+
+func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SetPolicyRequest) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
+func (x *SetPolicyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SetPolicyRequest) GetConfirmWithin() *durationpb.Duration {
+	if x != nil {
+		return x.ConfirmWithin
+	}
+	return nil
+}
+
+func (x *SetPolicyRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type SetPolicyResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Policy *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	Report *PolicyReport          `protobuf:"bytes,2,opt,name=report,proto3" json:"report,omitempty"`
+	// It was in force already.
+	Unchanged     bool `protobuf:"varint,3,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPolicyResponse) Reset() {
+	*x = SetPolicyResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPolicyResponse) ProtoMessage() {}
+
+func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *SetPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *SetPolicyResponse) GetReport() *PolicyReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *SetPolicyResponse) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
+}
+
+type ConfirmPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmPolicyRequest) Reset() {
+	*x = ConfirmPolicyRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmPolicyRequest) ProtoMessage() {}
+
+func (x *ConfirmPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmPolicyRequest.ProtoReflect.Descriptor instead.
+func (*ConfirmPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{35}
+}
+
+type ConfirmPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        *Policy                `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfirmPolicyResponse) Reset() {
+	*x = ConfirmPolicyResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfirmPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfirmPolicyResponse) ProtoMessage() {}
+
+func (x *ConfirmPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfirmPolicyResponse.ProtoReflect.Descriptor instead.
+func (*ConfirmPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ConfirmPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+type RollbackPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: the document before the one in force.
+	Number        uint64               `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Reason        string               `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	ConfirmWithin *durationpb.Duration `protobuf:"bytes,3,opt,name=confirm_within,json=confirmWithin,proto3" json:"confirm_within,omitempty"`
+	Force         bool                 `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackPolicyRequest) Reset() {
+	*x = RollbackPolicyRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackPolicyRequest) ProtoMessage() {}
+
+func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackPolicyRequest.ProtoReflect.Descriptor instead.
+func (*RollbackPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RollbackPolicyRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *RollbackPolicyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RollbackPolicyRequest) GetConfirmWithin() *durationpb.Duration {
+	if x != nil {
+		return x.ConfirmWithin
+	}
+	return nil
+}
+
+func (x *RollbackPolicyRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type RollbackPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The document in force now.
+	Policy *Policy `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// Whose text it is; or what it was before, if it was not confirmed.
+	From          uint64 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackPolicyResponse) Reset() {
+	*x = RollbackPolicyResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackPolicyResponse) ProtoMessage() {}
+
+func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackPolicyResponse.ProtoReflect.Descriptor instead.
+func (*RollbackPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RollbackPolicyResponse) GetPolicy() *Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *RollbackPolicyResponse) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+type ExplainAccessRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each the name, address or key of a device, a user, or an address behind a gateway.
+	Source      string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Destination string `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
+	// Such as tcp/443 or icmp.
+	Flow          string `protobuf:"bytes,3,opt,name=flow,proto3" json:"flow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainAccessRequest) Reset() {
+	*x = ExplainAccessRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainAccessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainAccessRequest) ProtoMessage() {}
+
+func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainAccessRequest.ProtoReflect.Descriptor instead.
+func (*ExplainAccessRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ExplainAccessRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ExplainAccessRequest) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *ExplainAccessRequest) GetFlow() string {
+	if x != nil {
+		return x.Flow
+	}
+	return ""
+}
+
+type ExplainAccessResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each pair of devices that the names stand for; at most 100.
+	Answers       []*AccessAnswer `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	More          uint32          `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainAccessResponse) Reset() {
+	*x = ExplainAccessResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainAccessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainAccessResponse) ProtoMessage() {}
+
+func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainAccessResponse.ProtoReflect.Descriptor instead.
+func (*ExplainAccessResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ExplainAccessResponse) GetAnswers() []*AccessAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+func (x *ExplainAccessResponse) GetMore() uint32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+type AccessAnswer struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Source      string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Destination string                 `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
+	Allowed     bool                   `protobuf:"varint,3,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// The grant that allows it, and its place.
+	Grant string `protobuf:"bytes,4,opt,name=grant,proto3" json:"grant,omitempty"`
+	Line  uint32 `protobuf:"varint,5,opt,name=line,proto3" json:"line,omitempty"`
+	// Grants that come closest, best first.
+	Nearest []*AccessMiss `protobuf:"bytes,6,rep,name=nearest,proto3" json:"nearest,omitempty"`
+	// For a person, some lines.
+	Text          string `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessAnswer) Reset() {
+	*x = AccessAnswer{}
+	mi := &file_warren_v1_admin_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessAnswer) ProtoMessage() {}
+
+func (x *AccessAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessAnswer.ProtoReflect.Descriptor instead.
+func (*AccessAnswer) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *AccessAnswer) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *AccessAnswer) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *AccessAnswer) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *AccessAnswer) GetGrant() string {
+	if x != nil {
+		return x.Grant
+	}
+	return ""
+}
+
+func (x *AccessAnswer) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *AccessAnswer) GetNearest() []*AccessMiss {
+	if x != nil {
+		return x.Nearest
+	}
+	return nil
+}
+
+func (x *AccessAnswer) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type AccessMiss struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Grant string                 `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
+	Line  uint32                 `protobuf:"varint,2,opt,name=line,proto3" json:"line,omitempty"`
+	// Parts that are not met: source, destination, flow, user, time, posture, via.
+	Reasons       []string `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Text          string   `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessMiss) Reset() {
+	*x = AccessMiss{}
+	mi := &file_warren_v1_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessMiss) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessMiss) ProtoMessage() {}
+
+func (x *AccessMiss) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessMiss.ProtoReflect.Descriptor instead.
+func (*AccessMiss) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *AccessMiss) GetGrant() string {
+	if x != nil {
+		return x.Grant
+	}
+	return ""
+}
+
+func (x *AccessMiss) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *AccessMiss) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *AccessMiss) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 var File_warren_v1_admin_proto protoreflect.FileDescriptor
 
 const file_warren_v1_admin_proto_rawDesc = "" +
@@ -1474,7 +2720,92 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\bbuilt_in\x18\x03 \x01(\bR\abuiltIn\"(\n" +
 	"\x12RemoveRelayRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x15\n" +
-	"\x13RemoveRelayResponse2\xa0\x06\n" +
+	"\x13RemoveRelayResponse\"\xfc\x01\n" +
+	"\x06Policy\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\fR\x04text\x12\x16\n" +
+	"\x06author\x18\x03 \x01(\tR\x06author\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12*\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\x129\n" +
+	"\n" +
+	"confirm_by\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tconfirmBy\x12\x19\n" +
+	"\bin_force\x18\b \x01(\bR\ainForce\"u\n" +
+	"\rPolicyProblem\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\rR\x04line\x12\x16\n" +
+	"\x06column\x18\x02 \x01(\rR\x06column\x12\x12\n" +
+	"\x04part\x18\x03 \x01(\tR\x04part\x12\x12\n" +
+	"\x04what\x18\x04 \x01(\tR\x04what\x12\x10\n" +
+	"\x03fix\x18\x05 \x01(\tR\x03fix\"\xb5\x02\n" +
+	"\fPolicyReport\x120\n" +
+	"\x06errors\x18\x01 \x03(\v2\x18.warren.v1.PolicyProblemR\x06errors\x124\n" +
+	"\bwarnings\x18\x02 \x03(\v2\x18.warren.v1.PolicyProblemR\bwarnings\x12\x14\n" +
+	"\x05tests\x18\x03 \x01(\rR\x05tests\x124\n" +
+	"\bfailures\x18\x04 \x03(\v2\x18.warren.v1.PolicyProblemR\bfailures\x121\n" +
+	"\achanges\x18\x05 \x03(\v2\x17.warren.v1.AccessChangeR\achanges\x12!\n" +
+	"\fmore_changes\x18\x06 \x01(\rR\vmoreChanges\x12\x1b\n" +
+	"\tlocks_out\x18\a \x01(\bR\blocksOut\"\xac\x01\n" +
+	"\fAccessChange\x12\x12\n" +
+	"\x04gain\x18\x01 \x01(\bR\x04gain\x12\x10\n" +
+	"\x03who\x18\x02 \x03(\tR\x03who\x12\x0e\n" +
+	"\x02on\x18\x03 \x03(\tR\x02on\x12\x14\n" +
+	"\x05flows\x18\x04 \x03(\tR\x05flows\x12\x18\n" +
+	"\asources\x18\x05 \x01(\rR\asources\x12\"\n" +
+	"\fdestinations\x18\x06 \x01(\rR\fdestinations\x12\x12\n" +
+	"\x04text\x18\a \x01(\tR\x04text\"*\n" +
+	"\x10GetPolicyRequest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\">\n" +
+	"\x11GetPolicyResponse\x12)\n" +
+	"\x06policy\x18\x01 \x01(\v2\x11.warren.v1.PolicyR\x06policy\"\x15\n" +
+	"\x13ListPoliciesRequest\"E\n" +
+	"\x14ListPoliciesResponse\x12-\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x11.warren.v1.PolicyR\bpolicies\"(\n" +
+	"\x12CheckPolicyRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\fR\x04text\"F\n" +
+	"\x13CheckPolicyResponse\x12/\n" +
+	"\x06report\x18\x01 \x01(\v2\x17.warren.v1.PolicyReportR\x06report\"\x96\x01\n" +
+	"\x10SetPolicyRequest\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\fR\x04text\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12@\n" +
+	"\x0econfirm_within\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\rconfirmWithin\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"\x8d\x01\n" +
+	"\x11SetPolicyResponse\x12)\n" +
+	"\x06policy\x18\x01 \x01(\v2\x11.warren.v1.PolicyR\x06policy\x12/\n" +
+	"\x06report\x18\x02 \x01(\v2\x17.warren.v1.PolicyReportR\x06report\x12\x1c\n" +
+	"\tunchanged\x18\x03 \x01(\bR\tunchanged\"\x16\n" +
+	"\x14ConfirmPolicyRequest\"B\n" +
+	"\x15ConfirmPolicyResponse\x12)\n" +
+	"\x06policy\x18\x01 \x01(\v2\x11.warren.v1.PolicyR\x06policy\"\x9f\x01\n" +
+	"\x15RollbackPolicyRequest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12@\n" +
+	"\x0econfirm_within\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\rconfirmWithin\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"W\n" +
+	"\x16RollbackPolicyResponse\x12)\n" +
+	"\x06policy\x18\x01 \x01(\v2\x11.warren.v1.PolicyR\x06policy\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x04R\x04from\"d\n" +
+	"\x14ExplainAccessRequest\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12 \n" +
+	"\vdestination\x18\x02 \x01(\tR\vdestination\x12\x12\n" +
+	"\x04flow\x18\x03 \x01(\tR\x04flow\"^\n" +
+	"\x15ExplainAccessResponse\x121\n" +
+	"\aanswers\x18\x01 \x03(\v2\x17.warren.v1.AccessAnswerR\aanswers\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\rR\x04more\"\xd1\x01\n" +
+	"\fAccessAnswer\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12 \n" +
+	"\vdestination\x18\x02 \x01(\tR\vdestination\x12\x18\n" +
+	"\aallowed\x18\x03 \x01(\bR\aallowed\x12\x14\n" +
+	"\x05grant\x18\x04 \x01(\tR\x05grant\x12\x12\n" +
+	"\x04line\x18\x05 \x01(\rR\x04line\x12/\n" +
+	"\anearest\x18\x06 \x03(\v2\x15.warren.v1.AccessMissR\anearest\x12\x12\n" +
+	"\x04text\x18\a \x01(\tR\x04text\"d\n" +
+	"\n" +
+	"AccessMiss\x12\x14\n" +
+	"\x05grant\x18\x01 \x01(\tR\x05grant\x12\x12\n" +
+	"\x04line\x18\x02 \x01(\rR\x04line\x12\x18\n" +
+	"\areasons\x18\x03 \x03(\tR\areasons\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text2\xce\n" +
+	"\n" +
 	"\fAdminService\x12O\n" +
 	"\fServerStatus\x12\x1e.warren.v1.ServerStatusRequest\x1a\x1f.warren.v1.ServerStatusResponse\x12L\n" +
 	"\vCreateToken\x12\x1d.warren.v1.CreateTokenRequest\x1a\x1e.warren.v1.CreateTokenResponse\x12I\n" +
@@ -1487,7 +2818,14 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\fExpireDevice\x12\x1e.warren.v1.ExpireDeviceRequest\x1a\x1f.warren.v1.ExpireDeviceResponse\x12I\n" +
 	"\n" +
 	"ListRelays\x12\x1c.warren.v1.ListRelaysRequest\x1a\x1d.warren.v1.ListRelaysResponse\x12L\n" +
-	"\vRemoveRelay\x12\x1d.warren.v1.RemoveRelayRequest\x1a\x1e.warren.v1.RemoveRelayResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
+	"\vRemoveRelay\x12\x1d.warren.v1.RemoveRelayRequest\x1a\x1e.warren.v1.RemoveRelayResponse\x12F\n" +
+	"\tGetPolicy\x12\x1b.warren.v1.GetPolicyRequest\x1a\x1c.warren.v1.GetPolicyResponse\x12O\n" +
+	"\fListPolicies\x12\x1e.warren.v1.ListPoliciesRequest\x1a\x1f.warren.v1.ListPoliciesResponse\x12L\n" +
+	"\vCheckPolicy\x12\x1d.warren.v1.CheckPolicyRequest\x1a\x1e.warren.v1.CheckPolicyResponse\x12F\n" +
+	"\tSetPolicy\x12\x1b.warren.v1.SetPolicyRequest\x1a\x1c.warren.v1.SetPolicyResponse\x12R\n" +
+	"\rConfirmPolicy\x12\x1f.warren.v1.ConfirmPolicyRequest\x1a .warren.v1.ConfirmPolicyResponse\x12U\n" +
+	"\x0eRollbackPolicy\x12 .warren.v1.RollbackPolicyRequest\x1a!.warren.v1.RollbackPolicyResponse\x12R\n" +
+	"\rExplainAccess\x12\x1f.warren.v1.ExplainAccessRequest\x1a .warren.v1.ExplainAccessResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
 
 var (
 	file_warren_v1_admin_proto_rawDescOnce sync.Once
@@ -1501,85 +2839,136 @@ func file_warren_v1_admin_proto_rawDescGZIP() []byte {
 	return file_warren_v1_admin_proto_rawDescData
 }
 
-var file_warren_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_warren_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_warren_v1_admin_proto_goTypes = []any{
-	(*ServerStatusRequest)(nil),   // 0: warren.v1.ServerStatusRequest
-	(*ServerStatusResponse)(nil),  // 1: warren.v1.ServerStatusResponse
-	(*Token)(nil),                 // 2: warren.v1.Token
-	(*CreateTokenRequest)(nil),    // 3: warren.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),   // 4: warren.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),     // 5: warren.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),    // 6: warren.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),    // 7: warren.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),   // 8: warren.v1.RevokeTokenResponse
-	(*Device)(nil),                // 9: warren.v1.Device
-	(*ListDevicesRequest)(nil),    // 10: warren.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),   // 11: warren.v1.ListDevicesResponse
-	(*RenameDeviceRequest)(nil),   // 12: warren.v1.RenameDeviceRequest
-	(*RenameDeviceResponse)(nil),  // 13: warren.v1.RenameDeviceResponse
-	(*RemoveDeviceRequest)(nil),   // 14: warren.v1.RemoveDeviceRequest
-	(*RemoveDeviceResponse)(nil),  // 15: warren.v1.RemoveDeviceResponse
-	(*ExpireDeviceRequest)(nil),   // 16: warren.v1.ExpireDeviceRequest
-	(*ExpireDeviceResponse)(nil),  // 17: warren.v1.ExpireDeviceResponse
-	(*ListRelaysRequest)(nil),     // 18: warren.v1.ListRelaysRequest
-	(*ListRelaysResponse)(nil),    // 19: warren.v1.ListRelaysResponse
-	(*RelayStatus)(nil),           // 20: warren.v1.RelayStatus
-	(*RemoveRelayRequest)(nil),    // 21: warren.v1.RemoveRelayRequest
-	(*RemoveRelayResponse)(nil),   // 22: warren.v1.RemoveRelayResponse
-	(*Endpoint)(nil),              // 23: warren.v1.Endpoint
-	(*Prefix)(nil),                // 24: warren.v1.Prefix
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
-	(*Version)(nil),               // 27: warren.v1.Version
-	(*Relay)(nil),                 // 28: warren.v1.Relay
+	(*ServerStatusRequest)(nil),    // 0: warren.v1.ServerStatusRequest
+	(*ServerStatusResponse)(nil),   // 1: warren.v1.ServerStatusResponse
+	(*Token)(nil),                  // 2: warren.v1.Token
+	(*CreateTokenRequest)(nil),     // 3: warren.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),    // 4: warren.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),      // 5: warren.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),     // 6: warren.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),     // 7: warren.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),    // 8: warren.v1.RevokeTokenResponse
+	(*Device)(nil),                 // 9: warren.v1.Device
+	(*ListDevicesRequest)(nil),     // 10: warren.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),    // 11: warren.v1.ListDevicesResponse
+	(*RenameDeviceRequest)(nil),    // 12: warren.v1.RenameDeviceRequest
+	(*RenameDeviceResponse)(nil),   // 13: warren.v1.RenameDeviceResponse
+	(*RemoveDeviceRequest)(nil),    // 14: warren.v1.RemoveDeviceRequest
+	(*RemoveDeviceResponse)(nil),   // 15: warren.v1.RemoveDeviceResponse
+	(*ExpireDeviceRequest)(nil),    // 16: warren.v1.ExpireDeviceRequest
+	(*ExpireDeviceResponse)(nil),   // 17: warren.v1.ExpireDeviceResponse
+	(*ListRelaysRequest)(nil),      // 18: warren.v1.ListRelaysRequest
+	(*ListRelaysResponse)(nil),     // 19: warren.v1.ListRelaysResponse
+	(*RelayStatus)(nil),            // 20: warren.v1.RelayStatus
+	(*RemoveRelayRequest)(nil),     // 21: warren.v1.RemoveRelayRequest
+	(*RemoveRelayResponse)(nil),    // 22: warren.v1.RemoveRelayResponse
+	(*Policy)(nil),                 // 23: warren.v1.Policy
+	(*PolicyProblem)(nil),          // 24: warren.v1.PolicyProblem
+	(*PolicyReport)(nil),           // 25: warren.v1.PolicyReport
+	(*AccessChange)(nil),           // 26: warren.v1.AccessChange
+	(*GetPolicyRequest)(nil),       // 27: warren.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),      // 28: warren.v1.GetPolicyResponse
+	(*ListPoliciesRequest)(nil),    // 29: warren.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),   // 30: warren.v1.ListPoliciesResponse
+	(*CheckPolicyRequest)(nil),     // 31: warren.v1.CheckPolicyRequest
+	(*CheckPolicyResponse)(nil),    // 32: warren.v1.CheckPolicyResponse
+	(*SetPolicyRequest)(nil),       // 33: warren.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),      // 34: warren.v1.SetPolicyResponse
+	(*ConfirmPolicyRequest)(nil),   // 35: warren.v1.ConfirmPolicyRequest
+	(*ConfirmPolicyResponse)(nil),  // 36: warren.v1.ConfirmPolicyResponse
+	(*RollbackPolicyRequest)(nil),  // 37: warren.v1.RollbackPolicyRequest
+	(*RollbackPolicyResponse)(nil), // 38: warren.v1.RollbackPolicyResponse
+	(*ExplainAccessRequest)(nil),   // 39: warren.v1.ExplainAccessRequest
+	(*ExplainAccessResponse)(nil),  // 40: warren.v1.ExplainAccessResponse
+	(*AccessAnswer)(nil),           // 41: warren.v1.AccessAnswer
+	(*AccessMiss)(nil),             // 42: warren.v1.AccessMiss
+	(*Endpoint)(nil),               // 43: warren.v1.Endpoint
+	(*Prefix)(nil),                 // 44: warren.v1.Prefix
+	(*timestamppb.Timestamp)(nil),  // 45: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 46: google.protobuf.Duration
+	(*Version)(nil),                // 47: warren.v1.Version
+	(*Relay)(nil),                  // 48: warren.v1.Relay
 }
 var file_warren_v1_admin_proto_depIdxs = []int32{
-	23, // 0: warren.v1.ServerStatusResponse.endpoints:type_name -> warren.v1.Endpoint
-	24, // 1: warren.v1.ServerStatusResponse.network_prefixes:type_name -> warren.v1.Prefix
-	25, // 2: warren.v1.ServerStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	25, // 3: warren.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	25, // 4: warren.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	26, // 5: warren.v1.CreateTokenRequest.expires_in:type_name -> google.protobuf.Duration
+	43, // 0: warren.v1.ServerStatusResponse.endpoints:type_name -> warren.v1.Endpoint
+	44, // 1: warren.v1.ServerStatusResponse.network_prefixes:type_name -> warren.v1.Prefix
+	45, // 2: warren.v1.ServerStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	45, // 3: warren.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	45, // 4: warren.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	46, // 5: warren.v1.CreateTokenRequest.expires_in:type_name -> google.protobuf.Duration
 	2,  // 6: warren.v1.CreateTokenResponse.token:type_name -> warren.v1.Token
 	2,  // 7: warren.v1.ListTokensResponse.tokens:type_name -> warren.v1.Token
 	2,  // 8: warren.v1.RevokeTokenResponse.token:type_name -> warren.v1.Token
-	24, // 9: warren.v1.Device.routes:type_name -> warren.v1.Prefix
-	25, // 10: warren.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	25, // 11: warren.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
-	25, // 12: warren.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	27, // 13: warren.v1.Device.version:type_name -> warren.v1.Version
+	44, // 9: warren.v1.Device.routes:type_name -> warren.v1.Prefix
+	45, // 10: warren.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	45, // 11: warren.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
+	45, // 12: warren.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	47, // 13: warren.v1.Device.version:type_name -> warren.v1.Version
 	9,  // 14: warren.v1.ListDevicesResponse.devices:type_name -> warren.v1.Device
 	9,  // 15: warren.v1.RenameDeviceResponse.device:type_name -> warren.v1.Device
 	9,  // 16: warren.v1.RemoveDeviceResponse.device:type_name -> warren.v1.Device
-	25, // 17: warren.v1.ExpireDeviceRequest.at:type_name -> google.protobuf.Timestamp
+	45, // 17: warren.v1.ExpireDeviceRequest.at:type_name -> google.protobuf.Timestamp
 	9,  // 18: warren.v1.ExpireDeviceResponse.device:type_name -> warren.v1.Device
 	20, // 19: warren.v1.ListRelaysResponse.relays:type_name -> warren.v1.RelayStatus
-	28, // 20: warren.v1.RelayStatus.relay:type_name -> warren.v1.Relay
-	0,  // 21: warren.v1.AdminService.ServerStatus:input_type -> warren.v1.ServerStatusRequest
-	3,  // 22: warren.v1.AdminService.CreateToken:input_type -> warren.v1.CreateTokenRequest
-	5,  // 23: warren.v1.AdminService.ListTokens:input_type -> warren.v1.ListTokensRequest
-	7,  // 24: warren.v1.AdminService.RevokeToken:input_type -> warren.v1.RevokeTokenRequest
-	10, // 25: warren.v1.AdminService.ListDevices:input_type -> warren.v1.ListDevicesRequest
-	12, // 26: warren.v1.AdminService.RenameDevice:input_type -> warren.v1.RenameDeviceRequest
-	14, // 27: warren.v1.AdminService.RemoveDevice:input_type -> warren.v1.RemoveDeviceRequest
-	16, // 28: warren.v1.AdminService.ExpireDevice:input_type -> warren.v1.ExpireDeviceRequest
-	18, // 29: warren.v1.AdminService.ListRelays:input_type -> warren.v1.ListRelaysRequest
-	21, // 30: warren.v1.AdminService.RemoveRelay:input_type -> warren.v1.RemoveRelayRequest
-	1,  // 31: warren.v1.AdminService.ServerStatus:output_type -> warren.v1.ServerStatusResponse
-	4,  // 32: warren.v1.AdminService.CreateToken:output_type -> warren.v1.CreateTokenResponse
-	6,  // 33: warren.v1.AdminService.ListTokens:output_type -> warren.v1.ListTokensResponse
-	8,  // 34: warren.v1.AdminService.RevokeToken:output_type -> warren.v1.RevokeTokenResponse
-	11, // 35: warren.v1.AdminService.ListDevices:output_type -> warren.v1.ListDevicesResponse
-	13, // 36: warren.v1.AdminService.RenameDevice:output_type -> warren.v1.RenameDeviceResponse
-	15, // 37: warren.v1.AdminService.RemoveDevice:output_type -> warren.v1.RemoveDeviceResponse
-	17, // 38: warren.v1.AdminService.ExpireDevice:output_type -> warren.v1.ExpireDeviceResponse
-	19, // 39: warren.v1.AdminService.ListRelays:output_type -> warren.v1.ListRelaysResponse
-	22, // 40: warren.v1.AdminService.RemoveRelay:output_type -> warren.v1.RemoveRelayResponse
-	31, // [31:41] is the sub-list for method output_type
-	21, // [21:31] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	48, // 20: warren.v1.RelayStatus.relay:type_name -> warren.v1.Relay
+	45, // 21: warren.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	45, // 22: warren.v1.Policy.confirm_by:type_name -> google.protobuf.Timestamp
+	24, // 23: warren.v1.PolicyReport.errors:type_name -> warren.v1.PolicyProblem
+	24, // 24: warren.v1.PolicyReport.warnings:type_name -> warren.v1.PolicyProblem
+	24, // 25: warren.v1.PolicyReport.failures:type_name -> warren.v1.PolicyProblem
+	26, // 26: warren.v1.PolicyReport.changes:type_name -> warren.v1.AccessChange
+	23, // 27: warren.v1.GetPolicyResponse.policy:type_name -> warren.v1.Policy
+	23, // 28: warren.v1.ListPoliciesResponse.policies:type_name -> warren.v1.Policy
+	25, // 29: warren.v1.CheckPolicyResponse.report:type_name -> warren.v1.PolicyReport
+	46, // 30: warren.v1.SetPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
+	23, // 31: warren.v1.SetPolicyResponse.policy:type_name -> warren.v1.Policy
+	25, // 32: warren.v1.SetPolicyResponse.report:type_name -> warren.v1.PolicyReport
+	23, // 33: warren.v1.ConfirmPolicyResponse.policy:type_name -> warren.v1.Policy
+	46, // 34: warren.v1.RollbackPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
+	23, // 35: warren.v1.RollbackPolicyResponse.policy:type_name -> warren.v1.Policy
+	41, // 36: warren.v1.ExplainAccessResponse.answers:type_name -> warren.v1.AccessAnswer
+	42, // 37: warren.v1.AccessAnswer.nearest:type_name -> warren.v1.AccessMiss
+	0,  // 38: warren.v1.AdminService.ServerStatus:input_type -> warren.v1.ServerStatusRequest
+	3,  // 39: warren.v1.AdminService.CreateToken:input_type -> warren.v1.CreateTokenRequest
+	5,  // 40: warren.v1.AdminService.ListTokens:input_type -> warren.v1.ListTokensRequest
+	7,  // 41: warren.v1.AdminService.RevokeToken:input_type -> warren.v1.RevokeTokenRequest
+	10, // 42: warren.v1.AdminService.ListDevices:input_type -> warren.v1.ListDevicesRequest
+	12, // 43: warren.v1.AdminService.RenameDevice:input_type -> warren.v1.RenameDeviceRequest
+	14, // 44: warren.v1.AdminService.RemoveDevice:input_type -> warren.v1.RemoveDeviceRequest
+	16, // 45: warren.v1.AdminService.ExpireDevice:input_type -> warren.v1.ExpireDeviceRequest
+	18, // 46: warren.v1.AdminService.ListRelays:input_type -> warren.v1.ListRelaysRequest
+	21, // 47: warren.v1.AdminService.RemoveRelay:input_type -> warren.v1.RemoveRelayRequest
+	27, // 48: warren.v1.AdminService.GetPolicy:input_type -> warren.v1.GetPolicyRequest
+	29, // 49: warren.v1.AdminService.ListPolicies:input_type -> warren.v1.ListPoliciesRequest
+	31, // 50: warren.v1.AdminService.CheckPolicy:input_type -> warren.v1.CheckPolicyRequest
+	33, // 51: warren.v1.AdminService.SetPolicy:input_type -> warren.v1.SetPolicyRequest
+	35, // 52: warren.v1.AdminService.ConfirmPolicy:input_type -> warren.v1.ConfirmPolicyRequest
+	37, // 53: warren.v1.AdminService.RollbackPolicy:input_type -> warren.v1.RollbackPolicyRequest
+	39, // 54: warren.v1.AdminService.ExplainAccess:input_type -> warren.v1.ExplainAccessRequest
+	1,  // 55: warren.v1.AdminService.ServerStatus:output_type -> warren.v1.ServerStatusResponse
+	4,  // 56: warren.v1.AdminService.CreateToken:output_type -> warren.v1.CreateTokenResponse
+	6,  // 57: warren.v1.AdminService.ListTokens:output_type -> warren.v1.ListTokensResponse
+	8,  // 58: warren.v1.AdminService.RevokeToken:output_type -> warren.v1.RevokeTokenResponse
+	11, // 59: warren.v1.AdminService.ListDevices:output_type -> warren.v1.ListDevicesResponse
+	13, // 60: warren.v1.AdminService.RenameDevice:output_type -> warren.v1.RenameDeviceResponse
+	15, // 61: warren.v1.AdminService.RemoveDevice:output_type -> warren.v1.RemoveDeviceResponse
+	17, // 62: warren.v1.AdminService.ExpireDevice:output_type -> warren.v1.ExpireDeviceResponse
+	19, // 63: warren.v1.AdminService.ListRelays:output_type -> warren.v1.ListRelaysResponse
+	22, // 64: warren.v1.AdminService.RemoveRelay:output_type -> warren.v1.RemoveRelayResponse
+	28, // 65: warren.v1.AdminService.GetPolicy:output_type -> warren.v1.GetPolicyResponse
+	30, // 66: warren.v1.AdminService.ListPolicies:output_type -> warren.v1.ListPoliciesResponse
+	32, // 67: warren.v1.AdminService.CheckPolicy:output_type -> warren.v1.CheckPolicyResponse
+	34, // 68: warren.v1.AdminService.SetPolicy:output_type -> warren.v1.SetPolicyResponse
+	36, // 69: warren.v1.AdminService.ConfirmPolicy:output_type -> warren.v1.ConfirmPolicyResponse
+	38, // 70: warren.v1.AdminService.RollbackPolicy:output_type -> warren.v1.RollbackPolicyResponse
+	40, // 71: warren.v1.AdminService.ExplainAccess:output_type -> warren.v1.ExplainAccessResponse
+	55, // [55:72] is the sub-list for method output_type
+	38, // [38:55] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_admin_proto_init() }
@@ -1594,7 +2983,7 @@ func file_warren_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_admin_proto_rawDesc), len(file_warren_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -61,6 +61,25 @@ const (
 	// AdminServiceRemoveRelayProcedure is the fully-qualified name of the AdminService's RemoveRelay
 	// RPC.
 	AdminServiceRemoveRelayProcedure = "/warren.v1.AdminService/RemoveRelay"
+	// AdminServiceGetPolicyProcedure is the fully-qualified name of the AdminService's GetPolicy RPC.
+	AdminServiceGetPolicyProcedure = "/warren.v1.AdminService/GetPolicy"
+	// AdminServiceListPoliciesProcedure is the fully-qualified name of the AdminService's ListPolicies
+	// RPC.
+	AdminServiceListPoliciesProcedure = "/warren.v1.AdminService/ListPolicies"
+	// AdminServiceCheckPolicyProcedure is the fully-qualified name of the AdminService's CheckPolicy
+	// RPC.
+	AdminServiceCheckPolicyProcedure = "/warren.v1.AdminService/CheckPolicy"
+	// AdminServiceSetPolicyProcedure is the fully-qualified name of the AdminService's SetPolicy RPC.
+	AdminServiceSetPolicyProcedure = "/warren.v1.AdminService/SetPolicy"
+	// AdminServiceConfirmPolicyProcedure is the fully-qualified name of the AdminService's
+	// ConfirmPolicy RPC.
+	AdminServiceConfirmPolicyProcedure = "/warren.v1.AdminService/ConfirmPolicy"
+	// AdminServiceRollbackPolicyProcedure is the fully-qualified name of the AdminService's
+	// RollbackPolicy RPC.
+	AdminServiceRollbackPolicyProcedure = "/warren.v1.AdminService/RollbackPolicy"
+	// AdminServiceExplainAccessProcedure is the fully-qualified name of the AdminService's
+	// ExplainAccess RPC.
+	AdminServiceExplainAccessProcedure = "/warren.v1.AdminService/ExplainAccess"
 )
 
 // AdminServiceClient is a client for the warren.v1.AdminService service.
@@ -75,6 +94,20 @@ type AdminServiceClient interface {
 	ExpireDevice(context.Context, *connect.Request[warrenv1.ExpireDeviceRequest]) (*connect.Response[warrenv1.ExpireDeviceResponse], error)
 	ListRelays(context.Context, *connect.Request[warrenv1.ListRelaysRequest]) (*connect.Response[warrenv1.ListRelaysResponse], error)
 	RemoveRelay(context.Context, *connect.Request[warrenv1.RemoveRelayRequest]) (*connect.Response[warrenv1.RemoveRelayResponse], error)
+	// GetPolicy gives one document of the history, without a number the one in force.
+	GetPolicy(context.Context, *connect.Request[warrenv1.GetPolicyRequest]) (*connect.Response[warrenv1.GetPolicyResponse], error)
+	// ListPolicies gives the history, oldest first, without texts.
+	ListPolicies(context.Context, *connect.Request[warrenv1.ListPoliciesRequest]) (*connect.Response[warrenv1.ListPoliciesResponse], error)
+	// CheckPolicy tells what is wrong with a document and what it would change. It changes nothing.
+	CheckPolicy(context.Context, *connect.Request[warrenv1.CheckPolicyRequest]) (*connect.Response[warrenv1.CheckPolicyResponse], error)
+	// SetPolicy puts a document into force. A refusal carries a PolicyReport as its detail.
+	SetPolicy(context.Context, *connect.Request[warrenv1.SetPolicyRequest]) (*connect.Response[warrenv1.SetPolicyResponse], error)
+	// ConfirmPolicy makes the document that waits for it stay in force.
+	ConfirmPolicy(context.Context, *connect.Request[warrenv1.ConfirmPolicyRequest]) (*connect.Response[warrenv1.ConfirmPolicyResponse], error)
+	// RollbackPolicy takes back the document that waits to be confirmed, or puts an earlier one into force under a new number.
+	RollbackPolicy(context.Context, *connect.Request[warrenv1.RollbackPolicyRequest]) (*connect.Response[warrenv1.RollbackPolicyResponse], error)
+	// ExplainAccess tells whether one may reach another, and why.
+	ExplainAccess(context.Context, *connect.Request[warrenv1.ExplainAccessRequest]) (*connect.Response[warrenv1.ExplainAccessResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the warren.v1.AdminService service. By default, it
@@ -148,21 +181,70 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("RemoveRelay")),
 			connect.WithClientOptions(opts...),
 		),
+		getPolicy: connect.NewClient[warrenv1.GetPolicyRequest, warrenv1.GetPolicyResponse](
+			httpClient,
+			baseURL+AdminServiceGetPolicyProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("GetPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		listPolicies: connect.NewClient[warrenv1.ListPoliciesRequest, warrenv1.ListPoliciesResponse](
+			httpClient,
+			baseURL+AdminServiceListPoliciesProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ListPolicies")),
+			connect.WithClientOptions(opts...),
+		),
+		checkPolicy: connect.NewClient[warrenv1.CheckPolicyRequest, warrenv1.CheckPolicyResponse](
+			httpClient,
+			baseURL+AdminServiceCheckPolicyProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("CheckPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		setPolicy: connect.NewClient[warrenv1.SetPolicyRequest, warrenv1.SetPolicyResponse](
+			httpClient,
+			baseURL+AdminServiceSetPolicyProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("SetPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		confirmPolicy: connect.NewClient[warrenv1.ConfirmPolicyRequest, warrenv1.ConfirmPolicyResponse](
+			httpClient,
+			baseURL+AdminServiceConfirmPolicyProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ConfirmPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		rollbackPolicy: connect.NewClient[warrenv1.RollbackPolicyRequest, warrenv1.RollbackPolicyResponse](
+			httpClient,
+			baseURL+AdminServiceRollbackPolicyProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("RollbackPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		explainAccess: connect.NewClient[warrenv1.ExplainAccessRequest, warrenv1.ExplainAccessResponse](
+			httpClient,
+			baseURL+AdminServiceExplainAccessProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ExplainAccess")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // adminServiceClient implements AdminServiceClient.
 type adminServiceClient struct {
-	serverStatus *connect.Client[warrenv1.ServerStatusRequest, warrenv1.ServerStatusResponse]
-	createToken  *connect.Client[warrenv1.CreateTokenRequest, warrenv1.CreateTokenResponse]
-	listTokens   *connect.Client[warrenv1.ListTokensRequest, warrenv1.ListTokensResponse]
-	revokeToken  *connect.Client[warrenv1.RevokeTokenRequest, warrenv1.RevokeTokenResponse]
-	listDevices  *connect.Client[warrenv1.ListDevicesRequest, warrenv1.ListDevicesResponse]
-	renameDevice *connect.Client[warrenv1.RenameDeviceRequest, warrenv1.RenameDeviceResponse]
-	removeDevice *connect.Client[warrenv1.RemoveDeviceRequest, warrenv1.RemoveDeviceResponse]
-	expireDevice *connect.Client[warrenv1.ExpireDeviceRequest, warrenv1.ExpireDeviceResponse]
-	listRelays   *connect.Client[warrenv1.ListRelaysRequest, warrenv1.ListRelaysResponse]
-	removeRelay  *connect.Client[warrenv1.RemoveRelayRequest, warrenv1.RemoveRelayResponse]
+	serverStatus   *connect.Client[warrenv1.ServerStatusRequest, warrenv1.ServerStatusResponse]
+	createToken    *connect.Client[warrenv1.CreateTokenRequest, warrenv1.CreateTokenResponse]
+	listTokens     *connect.Client[warrenv1.ListTokensRequest, warrenv1.ListTokensResponse]
+	revokeToken    *connect.Client[warrenv1.RevokeTokenRequest, warrenv1.RevokeTokenResponse]
+	listDevices    *connect.Client[warrenv1.ListDevicesRequest, warrenv1.ListDevicesResponse]
+	renameDevice   *connect.Client[warrenv1.RenameDeviceRequest, warrenv1.RenameDeviceResponse]
+	removeDevice   *connect.Client[warrenv1.RemoveDeviceRequest, warrenv1.RemoveDeviceResponse]
+	expireDevice   *connect.Client[warrenv1.ExpireDeviceRequest, warrenv1.ExpireDeviceResponse]
+	listRelays     *connect.Client[warrenv1.ListRelaysRequest, warrenv1.ListRelaysResponse]
+	removeRelay    *connect.Client[warrenv1.RemoveRelayRequest, warrenv1.RemoveRelayResponse]
+	getPolicy      *connect.Client[warrenv1.GetPolicyRequest, warrenv1.GetPolicyResponse]
+	listPolicies   *connect.Client[warrenv1.ListPoliciesRequest, warrenv1.ListPoliciesResponse]
+	checkPolicy    *connect.Client[warrenv1.CheckPolicyRequest, warrenv1.CheckPolicyResponse]
+	setPolicy      *connect.Client[warrenv1.SetPolicyRequest, warrenv1.SetPolicyResponse]
+	confirmPolicy  *connect.Client[warrenv1.ConfirmPolicyRequest, warrenv1.ConfirmPolicyResponse]
+	rollbackPolicy *connect.Client[warrenv1.RollbackPolicyRequest, warrenv1.RollbackPolicyResponse]
+	explainAccess  *connect.Client[warrenv1.ExplainAccessRequest, warrenv1.ExplainAccessResponse]
 }
 
 // ServerStatus calls warren.v1.AdminService.ServerStatus.
@@ -215,6 +297,41 @@ func (c *adminServiceClient) RemoveRelay(ctx context.Context, req *connect.Reque
 	return c.removeRelay.CallUnary(ctx, req)
 }
 
+// GetPolicy calls warren.v1.AdminService.GetPolicy.
+func (c *adminServiceClient) GetPolicy(ctx context.Context, req *connect.Request[warrenv1.GetPolicyRequest]) (*connect.Response[warrenv1.GetPolicyResponse], error) {
+	return c.getPolicy.CallUnary(ctx, req)
+}
+
+// ListPolicies calls warren.v1.AdminService.ListPolicies.
+func (c *adminServiceClient) ListPolicies(ctx context.Context, req *connect.Request[warrenv1.ListPoliciesRequest]) (*connect.Response[warrenv1.ListPoliciesResponse], error) {
+	return c.listPolicies.CallUnary(ctx, req)
+}
+
+// CheckPolicy calls warren.v1.AdminService.CheckPolicy.
+func (c *adminServiceClient) CheckPolicy(ctx context.Context, req *connect.Request[warrenv1.CheckPolicyRequest]) (*connect.Response[warrenv1.CheckPolicyResponse], error) {
+	return c.checkPolicy.CallUnary(ctx, req)
+}
+
+// SetPolicy calls warren.v1.AdminService.SetPolicy.
+func (c *adminServiceClient) SetPolicy(ctx context.Context, req *connect.Request[warrenv1.SetPolicyRequest]) (*connect.Response[warrenv1.SetPolicyResponse], error) {
+	return c.setPolicy.CallUnary(ctx, req)
+}
+
+// ConfirmPolicy calls warren.v1.AdminService.ConfirmPolicy.
+func (c *adminServiceClient) ConfirmPolicy(ctx context.Context, req *connect.Request[warrenv1.ConfirmPolicyRequest]) (*connect.Response[warrenv1.ConfirmPolicyResponse], error) {
+	return c.confirmPolicy.CallUnary(ctx, req)
+}
+
+// RollbackPolicy calls warren.v1.AdminService.RollbackPolicy.
+func (c *adminServiceClient) RollbackPolicy(ctx context.Context, req *connect.Request[warrenv1.RollbackPolicyRequest]) (*connect.Response[warrenv1.RollbackPolicyResponse], error) {
+	return c.rollbackPolicy.CallUnary(ctx, req)
+}
+
+// ExplainAccess calls warren.v1.AdminService.ExplainAccess.
+func (c *adminServiceClient) ExplainAccess(ctx context.Context, req *connect.Request[warrenv1.ExplainAccessRequest]) (*connect.Response[warrenv1.ExplainAccessResponse], error) {
+	return c.explainAccess.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the warren.v1.AdminService service.
 type AdminServiceHandler interface {
 	ServerStatus(context.Context, *connect.Request[warrenv1.ServerStatusRequest]) (*connect.Response[warrenv1.ServerStatusResponse], error)
@@ -227,6 +344,20 @@ type AdminServiceHandler interface {
 	ExpireDevice(context.Context, *connect.Request[warrenv1.ExpireDeviceRequest]) (*connect.Response[warrenv1.ExpireDeviceResponse], error)
 	ListRelays(context.Context, *connect.Request[warrenv1.ListRelaysRequest]) (*connect.Response[warrenv1.ListRelaysResponse], error)
 	RemoveRelay(context.Context, *connect.Request[warrenv1.RemoveRelayRequest]) (*connect.Response[warrenv1.RemoveRelayResponse], error)
+	// GetPolicy gives one document of the history, without a number the one in force.
+	GetPolicy(context.Context, *connect.Request[warrenv1.GetPolicyRequest]) (*connect.Response[warrenv1.GetPolicyResponse], error)
+	// ListPolicies gives the history, oldest first, without texts.
+	ListPolicies(context.Context, *connect.Request[warrenv1.ListPoliciesRequest]) (*connect.Response[warrenv1.ListPoliciesResponse], error)
+	// CheckPolicy tells what is wrong with a document and what it would change. It changes nothing.
+	CheckPolicy(context.Context, *connect.Request[warrenv1.CheckPolicyRequest]) (*connect.Response[warrenv1.CheckPolicyResponse], error)
+	// SetPolicy puts a document into force. A refusal carries a PolicyReport as its detail.
+	SetPolicy(context.Context, *connect.Request[warrenv1.SetPolicyRequest]) (*connect.Response[warrenv1.SetPolicyResponse], error)
+	// ConfirmPolicy makes the document that waits for it stay in force.
+	ConfirmPolicy(context.Context, *connect.Request[warrenv1.ConfirmPolicyRequest]) (*connect.Response[warrenv1.ConfirmPolicyResponse], error)
+	// RollbackPolicy takes back the document that waits to be confirmed, or puts an earlier one into force under a new number.
+	RollbackPolicy(context.Context, *connect.Request[warrenv1.RollbackPolicyRequest]) (*connect.Response[warrenv1.RollbackPolicyResponse], error)
+	// ExplainAccess tells whether one may reach another, and why.
+	ExplainAccess(context.Context, *connect.Request[warrenv1.ExplainAccessRequest]) (*connect.Response[warrenv1.ExplainAccessResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -296,6 +427,48 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("RemoveRelay")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceGetPolicyHandler := connect.NewUnaryHandler(
+		AdminServiceGetPolicyProcedure,
+		svc.GetPolicy,
+		connect.WithSchema(adminServiceMethods.ByName("GetPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceListPoliciesHandler := connect.NewUnaryHandler(
+		AdminServiceListPoliciesProcedure,
+		svc.ListPolicies,
+		connect.WithSchema(adminServiceMethods.ByName("ListPolicies")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceCheckPolicyHandler := connect.NewUnaryHandler(
+		AdminServiceCheckPolicyProcedure,
+		svc.CheckPolicy,
+		connect.WithSchema(adminServiceMethods.ByName("CheckPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceSetPolicyHandler := connect.NewUnaryHandler(
+		AdminServiceSetPolicyProcedure,
+		svc.SetPolicy,
+		connect.WithSchema(adminServiceMethods.ByName("SetPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceConfirmPolicyHandler := connect.NewUnaryHandler(
+		AdminServiceConfirmPolicyProcedure,
+		svc.ConfirmPolicy,
+		connect.WithSchema(adminServiceMethods.ByName("ConfirmPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceRollbackPolicyHandler := connect.NewUnaryHandler(
+		AdminServiceRollbackPolicyProcedure,
+		svc.RollbackPolicy,
+		connect.WithSchema(adminServiceMethods.ByName("RollbackPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceExplainAccessHandler := connect.NewUnaryHandler(
+		AdminServiceExplainAccessProcedure,
+		svc.ExplainAccess,
+		connect.WithSchema(adminServiceMethods.ByName("ExplainAccess")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/warren.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceServerStatusProcedure:
@@ -318,6 +491,20 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceListRelaysHandler.ServeHTTP(w, r)
 		case AdminServiceRemoveRelayProcedure:
 			adminServiceRemoveRelayHandler.ServeHTTP(w, r)
+		case AdminServiceGetPolicyProcedure:
+			adminServiceGetPolicyHandler.ServeHTTP(w, r)
+		case AdminServiceListPoliciesProcedure:
+			adminServiceListPoliciesHandler.ServeHTTP(w, r)
+		case AdminServiceCheckPolicyProcedure:
+			adminServiceCheckPolicyHandler.ServeHTTP(w, r)
+		case AdminServiceSetPolicyProcedure:
+			adminServiceSetPolicyHandler.ServeHTTP(w, r)
+		case AdminServiceConfirmPolicyProcedure:
+			adminServiceConfirmPolicyHandler.ServeHTTP(w, r)
+		case AdminServiceRollbackPolicyProcedure:
+			adminServiceRollbackPolicyHandler.ServeHTTP(w, r)
+		case AdminServiceExplainAccessProcedure:
+			adminServiceExplainAccessHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -365,4 +552,32 @@ func (UnimplementedAdminServiceHandler) ListRelays(context.Context, *connect.Req
 
 func (UnimplementedAdminServiceHandler) RemoveRelay(context.Context, *connect.Request[warrenv1.RemoveRelayRequest]) (*connect.Response[warrenv1.RemoveRelayResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.RemoveRelay is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) GetPolicy(context.Context, *connect.Request[warrenv1.GetPolicyRequest]) (*connect.Response[warrenv1.GetPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.GetPolicy is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ListPolicies(context.Context, *connect.Request[warrenv1.ListPoliciesRequest]) (*connect.Response[warrenv1.ListPoliciesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.ListPolicies is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) CheckPolicy(context.Context, *connect.Request[warrenv1.CheckPolicyRequest]) (*connect.Response[warrenv1.CheckPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.CheckPolicy is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) SetPolicy(context.Context, *connect.Request[warrenv1.SetPolicyRequest]) (*connect.Response[warrenv1.SetPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.SetPolicy is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ConfirmPolicy(context.Context, *connect.Request[warrenv1.ConfirmPolicyRequest]) (*connect.Response[warrenv1.ConfirmPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.ConfirmPolicy is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) RollbackPolicy(context.Context, *connect.Request[warrenv1.RollbackPolicyRequest]) (*connect.Response[warrenv1.RollbackPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.RollbackPolicy is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ExplainAccess(context.Context, *connect.Request[warrenv1.ExplainAccessRequest]) (*connect.Response[warrenv1.ExplainAccessResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.ExplainAccess is not implemented"))
 }
