@@ -2,8 +2,8 @@
 // holds no clock, no database and no socket: callers pass the time, randomness and what is taken already, and store what it returns.
 //
 // Enrol, Rename, Expire, Remove, Restore and ApplySelf make the next state of a device and leave the old one as it was; NewToken and
-// Token.Admit rule tokens; PickName and PickAddresses choose what a new device gets; Visible and BuiltInGrants say who may know and
-// reach whom.
+// Token.Admit rule tokens; PickName and PickAddresses choose what a new device gets. Which peers a device
+// may know of, package policy/compile says.
 package domain
 
 import (
@@ -18,7 +18,6 @@ import (
 
 	"warren/proto/key"
 	"warren/proto/record"
-	pb "warren/proto/warrenv1"
 )
 
 // Errors that callers tell apart. Each comes wrapped in a sentence for a person.
@@ -252,11 +251,5 @@ func Restore(n *Network, d *Device) *Device {
 // Member reports whether d takes part in the network at now.
 func (d *Device) Member(now time.Time) bool { return !d.Removed && !d.Expired(now) }
 
-// Visible tells whether peers know of d. With the built-in grant every device sees every other.
+// Visible tells whether any peer may know of d; which do, the policy says.
 func (d *Device) Visible() bool { return !d.Removed && !d.Gone }
-
-// BuiltInGrants hold until a policy is set: all devices reach each other on everything.
-func BuiltInGrants(prefixes []netip.Prefix) []*pb.Grant {
-	p := record.PrefixesToProto(prefixes)
-	return []*pb.Grant{{Id: "built-in", Sources: p, Destinations: p, Flows: []*pb.Flow{{Protocol: 0, LastPort: 65535}}}}
-}

@@ -2,8 +2,14 @@ package server
 
 import (
 	"iter"
+	"net/netip"
+	"slices"
+	"time"
 
-	"warren/coord/domain"
+	"google.golang.org/protobuf/proto"
+
+	"warren/coord/policy"
+	"warren/coord/policy/compile"
 	"warren/coord/store"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
@@ -11,83 +17,194 @@ import (
 
 // access is who may know of whom and what each may do: the policy in force, compiled for the devices of the network. Sight is mutual. The hub
 // calls it with its lock held.
-type access interface {
-	// put takes a device's next state; one that is not visible is taken out.
-	put(*store.Device) effect
-	sees(a, b rawKey) bool
-	// peers gives the devices that a sees, in any order.
-	peers(a rawKey) iter.Seq[rawKey]
-	// digest sums up the records of a's peers.
-	digest(a rawKey) record.Digest
-	grants(a rawKey) []*pb.Grant
+type access struct {
+	compiled *compile.Compiler
+	members  map[rawKey]*member
+	// at is the time up to which windows were opened and closed, next when that is due again; zero: never.
+	at, next time.Time
 }
 
-// effect is what a change of one device did to it and to others.
+// member is a visible device.
+type member struct {
+	own record.Digest // of its record alone
+	// peers sums up the records of its peers, unless it is stale.
+	peers record.Digest
+	stale bool
+	told  *told // nil: to be made
+}
+
+// told is what a device's statement says of grants and routes.
+type told struct {
+	grants []*pb.Grant
+	routes []*pb.MapRoute
+	// fit says that a statement can hold them.
+	fit bool
+}
+
+// effect is what a change did to the views of devices.
 type effect struct {
-	gained, lost []rawKey // peers
-	// rules are devices whose grants changed.
-	rules []rawKey
+	gained, lost []rawKey // peers of the one device that changed
+	// For a change of the policy or of time: devices whose peers or grants changed, and how the peers did.
+	changed []rawKey
+	moves   []compile.Move
 }
 
-// openAccess lets all devices reach each other on everything.
-type openAccess struct {
-	all     map[rawKey]*store.Device
-	sum     record.Digest
-	allowed []*pb.Grant
+func newAccess(p *policy.Policy, dir compile.Directory, now time.Time) *access {
+	a := &access{compiled: compile.New(p, dir, now), members: map[rawKey]*member{}, at: now}
+	_, a.next = a.compiled.Advance(now)
+	return a
 }
 
-func newOpenAccess(n *domain.Network) *openAccess {
-	return &openAccess{all: map[rawKey]*store.Device{}, allowed: domain.BuiltInGrants(n.Prefixes)}
-}
-
-func (o *openAccess) put(d *store.Device) (e effect) {
-	k := d.Key.Raw()
-	old := o.all[k]
-	if old != nil {
-		o.sum.Toggle(old.Key, old.Version)
-		delete(o.all, k)
-	}
-	others := func() (out []rawKey) {
-		for other := range o.all {
-			out = append(out, other)
-		}
-		return out
-	}
-	switch {
-	case d.Visible():
-		if old == nil {
-			e.gained = others()
-		}
-		o.all[k] = d
-		o.sum.Toggle(d.Key, d.Version)
-	case old != nil:
-		e.lost = others()
-	}
-	return e
-}
-
-func (o *openAccess) sees(a, b rawKey) bool {
-	_, okA := o.all[a]
-	_, okB := o.all[b]
-	return okA && okB && a != b
-}
-
-func (o *openAccess) peers(a rawKey) iter.Seq[rawKey] {
-	return func(yield func(rawKey) bool) {
-		for k := range o.all {
-			if k != a && !yield(k) {
-				return
-			}
-		}
+// load adds a device while nobody watches.
+func (a *access) load(d *store.Device) {
+	if d.Visible() {
+		a.members[d.Key.Raw()] = &member{own: sumOf(d), stale: true}
 	}
 }
 
-func (o *openAccess) digest(a rawKey) record.Digest {
-	sum := o.sum
-	if d := o.all[a]; d != nil {
-		sum.Toggle(d.Key, d.Version)
-	}
+func sumOf(d *store.Device) (sum record.Digest) {
+	sum.Toggle(d.Key, d.Version)
 	return sum
 }
 
-func (o *openAccess) grants(rawKey) []*pb.Grant { return o.allowed }
+// compiledDevice is what a policy can ask about d.
+func compiledDevice(d *store.Device) compile.Device {
+	return compile.Device{ID: d.Key.Raw(), Name: d.Name, Addresses: d.Addresses, Tags: d.Tags, Owner: d.Owner, Routes: d.Routes}
+}
+
+// put takes a device's next state; one that is not visible is taken out.
+func (a *access) put(d *store.Device) effect {
+	k := d.Key.Raw()
+	self := a.members[k]
+	var u compile.Update
+	if d.Visible() {
+		u = a.compiled.SetDevice(compiledDevice(d))
+	} else {
+		u = a.compiled.RemoveDevice(k)
+	}
+	var old, now record.Digest
+	if self != nil {
+		old = self.own
+	}
+	if d.Visible() {
+		if self == nil {
+			self = &member{}
+			a.members[k] = self
+		}
+		self.own, now = sumOf(d), sumOf(d)
+		self.stale = self.stale || len(u.Gained)+len(u.Lost) > 0
+	} else {
+		delete(a.members, k)
+	}
+	a.resum(k, old, now, u)
+	a.forget(u.Changed)
+	return effect{gained: u.Gained, lost: u.Lost}
+}
+
+// forget drops what was made for statements that changed.
+func (a *access) forget(changed []rawKey) {
+	for _, k := range changed {
+		if m := a.members[k]; m != nil {
+			m.told = nil
+		}
+	}
+}
+
+// resum brings the digests of those who see k, or saw it, into line.
+func (a *access) resum(k rawKey, old, now record.Digest, u compile.Update) {
+	for _, p := range u.Lost {
+		a.members[p].toggle(old)
+	}
+	renewed := old
+	renewed.Join(now)
+	gained := map[rawKey]bool{}
+	if old != (record.Digest{}) {
+		for _, p := range u.Gained {
+			gained[p] = true
+		}
+	} else {
+		renewed = now
+	}
+	for p := range a.compiled.Peers(k) {
+		if gained[p] {
+			a.members[p].toggle(now)
+		} else {
+			a.members[p].toggle(renewed)
+		}
+	}
+}
+
+func (m *member) toggle(sum record.Digest) {
+	if !m.stale {
+		m.peers.Join(sum)
+	}
+}
+
+// setPolicy puts another policy into force. Of devices whose peers change more than most times, no more than that is told.
+func (a *access) setPolicy(p *policy.Policy, now time.Time, most int) effect {
+	u, moves := a.compiled.SetPolicyMoves(p, now, most)
+	a.at = now
+	_, a.next = a.compiled.Advance(now)
+	return a.moved(u, moves)
+}
+
+// advance opens and closes time windows.
+func (a *access) advance(now time.Time, most int) effect {
+	u, moves, next := a.compiled.AdvanceMoves(now, most)
+	a.at, a.next = now, next
+	return a.moved(u, moves)
+}
+
+func (a *access) moved(u compile.Update, moves []compile.Move) effect {
+	a.forget(u.Changed)
+	for _, m := range moves {
+		a.members[m.ID].stale = true
+	}
+	return effect{changed: u.Changed, moves: moves}
+}
+
+func (a *access) sees(x, y rawKey) bool { return a.compiled.Sees(x, y) }
+
+// peers gives the devices that k sees, in no particular order.
+func (a *access) peers(k rawKey) iter.Seq[rawKey] { return a.compiled.Peers(k) }
+
+// digest sums up the records of k's peers.
+func (a *access) digest(k rawKey) record.Digest {
+	m := a.members[k]
+	if m == nil {
+		return record.Digest{}
+	}
+	if m.stale {
+		m.peers, m.stale = record.Digest{}, false
+		for p := range a.compiled.Peers(k) {
+			m.peers.Join(a.members[p].own)
+		}
+	}
+	return m.peers
+}
+
+// tell gives the grants and routes of k's statement.
+func (a *access) tell(k rawKey) *told {
+	m := a.members[k]
+	if m == nil {
+		return &told{fit: true}
+	}
+	if m.told == nil {
+		m.told = toldBy(a.compiled.View(k))
+	}
+	return m.told
+}
+
+func toldBy(v compile.View) *told {
+	t := &told{grants: v.Grants}
+	for _, r := range v.Routes {
+		t.routes = append(t.routes, &pb.MapRoute{Prefix: record.PrefixesToProto([]netip.Prefix{r.Prefix})[0], GatewayKey: slices.Clone(r.Gateway[:])})
+	}
+	t.fit = len(t.grants) <= record.MaxGrants && len(t.routes) <= record.MaxMapRoutes && t.size() <= maxTold
+	return t
+}
+
+// maxTold bounds what grants and routes take in a map statement, in bytes. The rest is for relays and endpoints.
+const maxTold = record.MaxPayload - 64<<10
+
+func (t *told) size() int { return proto.Size(&pb.MapStatement{Grants: t.grants, Routes: t.routes}) }

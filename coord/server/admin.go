@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 
 	"warren/coord/domain"
+	"warren/coord/policy"
 	"warren/coord/store"
 	"warren/proto/key"
 	"warren/proto/record"
@@ -27,6 +28,9 @@ type admin struct{ *Server }
 func (s *Server) CreateToken(ctx context.Context, w domain.TokenWish) (*domain.Token, string, error) {
 	if len(s.cfg.Endpoints) == 0 {
 		return nil, "", fmt.Errorf("%w: the coordinator has no address to put into a token; start it with --url", errForm)
+	}
+	if err := policy.CheckUser(w.Owner); w.Owner != "" && err != nil {
+		return nil, "", fmt.Errorf("%w: user %.100q: %w", errForm, w.Owner, err)
 	}
 	text := &token.Token{Network: s.network.ID, Authority: s.Authority()}
 	rand.Read(text.Secret[:])
@@ -58,8 +62,12 @@ func (a *admin) CreateToken(ctx context.Context, req *connect.Request[pb.CreateT
 	if d := m.GetExpiresIn(); d != nil && (d.CheckValid() != nil || d.AsDuration() <= 0) {
 		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("a token's life must be longer than nothing"))
 	}
+	owner := strings.TrimSuffix(m.GetOwner(), "@") // as policies may have it
+	if owner == "" && len(m.GetTags()) == 0 && !m.GetRelay() {
+		owner = callerOf(ctx) // a device that had neither user nor tags could be named by no policy
+	}
 	t, text, err := a.Server.CreateToken(ctx, domain.TokenWish{
-		Life: m.GetExpiresIn().AsDuration(), Reusable: m.GetReusable(), Owner: m.GetOwner(), Tags: m.GetTags(),
+		Life: m.GetExpiresIn().AsDuration(), Reusable: m.GetReusable(), Owner: owner, Tags: m.GetTags(),
 		Ephemeral: m.GetEphemeral(), Relay: m.GetRelay(),
 	})
 	if err != nil {

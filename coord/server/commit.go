@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"warren/coord/domain"
+	"warren/coord/policy"
 	"warren/coord/reason"
 	"warren/coord/store"
 	"warren/proto/key"
@@ -30,11 +31,16 @@ type batch struct {
 	tx      store.Tx
 	devices []*store.Device
 	relays  []*store.Relay
+	// policy is to be in force, nil if it stays, and to be confirmed by confirmBy; confirmed says that it was. advance says that time windows are
+	// to be opened and closed.
+	policy             *policy.Policy
+	confirmBy          time.Time
+	confirmed, advance bool
 
 	// plan.go fills these.
 	planned    bool
 	latest     map[rawKey]*store.Device
-	undo       []*store.Device // what access is to be told if the batch is not committed, last first
+	undo       []func() // if the batch is not committed, last first
 	own        map[rawKey][]store.Change
 	ownOrder   []rawKey
 	ownRows    int

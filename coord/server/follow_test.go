@@ -35,6 +35,7 @@ type follower struct {
 	snapshots       int
 	changes         int // records and removals outside a snapshot
 	within          bool
+	mayKnow         func(rawKey) bool // nil: all devices
 }
 
 // watch logs in and follows from a position; 0, 0 asks for a snapshot.
@@ -71,7 +72,7 @@ func (d *device) follow(session string, epoch, revision uint64) *follower {
 func (f *follower) resume() *follower {
 	f.d.c.Helper()
 	next := f.d.watch(f.epoch, f.revision)
-	next.peers, next.blocked, next.statement, next.usable = f.peers, f.blocked, f.statement, f.usable
+	next.peers, next.blocked, next.statement, next.usable, next.mayKnow = f.peers, f.blocked, f.statement, f.usable, f.mayKnow
 	return next
 }
 
@@ -189,6 +190,8 @@ func (f *follower) change(m *pb.Change) error {
 	switch {
 	case err != nil:
 		return err
+	case f.mayKnow != nil && !d.Removed && !f.mayKnow(k):
+		return fmt.Errorf("was told of %s, which is none of its peers", d.Name)
 	case m.GetKind() == pb.Kind_KIND_BLOCKED:
 		if !d.Removed && !d.Expired(f.d.c.now()) {
 			return fmt.Errorf("%s is no reason to block", d.Name)
@@ -218,6 +221,11 @@ func (f *follower) newStatement(m *pb.Change) error {
 	}
 	if st.GetRevision() < f.revision || st.GetRevision() != m.GetRevision() || st.GetEpoch() != f.epoch {
 		return fmt.Errorf("statement of %d/%d at %d/%d", st.GetEpoch(), st.GetRevision(), f.epoch, f.revision)
+	}
+	for k := range f.online { // whom it does not know it forgets
+		if f.peers[k] == nil {
+			delete(f.online, k)
+		}
 	}
 	f.statement, f.revision = st, st.GetRevision()
 	f.usable = map[rawKey]bool{}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"warren/coord/policy"
 	"warren/coord/store"
 	"warren/internal/broadcast"
 	"warren/proto/key"
@@ -22,7 +23,8 @@ type hub struct {
 
 	mu        sync.Mutex
 	devices   map[rawKey]*store.Device // tombstones too
-	access    access
+	access    *access
+	confirmBy time.Time // the policy in force is rolled back then; zero: it stays
 	relays    map[rawKey]*store.Relay
 	revision  uint64
 	watches   map[rawKey]*watch
@@ -31,20 +33,27 @@ type hub struct {
 	announced bool // OnBlocked has been told of those that were blocked at the start
 }
 
-func newHub(s *Server, a access) *hub {
+func newHub(s *Server) *hub {
 	return &hub{
-		s: s, access: a, devices: map[rawKey]*store.Device{}, relays: map[rawKey]*store.Relay{},
+		s: s, devices: map[rawKey]*store.Device{}, relays: map[rawKey]*store.Relay{},
 		watches: map[rawKey]*watch{}, starts: map[rawKey]*starts{}, unsaved: map[rawKey]store.Sighting{},
 	}
 }
 
-func (h *hub) load(devices []*store.Device, relays []*store.Relay, revision uint64) {
+func (h *hub) load(p *policy.Policy, confirmBy, at time.Time, devices []*store.Device, relays []*store.Relay, revision uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.revision = revision
+	h.revision, h.confirmBy = revision, confirmBy
+	dir := h.s.emptyDirectory()
 	for _, d := range devices {
 		h.set(d)
-		h.access.put(d)
+		if d.Visible() {
+			dir.Devices = append(dir.Devices, compiledDevice(d))
+		}
+	}
+	h.access = newAccess(p, dir, at)
+	for _, d := range devices {
+		h.access.load(d)
 	}
 	for _, r := range relays {
 		h.relays[r.Key.Raw()] = r
@@ -168,6 +177,13 @@ func (h *hub) abandoned(k key.DevicePublic, now time.Time, after time.Duration) 
 	defer h.mu.Unlock()
 	d := h.devices[k.Raw()]
 	return d != nil && d.Ephemeral && h.watches[k.Raw()] == nil && now.Sub(h.lastSeen(d)) >= after
+}
+
+// policyDue tells when the policy is to be rolled back, and when a time window opens or closes next; zero: never.
+func (h *hub) policyDue() (confirmBy, window time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.confirmBy, h.access.next
 }
 
 // newest is the newest revision that was published.

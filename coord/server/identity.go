@@ -185,6 +185,7 @@ const (
 	metaPrefixes   = "prefixes"
 	metaEpoch      = "epoch"
 	metaGeneration = "generation"
+	metaPolicyAt   = "policy at" // up to when time windows were opened and closed
 	metaAuthority  = "authority" // the public key, so that a database and another network's key are not mixed
 )
 
@@ -194,7 +195,7 @@ func (s *Server) loadNetwork(ctx context.Context) error {
 		b, err := tx.Meta(metaNetwork)
 		if errors.Is(err, store.ErrNotFound) {
 			s.firstStart = true
-			return s.makeNetwork(tx)
+			return errors.Join(s.makeNetwork(tx), s.writeFirstPolicy(tx))
 		}
 		if err != nil {
 			return err
@@ -216,7 +217,7 @@ func (s *Server) loadNetwork(ctx context.Context) error {
 		if s.network.Generation, err = metaNumber(tx, metaGeneration); err != nil {
 			return err
 		}
-		return s.readPrefixes(tx)
+		return errors.Join(s.readPrefixes(tx), s.writeFirstPolicy(tx))
 	})
 }
 

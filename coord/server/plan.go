@@ -1,6 +1,7 @@
 package server
 
 import (
+	"encoding/binary"
 	"slices"
 
 	"warren/coord/store"
@@ -8,13 +9,15 @@ import (
 	pb "warren/proto/warrenv1"
 )
 
-// Bounds on the rows of the change log that are for one device alone. Beyond them a device gets a snapshot, and the removal of a device that
+// bounds are on the rows of the change log that are for one device alone. Beyond them a device gets a snapshot, and the removal of a device that
 // very many see is one row for everybody.
-const (
-	maxOwnRows    = 256  // in the log, for one device
-	maxOwnChanges = 64   // by one change, for one device
-	maxRows       = 4096 // by one change, for all devices together
-)
+type bounds struct {
+	own        int // in the log, for one device
+	ownChanges int // by one change, for one device
+	changes    int // by one change, for all devices together
+}
+
+func defaultBounds() bounds { return bounds{own: 256, ownChanges: 64, changes: 4096} }
 
 // A batch becomes rows of the change log before it is committed, and those go to whom they concern once it is. In between the hub is locked,
 // for its access is ahead of what has been published.
@@ -39,6 +42,9 @@ func (h *hub) plan(b *batch) error {
 			return err
 		}
 	}
+	if err := h.planPolicy(b); err != nil {
+		return err
+	}
 	for range b.relays {
 		if err := b.append(delivery{Change: store.Change{Kind: pb.Kind_KIND_STATEMENT}, all: true}); err != nil {
 			return err
@@ -58,10 +64,13 @@ func (h *hub) planDevice(b *batch, d *store.Device) error {
 	if old != nil && old.Version == d.Version {
 		return nil
 	}
-	b.undo = append(b.undo, before(old, d))
+	was := before(old, d)
+	b.undo = append(b.undo, func() { h.access.put(was) })
 	e := h.access.put(d)
 	for _, p := range slices.Concat(e.gained, e.lost) {
-		b.pairs = append(b.pairs, pair{k, p})
+		if old != nil { // nobody was told of a new one's presence
+			b.pairs = append(b.pairs, pair{k, p})
+		}
 	}
 	var err error
 	if d.Visible() {
@@ -69,10 +78,49 @@ func (h *hub) planDevice(b *batch, d *store.Device) error {
 	} else {
 		err = b.planHidden(old, d, e)
 	}
-	for _, r := range e.rules {
-		b.ownRow(r, store.Change{Kind: pb.Kind_KIND_STATEMENT})
-	}
 	return err
+}
+
+// planPolicy plans for another policy, or for time windows that open and close.
+func (h *hub) planPolicy(b *batch) error {
+	a, now, most := h.access, h.s.cfg.Now(), h.s.bounds.ownChanges
+	old, at := a.compiled.Policy(), a.at
+	switch {
+	case b.policy != nil:
+		b.undo = append(b.undo, func() { a.setPolicy(old, at, most) })
+		h.planMoves(b, a.setPolicy(b.policy, now, most))
+	case b.advance:
+		b.undo = append(b.undo, func() { a.advance(at, most) })
+		h.planMoves(b, a.advance(now, most))
+	default:
+		return nil
+	}
+	return b.tx.SetMeta(metaPolicyAt, binary.BigEndian.AppendUint64(nil, uint64(now.UnixNano())))
+}
+
+// planMoves plans for a change of the policy or of time: who gains or loses sight of others is told so, who only has other grants gets a statement.
+func (h *hub) planMoves(b *batch, e effect) {
+	moved := map[rawKey]bool{}
+	for _, m := range e.moves {
+		moved[m.ID] = true
+		if m.Many {
+			b.resnapshot(m.ID)
+			continue
+		}
+		for _, p := range m.Lost {
+			b.ownRow(m.ID, store.Change{Kind: pb.Kind_KIND_DEVICE, ID: slices.Clone(p[:])})
+			b.pairs = append(b.pairs, pair{m.ID, p})
+		}
+		for _, p := range m.Gained {
+			b.ownRow(m.ID, store.Change{Kind: pb.Kind_KIND_DEVICE, ID: slices.Clone(p[:]), Body: h.signed(b, p)})
+			b.pairs = append(b.pairs, pair{m.ID, p})
+		}
+	}
+	for _, k := range e.changed {
+		if !moved[k] {
+			b.ownRow(k, store.Change{Kind: pb.Kind_KIND_STATEMENT})
+		}
+	}
 }
 
 // before is the state that takes d out of access again: the one before, or that of a device that nobody sees.
@@ -116,7 +164,7 @@ func (b *batch) planHidden(old, d *store.Device, e effect) error {
 		row.Body = d.Signed // an expired device is out of sight, not removed
 	}
 	flips := old == nil || old.Visible()
-	if len(e.lost) > maxOwnChanges {
+	if len(e.lost) > b.s.bounds.ownChanges {
 		return b.append(delivery{Change: row, to: e.lost, relays: flips})
 	}
 	for _, p := range e.lost {
@@ -181,11 +229,11 @@ func (b *batch) appendOwn() error {
 
 func (b *batch) tooMany(d key.DevicePublic, rows []store.Change) (bool, error) {
 	asks := func(c store.Change) bool { return c.Kind == store.KindResnapshot }
-	if len(rows) > maxOwnChanges || len(rows) > 1 && b.ownRows > maxRows || slices.ContainsFunc(rows, asks) {
+	if len(rows) > b.s.bounds.ownChanges || len(rows) > 1 && b.ownRows > b.s.bounds.changes || slices.ContainsFunc(rows, asks) {
 		return true, nil
 	}
 	have, err := b.tx.OwnChanges(d)
-	return have+len(rows) > maxOwnRows, err
+	return have+len(rows) > b.s.bounds.own, err
 }
 
 // append writes a row and keeps it for those who watch.

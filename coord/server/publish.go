@@ -33,6 +33,9 @@ func (h *hub) publish(b *batch) {
 			w.close(h.s.refuse(connect.CodePermissionDenied, reason.Removed, errRemoved()))
 		}
 	}
+	if b.policy != nil || b.confirmed {
+		h.confirmBy = b.confirmBy
+	}
 	for _, d := range b.deliveries {
 		h.deliver(d)
 	}
@@ -48,8 +51,8 @@ func (h *hub) publish(b *batch) {
 
 // undo takes back what plan did with a batch that was not committed, and unlocks the hub.
 func (h *hub) undo(b *batch) {
-	for _, d := range slices.Backward(b.undo) {
-		h.access.put(d)
+	for _, back := range slices.Backward(b.undo) {
+		back()
 	}
 	h.mu.Unlock()
 }
@@ -91,19 +94,19 @@ func (h *hub) deliver(d delivery) {
 // pair is two devices of which one gained, or lost, sight of the other.
 type pair struct{ a, b rawKey }
 
-// introduce tells two devices that see each other now of their presence, and makes sure that others are not told. The caller holds mu.
+// introduce tells two devices of each other's presence if they see each other now, and else makes sure that they are not told. The caller holds mu.
 func (h *hub) introduce(p pair) {
-	a, b := h.watches[p.a], h.watches[p.b]
-	if a == nil || b == nil || a.role != b.role {
-		return
+	sees := h.access.sees(p.a, p.b)
+	for _, x := range []pair{p, {p.b, p.a}} {
+		w, other := h.watches[x.a], h.devices[x.b]
+		switch {
+		case w == nil || other == nil:
+		case sees:
+			w.tell(other.Key, h.watches[x.b] != nil) // that it is away, too: word of its going may not have come, for it was not seen
+		default:
+			w.forget(other.Key)
+		}
 	}
-	if h.access.sees(p.a, p.b) {
-		a.tell(b.device, true)
-		b.tell(a.device, true)
-		return
-	}
-	a.forget(b.device)
-	b.forget(a.device)
 }
 
 // push queues a change. The caller holds the hub's mu.
@@ -124,7 +127,7 @@ func (w *watch) push(c store.Change) {
 type view struct {
 	revision uint64
 	digest   record.Digest
-	grants   []*pb.Grant
+	told     *told
 	relays   []*pb.Relay
 	changes  []store.Change  // that it has not seen
 	behind   bool            // there are more of them than were kept in memory: the store has them
@@ -146,14 +149,14 @@ func (h *hub) moment(w *watch) view {
 	v := view{revision: h.revision}
 	if w.role == pb.Role_ROLE_DEVICE {
 		k := w.device.Raw()
-		v.digest, v.grants, v.relays = h.access.digest(k), h.access.grants(k), h.relayList()
+		v.digest, v.told, v.relays = h.access.digest(k), h.access.tell(k), h.relayList()
 	}
 	return v
 }
 
 // snapshot gives all that w may know, in order of keys: for a device itself and its peers, for a relay those that it must not serve. What
-// waits for w is in it.
-func (h *hub) snapshot(w *watch) view {
+// waits for w is in it. again says that w knew others before, and who of them was online.
+func (h *hub) snapshot(w *watch, again bool) view {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	v := h.moment(w)
@@ -171,9 +174,9 @@ func (h *hub) snapshot(w *watch) view {
 		}
 		for p := range h.access.peers(k) {
 			v.devices = append(v.devices, h.devices[p])
-		}
-		for peer := range h.watchingPeers(k) {
-			w.tell(peer.device, true)
+			if online := h.watches[p] != nil; online || again {
+				w.tell(h.devices[p].Key, online)
+			}
 		}
 	}
 	slices.SortFunc(v.devices, func(a, b *store.Device) int {

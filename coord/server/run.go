@@ -24,7 +24,8 @@ const (
 	pruneAfter = 3
 )
 
-// Run does what happens by itself: devices expire, ephemeral ones that are away are removed, what is old is forgotten.
+// Run does what happens by itself: devices expire, ephemeral ones that are away are removed, time windows of the policy open and close, a policy
+// that nobody confirms is rolled back, what is old is forgotten.
 func (s *Server) Run(ctx context.Context) error {
 	s.commitMu.Lock()
 	s.hub.announce()
@@ -34,7 +35,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer prune.Stop()
 	for {
 		changed := s.hub.changed.Next()
-		wait := s.sweepNow(ctx)
+		wait := min(s.sweepNow(ctx), s.tendNow(ctx))
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -61,7 +62,18 @@ func (s *Server) report(ctx context.Context, what string, err error) {
 // sweepNow sweeps, and tells how long until it is to be done again.
 func (s *Server) sweepNow(ctx context.Context) time.Duration {
 	next, err := s.sweep(ctx)
-	s.report(ctx, "expiry of devices", err)
+	return s.wait(ctx, "expiry of devices", next, err)
+}
+
+// tendNow does the same for the policy.
+func (s *Server) tendNow(ctx context.Context) time.Duration {
+	next, err := s.tendPolicy(ctx)
+	return s.wait(ctx, "tending the policy", next, err)
+}
+
+// wait tells how long until something is to be done again that is due next, or failed.
+func (s *Server) wait(ctx context.Context, what string, next time.Time, err error) time.Duration {
+	s.report(ctx, what, err)
 	switch {
 	case err != nil:
 		return time.Second

@@ -5,8 +5,12 @@
 //
 //	identity.go   keys and lock of the state directory
 //	commit.go     one change: transaction, signature, change log, publication
-//	hub.go        what is published, in memory, and who watches; presence.go and starts.go: who is online, and where
+//	hub.go        what has been published, in memory, and who watches; presence.go and starts.go: who is online, and where
 //	run.go        expiry and other things that happen by themselves
+//	access.go     who may know of whom: the policy in force, compiled
+//	plan.go       what a change means to the views of devices
+//	publish.go    who is told, and what waits for each
+//	policy.go     the policy, set, confirmed and rolled back; examine.go: what a document would do
 //	enrol.go, login.go, apply.go, watch.go   the agents' calls; stream.go: what a Watch sends
 //	admin.go      the administrators' calls
 package server
@@ -26,6 +30,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"warren/coord/domain"
+	"warren/coord/policy"
 	"warren/coord/reason"
 	"warren/coord/store"
 	"warren/coord/store/sqlite"
@@ -54,6 +59,10 @@ type Config struct {
 	Endpoints []*pb.Endpoint
 	// Relay describes the relay that runs in the same process; its key is filled in. Nil: there is none.
 	Relay *pb.Relay
+	// Owner is the user who began the network; the starter policy makes an administrator of it. Empty: nobody.
+	Owner string
+	// HostAddresses gives the addresses of the coordinator's host, so that no policy locks it out by mistake. Nil: that is not checked.
+	HostAddresses func() ([]netip.Addr, error)
 	// OnBlocked is told of every device that relays must not serve (true), and of each that may be served again: of those known already
 	// when Run begins, of others when it happens, in order. It must not wait for calls of this server.
 	OnBlocked func(device key.DevicePublic, blocked bool)
@@ -100,11 +109,13 @@ type Server struct {
 	network     domain.Network
 	certificate *pb.Signed // SigningCertificate
 	firstStart  bool
+	firstPolicy FirstPolicy
 	startedAt   time.Time
 	hub         *hub
 	secret      [32]byte // of challenges and session tokens; drawn at each start
 	metrics     *metrics
 	limits      *limits
+	bounds      bounds
 	stopping    chan struct{}
 	stopOnce    sync.Once
 
@@ -134,7 +145,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}()
 	s := &Server{
 		cfg: cfg, log: cfg.Log, id: id, store: st, startedAt: cfg.Now(), secret: newSecret(),
-		metrics: newMetrics(cfg.Registerer), limits: newLimits(cfg.Now), stopping: make(chan struct{}),
+		metrics: newMetrics(cfg.Registerer), limits: newLimits(cfg.Now), bounds: defaultBounds(), stopping: make(chan struct{}),
 	}
 	if err := s.loadNetwork(ctx); err != nil {
 		return nil, err
@@ -153,8 +164,12 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 
 // loadHub fills the hub from the store, and tells the relay whom not to serve.
 func (s *Server) loadHub(ctx context.Context) error {
-	h := newHub(s, newOpenAccess(&s.network))
-	err := s.store.View(ctx, func(tx store.Tx) error {
+	p, confirmBy, at, err := s.loadPolicy(ctx)
+	if err != nil {
+		return err
+	}
+	h := newHub(s)
+	err = s.store.View(ctx, func(tx store.Tx) error {
 		devices, err := tx.Devices()
 		if err != nil {
 			return err
@@ -167,11 +182,15 @@ func (s *Server) loadHub(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		h.load(devices, relays, revision)
+		h.load(p, confirmBy, at, devices, relays, revision)
 		return nil
 	})
+	if err != nil {
+		return err
+	}
 	s.hub = h
 	s.metrics.observe(h)
+	_, err = s.tendPolicy(ctx)
 	return err
 }
 
@@ -211,22 +230,26 @@ func (s *Server) Handler() http.Handler {
 	return withDeadlines(mux)
 }
 
-// AdminHandler serves AdminService. The caller decides who may reach it.
+// AdminHandler serves AdminService. The caller decides who may reach it, and says by WithCaller who does.
 func (s *Server) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(warrenv1connect.NewAdminServiceHandler(&admin{s}, connect.WithReadMaxBytes(maxRequest)))
+	mux.Handle(warrenv1connect.NewAdminServiceHandler(&admin{s}, connect.WithReadMaxBytes(policy.MaxSize+maxRequest)))
 	return mux
 }
 
 // statement makes the map statement for d from what the hub published. The device is a member.
 func (s *Server) statement(d key.DevicePublic, v view) (*pb.Signed, error) {
 	now := s.cfg.Now()
-	id, raw := s.network.ID, v.digest
+	id, raw, t := s.network.ID, v.digest, v.told
+	if !t.fit {
+		s.log.Error("the grants that concern a device do not fit into its map, so nothing is allowed there; make the policy shorter", "device", d.Short(), "bytes", t.size())
+		t = new(told)
+	}
 	prefixes := record.PrefixesToProto(s.network.Prefixes)
 	return record.SignStatement(s.id.signing, &pb.MapStatement{
 		NetworkId: id[:], DeviceKey: d.Bytes(), Epoch: s.network.Epoch, Revision: v.revision,
 		IssuedAt: timestamp(now), GoodUntil: timestamp(now.Add(s.cfg.MapMaxAge)),
-		NetworkPrefixes: prefixes, Grants: v.grants, Relays: v.relays, Endpoints: s.cfg.Endpoints, Digest: raw[:],
+		NetworkPrefixes: prefixes, Grants: t.grants, Routes: t.routes, Relays: v.relays, Endpoints: s.cfg.Endpoints, Digest: raw[:],
 	})
 }
 

@@ -25,6 +25,7 @@ type stream struct {
 	out             *connect.ServerStream[pb.WatchResponse]
 	deadline        func(time.Time)
 	epoch, revision uint64
+	begun           bool // something was sent by which the watcher has a map
 	// owed says that the watcher's statement is out of date; nextStatement fires when it may be sent.
 	owed          bool
 	nextStatement *time.Timer
@@ -120,6 +121,7 @@ func (s *stream) begin(ctx context.Context) error {
 	if !resumable {
 		return s.snapshot()
 	}
+	s.begun = true
 	s.owed = true // endpoints, relays and dates may have changed without a new revision
 	return s.readLog(ctx, revision)
 }
@@ -138,7 +140,8 @@ func (s *stream) resumable(ctx context.Context, newest uint64) (bool, error) {
 }
 
 func (s *stream) snapshot() error {
-	v := s.hub.snapshot(s.w)
+	v := s.hub.snapshot(s.w, s.begun)
+	s.begun = true
 	begin := &pb.SnapshotBegin{Epoch: s.network.Epoch, Revision: v.revision}
 	if err := s.send(&pb.WatchResponse{Event: &pb.WatchResponse_SnapshotBegin{SnapshotBegin: begin}}); err != nil {
 		return err

@@ -26,7 +26,7 @@ func TestWatch(t *testing.T) {
 	if f.tickets != 1 || f.changes != 0 || f.hello.GetKeepAliveSeconds() != 60 {
 		t.Errorf("%d tickets, %d changes, hello %v", f.tickets, f.changes, f.hello)
 	}
-	if got := f.statement; len(got.GetGrants()) != 1 || len(got.GetRelays()) != 1 || len(got.GetEndpoints()) != 1 || len(got.Prefixes) != 2 {
+	if got := f.statement; len(got.GetGrants()) != 2 || len(got.GetRelays()) != 1 || len(got.GetEndpoints()) != 1 || len(got.Prefixes) != 2 {
 		t.Errorf("statement %v", got)
 	}
 	steps := []struct {
