@@ -64,8 +64,8 @@ unless --reusable is given.`,
 	f := cmd.Flags()
 	f.BoolVar(&req.Reusable, "reusable", false, "admit any number of devices")
 	f.DurationVar(&life, "expires", 24*time.Hour, "how long it is good")
-	f.StringVar(&req.Owner, "user", "", "`user` who owns the devices")
-	f.StringSliceVar(&req.Tags, "tags", nil, "`tags` of the devices")
+	f.StringVar(&req.Owner, "user", "", "`user` who owns the devices (default: you, unless they have tags)")
+	f.StringSliceVar(&req.Tags, "tags", nil, "`tags` of the devices, which then belong to these and not to a user")
 	f.BoolVar(&req.Ephemeral, "ephemeral", false, "the devices are removed once they have been away for a while")
 	f.BoolVar(&req.Relay, "relay", false, "admit a relay instead of a device")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -79,6 +79,9 @@ unless --reusable is given.`,
 		}
 		if a.json {
 			return a.printJSON(tokenView(r.Msg.GetToken(), r.Msg.GetText()))
+		}
+		if owner := r.Msg.GetToken().GetOwner(); owner != "" && req.Owner == "" {
+			fmt.Fprintf(a.err, "its devices will belong to %s; --user names another\n", owner)
 		}
 		_, err = fmt.Fprintln(a.out, r.Msg.GetText())
 		return err

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -202,6 +203,7 @@ func (o Options) serverConfig(endpoints []*pb.Endpoint, s *sockets, registry pro
 	cfg := server.Config{
 		StateDir: o.Config.State, Log: o.Log, Version: buildversion.Get(), Prefix4: v4, Prefix6: v6,
 		Endpoints: endpoints, MapMaxAge: o.Config.MapMaxAge, Registerer: registry,
+		Owner: self(), HostAddresses: func() ([]netip.Addr, error) { return gather.HostAddresses("") },
 	}
 	desc := &pb.Relay{Name: "coordinator", Region: o.Config.Region, TlsMode: endpoints[0].GetTlsMode()}
 	var hosts []string
@@ -229,19 +231,39 @@ func (o Options) greet(ctx context.Context, srv *server.Server, endpoints []*pb.
 	if private {
 		fmt.Fprintln(o.Out, "these addresses are private: devices elsewhere will not reach them; if there is a public one, start with --url")
 	}
-	fmt.Fprintln(o.Out, "no policy is set: all devices of the network reach each other on everything")
-	if !srv.FirstStart() {
-		return nil
+	if err := o.greetPolicy(ctx, srv); err != nil || !srv.FirstStart() {
+		return err
 	}
 	if !o.Terminal {
 		_, err := fmt.Fprintf(o.Out, "to add a device, make a token: warren-coordinator token create --state %s\n", o.Config.State)
 		return err
 	}
-	t, text, err := srv.CreateToken(ctx, domain.TokenWish{Reusable: true, Life: firstTokenLife})
+	t, text, err := srv.CreateToken(ctx, domain.TokenWish{Reusable: true, Life: firstTokenLife, Owner: self()})
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(o.Out, "\nOn each device, until %s, run:\n\n    sudo warren up %s\n\n", t.ExpiresAt.Local().Format("Mon 15:04"), text)
+	_, err = fmt.Fprintf(o.Out, "\nOn each device of %s, until %s, run:\n\n    sudo warren up %s\n\n", t.Owner, t.ExpiresAt.Local().Format("Mon 15:04"), text)
+	return err
+}
+
+// greetPolicy says which policy is in force, and what is to be known of one that nobody has set.
+func (o Options) greetPolicy(ctx context.Context, srv *server.Server) error {
+	switch srv.FirstPolicy() {
+	case server.StarterPolicy:
+		const text = "the devices of each user reach each other, and nothing else is allowed: this is policy 1, to be seen by \"warren-coordinator policy get\""
+		_, err := fmt.Fprintln(o.Out, text)
+		return err
+	case server.BuiltInPolicy:
+		const text = "this network had no policy: that all its devices reach each other on everything is written out as policy 1 now"
+		o.Log.Warn(text, "see", "warren-coordinator policy get")
+		_, err := fmt.Fprintln(o.Out, text+"; make it narrower by \"warren-coordinator policy set FILE\"")
+		return err
+	}
+	p, err := srv.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(o.Out, "policy %d is in force, set by %s at %s\n", p.Number, p.Author, p.At.Local().Format(time.DateTime))
 	return err
 }
 
@@ -321,10 +343,11 @@ func (o Options) tls(srv *server.Server, own *tls.Certificate) (*tls.Config, err
 // admit lets root and the user that the coordinator runs as use the administrators' API.
 func admit(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, ok := unixsock.CallerFrom(r.Context()); !ok || !c.Administrator() {
+		c, ok := unixsock.CallerFrom(r.Context())
+		if !ok || !c.Administrator() {
 			http.Error(w, "only root and the coordinator's own user may do this", http.StatusForbidden)
 			return
 		}
-		h.ServeHTTP(w, r)
+		h.ServeHTTP(w, r.WithContext(server.WithCaller(r.Context(), personOf(c))))
 	})
 }
