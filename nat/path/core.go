@@ -222,6 +222,13 @@ func (e Signal) apply(c *Core) {
 	c.touch(s)
 }
 
+func (e Again) apply(c *Core) {
+	if s := c.sessions[e.Peer]; s != nil && s.awake {
+		s.again()
+		c.touch(s)
+	}
+}
+
 // A peer checks only what it uses. If the tunnel does not have it, we have lost it, by a restart for one, and it still sends into a session
 // that is gone: it is wanted, so that a handshake makes another at once.
 func (e Request) apply(c *Core) {

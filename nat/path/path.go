@@ -129,6 +129,8 @@ type (
 		// Lost says that the peer has just given its direct path up, so that nothing of ours need have reached it.
 		Lost bool
 	}
+	// Again says that the peer could make nothing of our last signal, and wants it once more.
+	Again struct{ Peer ID }
 	// Request is an authenticated check of the peer. Whoever runs the core has answered it already.
 	Request struct {
 		Peer ID

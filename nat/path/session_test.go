@@ -212,3 +212,42 @@ func TestNobodyKeepsTheOtherAwake(t *testing.T) {
 		t.Errorf("%d signals while both ought to sleep", n-signals)
 	}
 }
+
+// A peer that could make nothing of our last signal gets it again at once, be it a call or an answer, and no more often than signals go at all.
+func TestAgain(t *testing.T) {
+	s := newSim(t, 1)
+	a, b := s.add(blocked), s.add(easy)
+	a.handle(path.Again{Peer: b.id}) // without a session there is nothing to say
+	a.flow(b, 100*time.Millisecond, false)
+	s.run(5 * time.Second)
+	for _, n := range []*node{a, b} {
+		other := a
+		if n == a {
+			other = b
+		}
+		before := n.link(other.id).signals
+		n.handle(path.Again{Peer: other.id})
+		s.run(100 * time.Millisecond)
+		if got := n.link(other.id).signals - before; got != 1 {
+			t.Errorf("%s: %d signals, want 1", n.host.Name, got)
+		}
+	}
+	before := a.link(b.id).signals
+	for range 1000 {
+		a.handle(path.Again{Peer: b.id})
+		s.run(time.Millisecond)
+	}
+	if got := a.link(b.id).signals - before; got > 21 {
+		t.Errorf("%d signals in a second", got)
+	}
+	c := newSim(t, 2)
+	caller, away := c.add(easy), c.add(easy)
+	away.host.Down, away.relayUp = true, false
+	caller.flow(away, 100*time.Millisecond, false)
+	c.run(10 * time.Second)
+	before = caller.link(away.id).signals
+	caller.handle(path.Again{Peer: away.id})
+	if got := caller.link(away.id).signals - before; got != 1 {
+		t.Errorf("while it calls: %d signals, want 1", got)
+	}
+}

@@ -27,6 +27,15 @@ func (s *session) heard() {
 	s.gone = false
 }
 
+// again repeats what the peer was last told.
+func (s *session) again() {
+	if s.calling {
+		s.nextCall = s.c.now
+	} else {
+		s.answerDue = true
+	}
+}
+
 // callGone has a peer that was not at the relay called again soon: there is data for it, or it sends checks.
 func (s *session) callGone() {
 	at := later(s.c.now, s.lastSignal.Add(goneRetry))

@@ -13,20 +13,22 @@ import (
 
 // TestHardNAT: what two devices tell each other of their NATs arrives as it was sent, but for addresses that nothing may be sent to.
 func TestHardNAT(t *testing.T) {
-	const wish, dependent = pb.HardNAT_STEP_WISH, pb.HardNAT_MAPPING_DEPENDENT
+	const wish = pb.HardNAT_STEP_WISH
 	at := netip.MustParseAddrPort
 	for name, tc := range map[string]struct{ sent, want Signal }{
 		"nothing":     {},
-		"all of it":   {Signal{Mapping: dependent, External: at("203.0.113.9:4000"), Step: wish}, Signal{Mapping: dependent, External: at("203.0.113.9:4000"), Step: wish}},
-		"an address":  {Signal{External: at("[2001:db8::1]:4000")}, Signal{External: at("[2001:db8::1]:4000")}},
-		"a step":      {Signal{Step: pb.HardNAT_STEP_TRYING}, Signal{Step: pb.HardNAT_STEP_TRYING}},
-		"no port":     {Signal{Step: wish, External: at("203.0.113.9:0")}, Signal{Step: wish}},
-		"loopback":    {Signal{Step: wish, External: at("127.0.0.1:53")}, Signal{Step: wish}},
-		"the overlay": {Signal{Step: wish, External: at("100.70.1.1:4000")}, Signal{Step: wish}},
+		"no part":     {Signal{Sequential: true, Step: wish, External: at("203.0.113.9:4000")}, Signal{}},
+		"all of it":   {Signal{TriesPorts: true, Sequential: true, External: at("203.0.113.9:4000"), Step: wish}, Signal{TriesPorts: true, Sequential: true, External: at("203.0.113.9:4000"), Step: wish}},
+		"an address":  {Signal{TriesPorts: true, External: at("[2001:db8::1]:4000")}, Signal{TriesPorts: true, External: at("[2001:db8::1]:4000")}},
+		"a step":      {Signal{TriesPorts: true, Step: pb.HardNAT_STEP_TRYING}, Signal{TriesPorts: true, Step: pb.HardNAT_STEP_TRYING}},
+		"no port":     {Signal{TriesPorts: true, Step: wish, External: at("203.0.113.9:0")}, Signal{TriesPorts: true, Step: wish}},
+		"loopback":    {Signal{TriesPorts: true, Step: wish, External: at("127.0.0.1:53")}, Signal{TriesPorts: true, Step: wish}},
+		"the overlay": {Signal{TriesPorts: true, Step: wish, External: at("100.70.1.1:4000")}, Signal{TriesPorts: true, Step: wish}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := node(t, 1), node(t, 2)
-			got, err := box(t, b, a).Open(seal(t, box(t, a, b), now, tc.sent), overlay)
+			from, to := met(t, a, b)
+			got, err := to.Open(seal(t, from, tc.sent), overlay)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -48,7 +50,8 @@ func TestLyingHardNAT(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	got, err := box(t, b, a).Open(forge(t, keys(t, a, b), &pb.Signal{Sequence: 1, HardNat: &pb.HardNAT{Step: 257}}), overlay)
+	us := box(t, b, a)
+	got, err := us.Open(forge(t, keys(t, a, b), &pb.Signal{Start: 1, Sequence: 1, Challenge: 1, Echo: us.fresh.challenge, HardNat: &pb.HardNAT{Step: 257}}), overlay)
 	if err != nil || got.Step != 257 {
 		t.Errorf("an unknown step: %+v, %v", got, err)
 	}

@@ -5,7 +5,8 @@
 //
 //	version (1 byte, 1) | nonce (24 random bytes) | XChaCha20-Poly1305 of a protobuf Signal, with the version as additional data
 //
-// under a key of its own for each direction.
+// under a key of its own for each direction. fresh.go tells how old signals are told from new ones, without clocks. Where Box.Open gives ErrStart the
+// peer has to be asked again.
 package signal
 
 import (
@@ -17,7 +18,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
 	"google.golang.org/protobuf/proto"
@@ -41,7 +41,6 @@ const (
 var (
 	ErrFormat = errors.New("not a signal")
 	ErrOpen   = errors.New("signal is not the peer's, or damaged")
-	ErrReplay = errors.New("signal is not newer than the last")
 )
 
 // Signal is what one device tells another.
@@ -52,15 +51,15 @@ type Signal struct {
 	Call bool
 	// Lost says that the sender has just given its direct path up.
 	Lost bool
-	// View is what the sender knows; zero if it tells nothing.
+	// View is what the sender knows; zero if it tells nothing. Its mapping counts for the trying of ports, too.
 	View View
 	// Talk is set in a signal that only carries a view, or asks for one. Its candidates count for nothing.
 	Talk pb.Talk
-	// Mapping is how the sender's NAT maps, and External one of its addresses outside, zero if it tells none. Step is where the sender is on the
-	// way to trying ports.
-	Mapping  pb.HardNAT_Mapping
-	External netip.AddrPort
-	Step     pb.HardNAT_Step
+	// TriesPorts says that the sender takes part in that, Sequential that its NAT gives ports out in sequence, where the mapping is dependent.
+	// External is one of its addresses outside, zero if it tells none. Step is where the sender is on the way to trying ports.
+	TriesPorts, Sequential bool
+	External               netip.AddrPort
+	Step                   pb.HardNAT_Step
 	// Relays are the keys of the relays at which the sender is reached, its home first. At most MaxRelays go along.
 	Relays [][key.Size]byte
 }
@@ -106,25 +105,28 @@ func aead(secret, salt []byte, direction string) (cipher.AEAD, error) {
 	return chacha20poly1305.NewX(k)
 }
 
-// Box seals and opens the signals of one peer. It remembers the last sequence number of each direction, and is not safe for concurrent
-// use.
+// Box seals and opens the signals of one peer. NewBox makes one. It is not safe for concurrent use.
 type Box struct {
-	keys           []*Keys
-	sent, received uint64
+	keys  []*Keys
+	fresh freshness
 }
 
-// SetKeys gives the pairs of keys that are good now. The first seals. The sequence numbers go on, whatever the keys.
+// NewBox makes a Box without keys.
+func NewBox() *Box { return &Box{fresh: newFreshness()} }
+
+// SetKeys gives the pairs of keys that are good now. The first seals. What is new is told whatever the keys.
 func (b *Box) SetKeys(keys ...*Keys) { b.keys = keys }
 
 // Seal makes the bytes of a signal. At most candidate.Max candidates go along.
-func (b *Box) Seal(now time.Time, s Signal) ([]byte, error) {
+func (b *Box) Seal(s Signal) ([]byte, error) {
 	if len(b.keys) == 0 {
 		return nil, errors.New("no keys to seal a signal with")
 	}
-	b.sent = max(b.sent+1, uint64(max(now.UnixNano(), 0)))
+	at := b.fresh.next()
 	plain, err := proto.Marshal(&pb.Signal{
-		Sequence: b.sent, Candidates: candidate.ToProto(s.Candidates), Call: s.Call, View: s.View.toProto(), Talk: s.Talk, HardNat: hardNAT(s),
-		Relays: relaysToProto(s.Relays), Lost: s.Lost,
+		Start: at.start, Sequence: at.sequence, Challenge: at.challenge, Echo: at.echo,
+		Candidates: candidate.ToProto(s.Candidates), Call: s.Call, View: s.View.toProto(), Mapping: s.View.Mapping, Talk: s.Talk,
+		HardNat: hardNAT(s), Relays: relaysToProto(s.Relays), Lost: s.Lost,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encoding a signal: %w", err)
@@ -136,10 +138,10 @@ func (b *Box) Seal(now time.Time, s Signal) ([]byte, error) {
 }
 
 func hardNAT(s Signal) *pb.HardNAT {
-	if s.Mapping == pb.HardNAT_MAPPING_UNSPECIFIED && s.Step == pb.HardNAT_STEP_UNSPECIFIED && !s.External.IsValid() {
+	if !s.TriesPorts {
 		return nil
 	}
-	out := &pb.HardNAT{Mapping: s.Mapping, Step: s.Step}
+	out := &pb.HardNAT{Sequential: s.Sequential, Step: s.Step}
 	if s.External.IsValid() {
 		out.External = candidate.ToProto([]candidate.Candidate{{Addr: s.External}})[0]
 	}
@@ -158,7 +160,8 @@ func externalFrom(m *pb.HardNAT, overlay []netip.Prefix) (at netip.AddrPort, err
 	return one[0].Addr, nil
 }
 
-// Open reads a signal of the peer. Candidates that nothing may be sent to, such as those inside overlay, are left out.
+// Open reads a signal of the peer. Candidates that nothing may be sent to, such as those inside overlay, are left out. So is all but candidates,
+// call and view where the signal may be an old one.
 func (b *Box) Open(sealed []byte, overlay []netip.Prefix) (Signal, error) {
 	if len(sealed) < headerSize+chacha20poly1305.Overhead || len(sealed) > MaxSize || sealed[0] != version {
 		return Signal{}, fmt.Errorf("%w: %d bytes", ErrFormat, len(sealed))
@@ -171,8 +174,9 @@ func (b *Box) Open(sealed []byte, overlay []netip.Prefix) (Signal, error) {
 	if err := proto.Unmarshal(plain, &m); err != nil {
 		return Signal{}, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	if m.GetSequence() <= b.received {
-		return Signal{}, fmt.Errorf("%w: sequence %d after %d", ErrReplay, m.GetSequence(), b.received)
+	at := stamp{m.GetStart(), m.GetSequence(), m.GetChallenge(), m.GetEcho()}
+	if err := b.fresh.check(at); err != nil {
+		return Signal{}, err
 	}
 	candidates, err := candidate.FromProto(m.GetCandidates(), overlay)
 	if err != nil {
@@ -190,12 +194,12 @@ func (b *Box) Open(sealed []byte, overlay []netip.Prefix) (Signal, error) {
 	if err != nil {
 		return Signal{}, err
 	}
-	b.received = m.GetSequence()
-	return Signal{
-		Candidates: candidates, Call: m.GetCall(), View: viewFromProto(m.GetView()), Talk: talk,
-		Mapping: m.GetHardNat().GetMapping(), External: external, Step: m.GetHardNat().GetStep(), Relays: relays,
-		Lost: m.GetLost(),
-	}, nil
+	out := Signal{Candidates: candidates, Call: m.GetCall(), View: viewFromProto(&m), Talk: talk, Relays: relays}
+	if b.fresh.accept(at) {
+		out.Lost = m.GetLost()
+		out.TriesPorts, out.Sequential, out.External, out.Step = m.GetHardNat() != nil, m.GetHardNat().GetSequential(), external, m.GetHardNat().GetStep()
+	}
+	return out, nil
 }
 
 func relaysToProto(relays [][key.Size]byte) (out [][]byte) {

@@ -19,7 +19,7 @@ func TestView(t *testing.T) {
 	for _, s := range []Signal{
 		{Candidates: some.Candidates, View: someView}, {View: someView, Talk: pb.Talk_TALK_TELL}, {Talk: pb.Talk_TALK_ASK},
 	} {
-		got, err := to.Open(seal(t, from, now, s), overlay)
+		got, err := to.Open(seal(t, from, s), overlay)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,22 +35,25 @@ func TestLyingView(t *testing.T) {
 	peer := keys(t, y, x)
 	us := box(t, x, y)
 	for i, tc := range []struct {
-		in   *pb.View
-		want View
+		in      *pb.View
+		mapping pb.Mapping
+		want    View
 	}{
-		{nil, View{}},
-		{&pb.View{Udp: 99, Mapping: -1, Path: 1 << 30, Mtu: 1 << 31}, View{}},
-		{&pb.View{Udp: 2, Mapping: 4, Path: 3, Mtu: 65535}, View{
+		{nil, 0, View{}},
+		{&pb.View{Udp: 99, Path: 1 << 30, Mtu: 1 << 31}, -1, View{}},
+		{nil, 5, View{}},
+		{nil, 1, View{Mapping: pb.Mapping_MAPPING_NONE}},
+		{&pb.View{Udp: 2, Path: 3, Mtu: 65535}, 4, View{
 			UDP: pb.Reach_REACH_BLOCKED, Mapping: pb.Mapping_MAPPING_ADDRESS_AND_PORT_DEPENDENT, Path: pb.PathKind_PATH_KIND_DIRECT, MTU: 65535}},
-		{&pb.View{Udp: 1, Mtu: 65536}, View{UDP: pb.Reach_REACH_WORKS}},
+		{&pb.View{Udp: 1, Mtu: 65536}, 0, View{UDP: pb.Reach_REACH_WORKS}},
 	} {
-		got, err := us.Open(forge(t, peer, &pb.Signal{Sequence: uint64(i + 1), View: tc.in}), overlay)
+		got, err := us.Open(forge(t, peer, &pb.Signal{Sequence: uint64(i + 1), View: tc.in, Mapping: tc.mapping}), overlay)
 		if err != nil || got.View != tc.want {
 			t.Errorf("%v gave %+v, %v", tc.in, got.View, err)
 		}
 	}
-	if _, err := us.Open(forge(t, peer, &pb.Signal{Sequence: 100, Talk: 3}), overlay); !errors.Is(err, ErrFormat) {
-		t.Errorf("talk 3: %v", err)
+	if _, err := us.Open(forge(t, peer, &pb.Signal{Sequence: 100, Talk: 4}), overlay); !errors.Is(err, ErrFormat) {
+		t.Errorf("talk 4: %v", err)
 	}
 	if _, err := us.Open(forge(t, peer, &pb.Signal{Sequence: 100}), overlay); err != nil {
 		t.Errorf("what was refused counted as the last one: %v", err)

@@ -166,6 +166,12 @@ func (o *owner) talk(id path.ID, p *peer, s signal.Signal) bool {
 		}
 		p.askers = nil
 		return true
+	case pb.Talk_TALK_AGAIN:
+		if len(p.askers) > 0 {
+			o.seal(id, p, signal.Signal{Talk: pb.Talk_TALK_ASK, View: o.viewFor(p)})
+		}
+		o.handle(path.Again{Peer: id})
+		return true
 	}
 	return false
 }

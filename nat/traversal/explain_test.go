@@ -193,12 +193,12 @@ func TestAskedTooOften(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var box signal.Box
+		box := signal.NewBox()
 		box.SetKeys(keys)
 		before := a.tr.Stats().SignalsSent
 		const seconds = 10
 		for range 50 * seconds {
-			s, err := box.Seal(time.Now(), signal.Signal{Talk: pb.Talk_TALK_ASK, Candidates: b.candidates(), Call: true})
+			s, err := box.Seal(signal.Signal{Talk: pb.Talk_TALK_ASK, Candidates: b.candidates(), Call: true})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,7 @@
 package traversal
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 
@@ -40,6 +41,7 @@ type peer struct {
 	theirs   signal.View // the peer's word
 	theirsAt time.Time
 	toldAt   time.Time     // when it was last told because it asked
+	againAt  time.Time     // when it was last asked to say something again
 	askers   []chan<- bool // who waits for its word; each has room for one
 }
 
@@ -126,17 +128,21 @@ func (o *owner) sendSignal(a path.SendSignal) {
 		if a.Step != path.StepNone {
 			o.t.log.Debug("ports of a hard NAT", "peer", p.Node.Short(), "step", a.Step)
 		}
-		o.seal(a.Peer, p, signal.Signal{
-			Candidates: a.Candidates, Call: a.Call, View: o.viewFor(p),
-			Mapping: pb.HardNAT_Mapping(a.Mapping), External: a.External, Step: pb.HardNAT_Step(a.Step), Lost: a.Lost,
-		})
+		s := signal.Signal{
+			Candidates: a.Candidates, Call: a.Call, Lost: a.Lost, View: o.viewFor(p), TriesPorts: a.NAT != path.NAT{} || a.Step != path.StepNone,
+			Sequential: a.Mapping == path.MappingSequential, External: a.External, Step: pb.HardNAT_Step(a.Step),
+		}
+		if s.View.Mapping == 0 {
+			s.View.Mapping = mappingFor(a.Mapping)
+		}
+		o.seal(a.Peer, p, s)
 	}
 }
 
 // seal sends a signal and reports whether a relay took it.
 func (o *owner) seal(id path.ID, p *peer, s signal.Signal) bool {
 	s.Relays = o.homes
-	b, err := o.boxOf(p).Seal(time.Now(), s)
+	b, err := o.boxOf(p).Seal(s)
 	if err == nil {
 		o.t.counters.signals.Add(1)
 		err = o.t.cfg.SendSignal(id, b)
@@ -304,6 +310,10 @@ func (o *owner) signal(s sealed) {
 		return
 	}
 	m, err := p.box.Open(s.b, o.overlay)
+	if errors.Is(err, signal.ErrStart) {
+		o.askAgain(s.from, p)
+		return
+	}
 	if err != nil {
 		o.t.counters.refused.Add(1)
 		o.t.log.Debug("signal refused", "peer", p.Node.Short(), "err", err)
@@ -316,8 +326,20 @@ func (o *owner) signal(s sealed) {
 	o.derive(s.from) // its checks follow
 	o.handle(path.Signal{
 		Peer: s.from, Candidates: m.Candidates, Call: m.Call,
-		NAT: path.NAT{Mapping: mappingOf(m.Mapping), External: m.External}, Step: stepOf(m.Step), Lost: m.Lost,
+		NAT: natOf(m), Step: stepOf(m.Step), Lost: m.Lost,
 	})
+}
+
+// againEvery is how often a peer whose signals are of a start that is not known is asked for them again: whoever carries signals can bring old
+// ones as often as it likes.
+const againEvery = 100 * time.Millisecond
+
+// askAgain has a peer that seems to have begun anew prove it by what it says next.
+func (o *owner) askAgain(id path.ID, p *peer) {
+	if now := time.Now(); now.Sub(p.againAt) >= againEvery {
+		p.againAt = now
+		o.seal(id, p, signal.Signal{Talk: pb.Talk_TALK_AGAIN})
+	}
 }
 
 // stepOf takes a peer's word; what we do not know counts as none.
@@ -328,15 +350,31 @@ func stepOf(s pb.HardNAT_Step) path.Step {
 	return path.Step(s)
 }
 
-// mappingOf takes a peer's word; what we do not know counts as unknown.
-func mappingOf(m pb.HardNAT_Mapping) path.Mapping {
-	switch m {
-	case pb.HardNAT_MAPPING_INDEPENDENT:
-		return path.MappingIndependent
-	case pb.HardNAT_MAPPING_DEPENDENT:
-		return path.MappingDependent
-	case pb.HardNAT_MAPPING_SEQUENTIAL:
-		return path.MappingSequential
+// natOf takes a peer's word of its NAT; it counts if the peer takes part in trying ports.
+func natOf(m signal.Signal) (n path.NAT) {
+	if !m.TriesPorts {
+		return n
 	}
-	return path.MappingUnknown
+	n.External = m.External
+	switch m.View.Mapping {
+	case pb.Mapping_MAPPING_NONE, pb.Mapping_MAPPING_ENDPOINT_INDEPENDENT:
+		n.Mapping = path.MappingIndependent
+	case pb.Mapping_MAPPING_ADDRESS_DEPENDENT, pb.Mapping_MAPPING_ADDRESS_AND_PORT_DEPENDENT:
+		n.Mapping = path.MappingDependent
+		if m.Sequential {
+			n.Mapping = path.MappingSequential
+		}
+	}
+	return n
+}
+
+// mappingFor is what peers are told of a mapping as long as nothing better is known.
+func mappingFor(m path.Mapping) pb.Mapping {
+	switch m {
+	case path.MappingIndependent:
+		return pb.Mapping_MAPPING_ENDPOINT_INDEPENDENT
+	case path.MappingDependent, path.MappingSequential:
+		return pb.Mapping_MAPPING_ADDRESS_AND_PORT_DEPENDENT
+	}
+	return pb.Mapping_MAPPING_UNSPECIFIED
 }

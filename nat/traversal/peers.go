@@ -142,7 +142,7 @@ func (o *owner) deriveSome() {
 // boxOf makes the peer's box when it is first needed; nil if its keys are of no use.
 func (o *owner) boxOf(p *peer) *signal.Box {
 	if p.box == nil {
-		p.box = &signal.Box{}
+		p.box = signal.NewBox()
 		o.setBoxKeys(p)
 	}
 	return p.box

@@ -165,9 +165,9 @@ func sealedBy(t *testing.T, self key.NodePrivate, peer key.NodePublic) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var box signal.Box
+	box := signal.NewBox()
 	box.SetKeys(k)
-	b, err := box.Seal(time.Now(), signal.Signal{})
+	b, err := box.Seal(signal.Signal{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -81,6 +81,8 @@ const (
 	// Asks for the other's view.
 	Talk_TALK_ASK  Talk = 1
 	Talk_TALK_TELL Talk = 2
+	// The other's last signal was of a start that is not known: it is to say again what it has to say.
+	Talk_TALK_AGAIN Talk = 3
 )
 
 // Enum value maps for Talk.
@@ -89,11 +91,13 @@ var (
 		0: "TALK_UNSPECIFIED",
 		1: "TALK_ASK",
 		2: "TALK_TELL",
+		3: "TALK_AGAIN",
 	}
 	Talk_value = map[string]int32{
 		"TALK_UNSPECIFIED": 0,
 		"TALK_ASK":         1,
 		"TALK_TELL":        2,
+		"TALK_AGAIN":       3,
 	}
 )
 
@@ -282,60 +286,6 @@ func (PathKind) EnumDescriptor() ([]byte, []int) {
 	return file_warren_v1_relay_proto_rawDescGZIP(), []int{4}
 }
 
-type HardNAT_Mapping int32
-
-const (
-	HardNAT_MAPPING_UNSPECIFIED HardNAT_Mapping = 0
-	// Every destination sees the same address.
-	HardNAT_MAPPING_INDEPENDENT HardNAT_Mapping = 1
-	HardNAT_MAPPING_DEPENDENT   HardNAT_Mapping = 2
-	// As MAPPING_DEPENDENT, with ports one after the other.
-	HardNAT_MAPPING_SEQUENTIAL HardNAT_Mapping = 3
-)
-
-// Enum value maps for HardNAT_Mapping.
-var (
-	HardNAT_Mapping_name = map[int32]string{
-		0: "MAPPING_UNSPECIFIED",
-		1: "MAPPING_INDEPENDENT",
-		2: "MAPPING_DEPENDENT",
-		3: "MAPPING_SEQUENTIAL",
-	}
-	HardNAT_Mapping_value = map[string]int32{
-		"MAPPING_UNSPECIFIED": 0,
-		"MAPPING_INDEPENDENT": 1,
-		"MAPPING_DEPENDENT":   2,
-		"MAPPING_SEQUENTIAL":  3,
-	}
-)
-
-func (x HardNAT_Mapping) Enum() *HardNAT_Mapping {
-	p := new(HardNAT_Mapping)
-	*p = x
-	return p
-}
-
-func (x HardNAT_Mapping) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (HardNAT_Mapping) Descriptor() protoreflect.EnumDescriptor {
-	return file_warren_v1_relay_proto_enumTypes[5].Descriptor()
-}
-
-func (HardNAT_Mapping) Type() protoreflect.EnumType {
-	return &file_warren_v1_relay_proto_enumTypes[5]
-}
-
-func (x HardNAT_Mapping) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use HardNAT_Mapping.Descriptor instead.
-func (HardNAT_Mapping) EnumDescriptor() ([]byte, []int) {
-	return file_warren_v1_relay_proto_rawDescGZIP(), []int{8, 0}
-}
-
 type HardNAT_Step int32
 
 const (
@@ -379,11 +329,11 @@ func (x HardNAT_Step) String() string {
 }
 
 func (HardNAT_Step) Descriptor() protoreflect.EnumDescriptor {
-	return file_warren_v1_relay_proto_enumTypes[6].Descriptor()
+	return file_warren_v1_relay_proto_enumTypes[5].Descriptor()
 }
 
 func (HardNAT_Step) Type() protoreflect.EnumType {
-	return &file_warren_v1_relay_proto_enumTypes[6]
+	return &file_warren_v1_relay_proto_enumTypes[5]
 }
 
 func (x HardNAT_Step) Number() protoreflect.EnumNumber {
@@ -392,7 +342,7 @@ func (x HardNAT_Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HardNAT_Step.Descriptor instead.
 func (HardNAT_Step) EnumDescriptor() ([]byte, []int) {
-	return file_warren_v1_relay_proto_rawDescGZIP(), []int{8, 1}
+	return file_warren_v1_relay_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // RelayChallenge is the first message on a relay connection, from the relay.
@@ -807,8 +757,13 @@ func (x *Candidate) GetPort() uint32 {
 // Signal is what two devices tell each other over the relay, sealed end to end. See warren/nat/signal.
 type Signal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Unix nanoseconds of the sender's clock, but always greater than in the signal before; older ones are dropped.
+	// Counts the signals of one start; those that are not above the last are dropped. See warren/nat/signal on all four.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Drawn by the sender when it starts.
+	Start uint64 `protobuf:"fixed64,9,opt,name=start,proto3" json:"start,omitempty"`
+	// What another start of the receiver's has to echo, and the receiver's own.
+	Challenge uint64 `protobuf:"fixed64,10,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	Echo      uint64 `protobuf:"fixed64,11,opt,name=echo,proto3" json:"echo,omitempty"`
 	// The whole list; it replaces the one before.
 	Candidates []*Candidate `protobuf:"bytes,2,rep,name=candidates,proto3" json:"candidates,omitempty"`
 	// Asks for an immediate signal in return, and for checks at once.
@@ -820,7 +775,9 @@ type Signal struct {
 	// Keys of the relays at which the sender is reached, its home first; at most 4.
 	Relays [][]byte `protobuf:"bytes,7,rep,name=relays,proto3" json:"relays,omitempty"`
 	// The sender has just given its direct path up: nothing that was sent to it directly need have arrived.
-	Lost          bool `protobuf:"varint,8,opt,name=lost,proto3" json:"lost,omitempty"`
+	Lost bool `protobuf:"varint,8,opt,name=lost,proto3" json:"lost,omitempty"`
+	// How the sender's NAT maps.
+	Mapping       Mapping `protobuf:"varint,12,opt,name=mapping,proto3,enum=warren.v1.Mapping" json:"mapping,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -858,6 +815,27 @@ func (*Signal) Descriptor() ([]byte, []int) {
 func (x *Signal) GetSequence() uint64 {
 	if x != nil {
 		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Signal) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *Signal) GetChallenge() uint64 {
+	if x != nil {
+		return x.Challenge
+	}
+	return 0
+}
+
+func (x *Signal) GetEcho() uint64 {
+	if x != nil {
+		return x.Echo
 	}
 	return 0
 }
@@ -911,12 +889,18 @@ func (x *Signal) GetLost() bool {
 	return false
 }
 
+func (x *Signal) GetMapping() Mapping {
+	if x != nil {
+		return x.Mapping
+	}
+	return Mapping_MAPPING_UNSPECIFIED
+}
+
 // View is what a device knows of its own network and of its path to the other, for people: nothing is decided by it.
 type View struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Udp     Reach                  `protobuf:"varint,1,opt,name=udp,proto3,enum=warren.v1.Reach" json:"udp,omitempty"`
-	Mapping Mapping                `protobuf:"varint,2,opt,name=mapping,proto3,enum=warren.v1.Mapping" json:"mapping,omitempty"`
-	Path    PathKind               `protobuf:"varint,3,opt,name=path,proto3,enum=warren.v1.PathKind" json:"path,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Udp   Reach                  `protobuf:"varint,1,opt,name=udp,proto3,enum=warren.v1.Reach" json:"udp,omitempty"`
+	Path  PathKind               `protobuf:"varint,3,opt,name=path,proto3,enum=warren.v1.PathKind" json:"path,omitempty"`
 	// Largest packet of a direct path, in bytes.
 	Mtu           uint32 `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -960,13 +944,6 @@ func (x *View) GetUdp() Reach {
 	return Reach_REACH_UNSPECIFIED
 }
 
-func (x *View) GetMapping() Mapping {
-	if x != nil {
-		return x.Mapping
-	}
-	return Mapping_MAPPING_UNSPECIFIED
-}
-
 func (x *View) GetPath() PathKind {
 	if x != nil {
 		return x.Path
@@ -981,14 +958,15 @@ func (x *View) GetMtu() uint32 {
 	return 0
 }
 
-// HardNAT is by what two devices agree on trying the ports of a NAT that has another for every destination. See warren/nat/path.
+// HardNAT is by what two devices agree on trying the ports of a NAT that has another for every destination. Who takes no part in that sends none.
+// See warren/nat/path.
 type HardNAT struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The sender's.
-	Mapping HardNAT_Mapping `protobuf:"varint,1,opt,name=mapping,proto3,enum=warren.v1.HardNAT_Mapping" json:"mapping,omitempty"`
 	// Where the sender's packets come from, as servers see it; its kind counts for nothing.
-	External      *Candidate   `protobuf:"bytes,3,opt,name=external,proto3" json:"external,omitempty"`
-	Step          HardNAT_Step `protobuf:"varint,4,opt,name=step,proto3,enum=warren.v1.HardNAT_Step" json:"step,omitempty"`
+	External *Candidate   `protobuf:"bytes,3,opt,name=external,proto3" json:"external,omitempty"`
+	Step     HardNAT_Step `protobuf:"varint,4,opt,name=step,proto3,enum=warren.v1.HardNAT_Step" json:"step,omitempty"`
+	// The sender's NAT gives ports out one after the other.
+	Sequential    bool `protobuf:"varint,5,opt,name=sequential,proto3" json:"sequential,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1023,13 +1001,6 @@ func (*HardNAT) Descriptor() ([]byte, []int) {
 	return file_warren_v1_relay_proto_rawDescGZIP(), []int{8}
 }
 
-func (x *HardNAT) GetMapping() HardNAT_Mapping {
-	if x != nil {
-		return x.Mapping
-	}
-	return HardNAT_MAPPING_UNSPECIFIED
-}
-
 func (x *HardNAT) GetExternal() *Candidate {
 	if x != nil {
 		return x.External
@@ -1042,6 +1013,13 @@ func (x *HardNAT) GetStep() HardNAT_Step {
 		return x.Step
 	}
 	return HardNAT_STEP_UNSPECIFIED
+}
+
+func (x *HardNAT) GetSequential() bool {
+	if x != nil {
+		return x.Sequential
+	}
+	return false
 }
 
 var File_warren_v1_relay_proto protoreflect.FileDescriptor
@@ -1082,9 +1060,13 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\tCandidate\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.warren.v1.CandidateKindR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\x93\x02\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\x89\x03\n" +
 	"\x06Signal\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\x124\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05start\x18\t \x01(\x06R\x05start\x12\x1c\n" +
+	"\tchallenge\x18\n" +
+	" \x01(\x06R\tchallenge\x12\x12\n" +
+	"\x04echo\x18\v \x01(\x06R\x04echo\x124\n" +
 	"\n" +
 	"candidates\x18\x02 \x03(\v2\x14.warren.v1.CandidateR\n" +
 	"candidates\x12\x12\n" +
@@ -1093,37 +1075,36 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\x04talk\x18\x05 \x01(\x0e2\x0f.warren.v1.TalkR\x04talk\x12-\n" +
 	"\bhard_nat\x18\x06 \x01(\v2\x12.warren.v1.HardNATR\ahardNat\x12\x16\n" +
 	"\x06relays\x18\a \x03(\fR\x06relays\x12\x12\n" +
-	"\x04lost\x18\b \x01(\bR\x04lost\"\x93\x01\n" +
+	"\x04lost\x18\b \x01(\bR\x04lost\x12,\n" +
+	"\amapping\x18\f \x01(\x0e2\x12.warren.v1.MappingR\amapping\"k\n" +
 	"\x04View\x12\"\n" +
-	"\x03udp\x18\x01 \x01(\x0e2\x10.warren.v1.ReachR\x03udp\x12,\n" +
-	"\amapping\x18\x02 \x01(\x0e2\x12.warren.v1.MappingR\amapping\x12'\n" +
+	"\x03udp\x18\x01 \x01(\x0e2\x10.warren.v1.ReachR\x03udp\x12'\n" +
 	"\x04path\x18\x03 \x01(\x0e2\x13.warren.v1.PathKindR\x04path\x12\x10\n" +
-	"\x03mtu\x18\x04 \x01(\rR\x03mtu\"\xef\x02\n" +
-	"\aHardNAT\x124\n" +
-	"\amapping\x18\x01 \x01(\x0e2\x1a.warren.v1.HardNAT.MappingR\amapping\x120\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtuJ\x04\b\x02\x10\x03\"\xf3\x01\n" +
+	"\aHardNAT\x120\n" +
 	"\bexternal\x18\x03 \x01(\v2\x14.warren.v1.CandidateR\bexternal\x12+\n" +
-	"\x04step\x18\x04 \x01(\x0e2\x17.warren.v1.HardNAT.StepR\x04step\"j\n" +
-	"\aMapping\x12\x17\n" +
-	"\x13MAPPING_UNSPECIFIED\x10\x00\x12\x17\n" +
-	"\x13MAPPING_INDEPENDENT\x10\x01\x12\x15\n" +
-	"\x11MAPPING_DEPENDENT\x10\x02\x12\x16\n" +
-	"\x12MAPPING_SEQUENTIAL\x10\x03\"]\n" +
+	"\x04step\x18\x04 \x01(\x0e2\x17.warren.v1.HardNAT.StepR\x04step\x12\x1e\n" +
+	"\n" +
+	"sequential\x18\x05 \x01(\bR\n" +
+	"sequential\"]\n" +
 	"\x04Step\x12\x14\n" +
 	"\x10STEP_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSTEP_WISH\x10\x01\x12\x0f\n" +
 	"\vSTEP_AGREED\x10\x02\x12\x0e\n" +
 	"\n" +
 	"STEP_READY\x10\x03\x12\x0f\n" +
-	"\vSTEP_TRYING\x10\x04J\x04\b\x02\x10\x03*\x8d\x01\n" +
+	"\vSTEP_TRYING\x10\x04J\x04\b\x01\x10\x02J\x04\b\x02\x10\x03*\x8d\x01\n" +
 	"\rCandidateKind\x12\x1e\n" +
 	"\x1aCANDIDATE_KIND_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13CANDIDATE_KIND_HOST\x10\x01\x12#\n" +
 	"\x1fCANDIDATE_KIND_SERVER_REFLEXIVE\x10\x02\x12\x1e\n" +
-	"\x1aCANDIDATE_KIND_PORT_MAPPED\x10\x03*9\n" +
+	"\x1aCANDIDATE_KIND_PORT_MAPPED\x10\x03*I\n" +
 	"\x04Talk\x12\x14\n" +
 	"\x10TALK_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bTALK_ASK\x10\x01\x12\r\n" +
-	"\tTALK_TELL\x10\x02*B\n" +
+	"\tTALK_TELL\x10\x02\x12\x0e\n" +
+	"\n" +
+	"TALK_AGAIN\x10\x03*B\n" +
 	"\x05Reach\x12\x15\n" +
 	"\x11REACH_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vREACH_WORKS\x10\x01\x12\x11\n" +
@@ -1152,7 +1133,7 @@ func file_warren_v1_relay_proto_rawDescGZIP() []byte {
 	return file_warren_v1_relay_proto_rawDescData
 }
 
-var file_warren_v1_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_warren_v1_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
 var file_warren_v1_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_warren_v1_relay_proto_goTypes = []any{
 	(CandidateKind)(0),     // 0: warren.v1.CandidateKind
@@ -1160,40 +1141,38 @@ var file_warren_v1_relay_proto_goTypes = []any{
 	(Reach)(0),             // 2: warren.v1.Reach
 	(Mapping)(0),           // 3: warren.v1.Mapping
 	(PathKind)(0),          // 4: warren.v1.PathKind
-	(HardNAT_Mapping)(0),   // 5: warren.v1.HardNAT.Mapping
-	(HardNAT_Step)(0),      // 6: warren.v1.HardNAT.Step
-	(*RelayChallenge)(nil), // 7: warren.v1.RelayChallenge
-	(*RelayHello)(nil),     // 8: warren.v1.RelayHello
-	(*RelayProof)(nil),     // 9: warren.v1.RelayProof
-	(*RelayWelcome)(nil),   // 10: warren.v1.RelayWelcome
-	(*RelayUDP)(nil),       // 11: warren.v1.RelayUDP
-	(*Candidate)(nil),      // 12: warren.v1.Candidate
-	(*Signal)(nil),         // 13: warren.v1.Signal
-	(*View)(nil),           // 14: warren.v1.View
-	(*HardNAT)(nil),        // 15: warren.v1.HardNAT
-	(*Signed)(nil),         // 16: warren.v1.Signed
+	(HardNAT_Step)(0),      // 5: warren.v1.HardNAT.Step
+	(*RelayChallenge)(nil), // 6: warren.v1.RelayChallenge
+	(*RelayHello)(nil),     // 7: warren.v1.RelayHello
+	(*RelayProof)(nil),     // 8: warren.v1.RelayProof
+	(*RelayWelcome)(nil),   // 9: warren.v1.RelayWelcome
+	(*RelayUDP)(nil),       // 10: warren.v1.RelayUDP
+	(*Candidate)(nil),      // 11: warren.v1.Candidate
+	(*Signal)(nil),         // 12: warren.v1.Signal
+	(*View)(nil),           // 13: warren.v1.View
+	(*HardNAT)(nil),        // 14: warren.v1.HardNAT
+	(*Signed)(nil),         // 15: warren.v1.Signed
 }
 var file_warren_v1_relay_proto_depIdxs = []int32{
-	16, // 0: warren.v1.RelayHello.proof:type_name -> warren.v1.Signed
-	16, // 1: warren.v1.RelayHello.ticket:type_name -> warren.v1.Signed
-	16, // 2: warren.v1.RelayHello.signing_certificate:type_name -> warren.v1.Signed
-	11, // 3: warren.v1.RelayWelcome.udp:type_name -> warren.v1.RelayUDP
+	15, // 0: warren.v1.RelayHello.proof:type_name -> warren.v1.Signed
+	15, // 1: warren.v1.RelayHello.ticket:type_name -> warren.v1.Signed
+	15, // 2: warren.v1.RelayHello.signing_certificate:type_name -> warren.v1.Signed
+	10, // 3: warren.v1.RelayWelcome.udp:type_name -> warren.v1.RelayUDP
 	0,  // 4: warren.v1.Candidate.kind:type_name -> warren.v1.CandidateKind
-	12, // 5: warren.v1.Signal.candidates:type_name -> warren.v1.Candidate
-	14, // 6: warren.v1.Signal.view:type_name -> warren.v1.View
+	11, // 5: warren.v1.Signal.candidates:type_name -> warren.v1.Candidate
+	13, // 6: warren.v1.Signal.view:type_name -> warren.v1.View
 	1,  // 7: warren.v1.Signal.talk:type_name -> warren.v1.Talk
-	15, // 8: warren.v1.Signal.hard_nat:type_name -> warren.v1.HardNAT
-	2,  // 9: warren.v1.View.udp:type_name -> warren.v1.Reach
-	3,  // 10: warren.v1.View.mapping:type_name -> warren.v1.Mapping
+	14, // 8: warren.v1.Signal.hard_nat:type_name -> warren.v1.HardNAT
+	3,  // 9: warren.v1.Signal.mapping:type_name -> warren.v1.Mapping
+	2,  // 10: warren.v1.View.udp:type_name -> warren.v1.Reach
 	4,  // 11: warren.v1.View.path:type_name -> warren.v1.PathKind
-	5,  // 12: warren.v1.HardNAT.mapping:type_name -> warren.v1.HardNAT.Mapping
-	12, // 13: warren.v1.HardNAT.external:type_name -> warren.v1.Candidate
-	6,  // 14: warren.v1.HardNAT.step:type_name -> warren.v1.HardNAT.Step
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	11, // 12: warren.v1.HardNAT.external:type_name -> warren.v1.Candidate
+	5,  // 13: warren.v1.HardNAT.step:type_name -> warren.v1.HardNAT.Step
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_relay_proto_init() }
@@ -1207,7 +1186,7 @@ func file_warren_v1_relay_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_relay_proto_rawDesc), len(file_warren_v1_relay_proto_rawDesc)),
-			NumEnums:      7,
+			NumEnums:      6,
 			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
