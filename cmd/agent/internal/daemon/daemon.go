@@ -5,7 +5,7 @@
 //	api.go      the local API's calls
 //	session.go  one session: what is made, in which order, and how it ends
 //	wire.go     how the parts of a session feed one another
-//	relays.go   which relay carries what to which peer
+//	relays.go   connections to the relays of the map; relayroutes.go which of them carries what to which peer
 //	status.go   what status shows; metrics.go: what is exported to Prometheus
 //	why.go      why a path is as it is; grants.go: which grants allow a flow
 //	whois.go    who is behind an address

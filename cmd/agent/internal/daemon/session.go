@@ -171,7 +171,7 @@ func (s *session) makeNAT() error {
 	return nil
 }
 
-func (s *session) newRelayClient(r *pb.Relay, on relayEvents) (*relay.Client, error) {
+func (s *session) newRelayClient(r *pb.Relay, on relayEvents) (relayClient, error) {
 	m := s.cfg.state.Membership
 	return relay.NewClient(relay.ClientConfig{
 		Relay: r, Network: m.Network, Authority: m.Authority, Device: s.cfg.state.Device, Log: s.log,
