@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+
+	pb "warren/proto/warrenv1"
+	"warren/tunnel/filter"
 )
 
-// pathDevice is a device with many peers, the first of which is configured.
-func pathDevice(tb testing.TB, peers int) (d *Device, out, in [][]byte) {
+// pathDevice is a device with many peers, the first of which is configured, and batches from and to it: of one stream, or of 128 flows.
+func pathDevice(tb testing.TB, peers int, cfg filter.Config, rules *filter.Rules, flows int) (d *Device, out, in [][]byte) {
 	ks := keys(2)
 	list := []Peer{{Node: ks[0]}, {Node: ks[1]}}
 	for i := range peers {
@@ -15,46 +18,78 @@ func pathDevice(tb testing.TB, peers int) (d *Device, out, in [][]byte) {
 		p.Prefixes = append(p.Prefixes, netip.MustParsePrefix(fmt.Sprintf("10.%d.%d.1/32", i>>8, i&255)))
 	}
 	inner := newFakeTUN()
-	d = Wrap(inner, Config{})
+	d = Wrap(inner, Config{Filter: cfg})
 	tb.Cleanup(func() { d.Close() })
-	d.Update(Update{Self: ours(), Put: list, Rules: rulesOf(tb, all)})
+	d.Update(Update{Self: ours(), Put: list, Rules: rules})
 	d.Configured(ks[0], true)
 	for n := range 128 {
-		out = append(out, packet(us, "10.0.0.1", n, 1400))
-		in = append(in, append(make([]byte, room), packet("10.0.0.1", us, n, 1400)...))
+		there, back := packet(us, "10.0.0.1", n, 1400), packet("10.0.0.1", us, n, 1400)
+		there[20], back[20] = byte(n%flows), byte(n%flows)
+		out, in = append(out, there), append(in, append(make([]byte, room), back...))
 	}
 	return d, out, in
 }
 
-// BenchmarkPath is one batch of 128 full packets through the wrapper.
+// manyRules are as many grants, all of the addresses that benchmarks use, each of one port; the last is of the port that packets go to. None
+// is one of everything.
+func manyRules(tb testing.TB, n int) *filter.Rules {
+	all := &pb.Prefix{Address: make([]byte, 4)}
+	var list []*pb.Grant
+	for i := range n {
+		port := uint32(10_000 + i)
+		if i == n-1 {
+			port = 2
+		}
+		list = append(list, &pb.Grant{
+			Id: fmt.Sprint(i), Sources: []*pb.Prefix{all}, Destinations: []*pb.Prefix{all}, Flows: []*pb.Flow{{Protocol: protoUDP, FirstPort: port, LastPort: port}},
+		})
+	}
+	if n == 0 {
+		list = []*pb.Grant{{Sources: []*pb.Prefix{all}, Destinations: []*pb.Prefix{all}, Flows: []*pb.Flow{{}}}}
+	}
+	r, err := filter.Compile(list)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return r
+}
+
+// BenchmarkPath is one batch of 128 full packets through the wrapper, without state under a grant of everything, and with flows under many grants.
 func BenchmarkPath(b *testing.B) {
-	d, out, in := pathDevice(b, 10_000)
-	bufs, sizes := buffers(len(out))
-	r := &direct{packets: out}
-	d.inner.close()
-	d.inner = r
-	b.Run("read", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if n, err := d.Read(bufs, sizes, room); n != len(out) || err != nil {
-				b.Fatal(n, err)
-			}
+	for _, c := range []struct {
+		name    string
+		grants  int
+		records bool
+	}{{"no state", 0, false}, {"everything", 0, true}, {"10 grants", 10, true}, {"10000 grants", 10_000, true}} {
+		for _, flows := range []int{1, 128} {
+			d, out, in := pathDevice(b, 10_000, filter.Config{Records: c.records}, manyRules(b, c.grants), flows)
+			bufs, sizes := buffers(len(out))
+			d.inner.close()
+			d.inner = &direct{packets: out}
+			d.Device.(*fakeTUN).discard = true
+			b.Run(fmt.Sprintf("%s, %d flows, read", c.name, flows), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if n, err := d.Read(bufs, sizes, room); n != len(out) || err != nil {
+						b.Fatal(n, err)
+					}
+				}
+			})
+			b.Run(fmt.Sprintf("%s, %d flows, write", c.name, flows), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if n, err := d.Write(in, room); n != len(in) || err != nil {
+						b.Fatal(n, err)
+					}
+				}
+			})
 		}
-	})
-	b.Run("write", func(b *testing.B) {
-		d.Device.(*fakeTUN).discard = true
-		b.ReportAllocs()
-		for b.Loop() {
-			if n, err := d.Write(in, room); n != len(in) || err != nil {
-				b.Fatal(n, err)
-			}
-		}
-	})
+	}
 }
 
 // TestNoAllocations: a packet of a flow that goes on costs none, either way.
 func TestNoAllocations(t *testing.T) {
-	d, out, in := pathDevice(t, 100)
+	d, out, in := pathDevice(t, 100, filter.Config{Records: true}, rulesOf(t, all), 1)
 	bufs, sizes := buffers(len(out))
 	d.inner.close()
 	d.inner = &direct{packets: out}
