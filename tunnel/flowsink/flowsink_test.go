@@ -198,7 +198,7 @@ func TestFileIsBounded(t *testing.T) {
 	}
 }
 
-// TestFileFails: nothing of what cannot be written whole stays, and it goes on once there is a way.
+// TestFileFails: what cannot be written is to be written again, and is once there is a way.
 func TestFileFails(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "logs")
 	s := open(t, filepath.Join(dir, "flows.jsonl"), Config{FileSize: 1000})

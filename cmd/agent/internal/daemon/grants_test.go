@@ -15,7 +15,8 @@ import (
 	pb "warren/proto/warrenv1"
 )
 
-// grantsMap is a map of this device, me, with the peers desk of ann, which carries 10.2.0.0/16 and in it 10.2.3.0/24 through gate, and lamp.
+// grantsMap is a map of this device, me, with the peers desk of ann, which carries 10.2.0.0/16, gate, which carries 10.2.3.0/24 in it, and lamp, which
+// carries all around.
 func grantsMap(grants ...*pb.Grant) *known {
 	device := func(name, owner string, addrs ...string) *record.Device {
 		d := &record.Device{Key: key.NewDevice().Public(), NodeKey: key.NewNode().Public(), Name: name, Owner: owner}
@@ -27,8 +28,10 @@ func grantsMap(grants ...*pb.Grant) *known {
 	desk, gate := device("desk", "ann", "100.64.0.2", "fd00::2"), device("gate", "", "100.64.0.4")
 	desk.Routes, gate.Routes = []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}, []netip.Prefix{netip.MustParsePrefix("10.2.3.0/24")}
 	gate.Tags = []string{"gateway"}
+	lamp := device("lamp", "", "100.64.0.3")
+	lamp.Routes = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	return newKnown(&client.Map{
-		Self: device("me", "bob", "100.64.0.1", "fd00::1"), Peers: []*record.Device{desk, gate, device("lamp", "", "100.64.0.3")},
+		Self: device("me", "bob", "100.64.0.1", "fd00::1"), Peers: []*record.Device{desk, gate, lamp},
 		Statement: &record.Statement{MapStatement: &pb.MapStatement{Grants: grants}},
 	})
 }
