@@ -66,7 +66,6 @@ type device struct {
 type link struct {
 	peer                   *device
 	path                   path.Path
-	trip                   time.Duration // the longest round trip of a direct path
 	sent, received, direct time.Time
 	configured             bool
 	lostSince, longLost    time.Time               // the first packet of an unbroken row that a fault, or its length, has lost

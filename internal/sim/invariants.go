@@ -166,8 +166,10 @@ func (d *device) setPath(a path.SetPath) {
 	peer := w.device(a.Peer)
 	l := d.link(peer)
 	w.note(d, "path to %s: %s %s (%s)", peer.name, a.Path.Kind, a.Path.Remote, a.Reason)
+	if a.Cause.Demotion() {
+		w.stats.Demotions++
+	}
 	l.path = a.Path
-	l.trip = max(l.trip, a.Path.RTT)
 	if a.Cause < path.Found || w.now.Sub(later(w.calm, later(d.goodSince, peer.goodSince))) < settled {
 		l.better, l.flaps = 0, nil
 		return

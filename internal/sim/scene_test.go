@@ -123,34 +123,6 @@ func TestBirthday(t *testing.T) {
 	}
 }
 
-// An hour of load: no path is given up, none flaps. Where packets get lost by chance the invariants have their say.
-func TestHourOfLoad(t *testing.T) {
-	for name, change := range map[string]func(w *world){
-		"calm": func(*world) {},
-		"jitter": func(w *world) {
-			w.boxes[0].setLink(linkmodel.Options{Delay: 20 * time.Millisecond, Jitter: 15 * time.Millisecond}, 1)
-		},
-		"loss": func(w *world) { w.boxes[0].setLink(linkmodel.Options{Delay: 20 * time.Millisecond, Loss: 0.01}, 1) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := scene(1, *natmodel.Easy(), *natmodel.Easy(), natmodel.Options{})
-			change(w)
-			a, b := w.talk()
-			w.startFlow(flow{from: w.devices[2], to: b, every: 200 * time.Millisecond, long: true})
-			w.run(time.Minute)
-			since := a.link(b).path.Since
-			w.run(time.Hour)
-			if w.failure != nil {
-				t.Fatal(w.failure)
-			}
-			if !direct(a, b) || name != "loss" && a.link(b).path.Since != since {
-				t.Errorf("the path is %+v, once since %s", a.link(b).path, since)
-			}
-		})
-	}
-}
-
 // After hours in which only the relay got through, a way that opens is found within a minute and a bit, without anybody being told.
 func TestWayOpensAfterHours(t *testing.T) {
 	w := scene(1, *natmodel.Easy(), *natmodel.Easy())

@@ -56,6 +56,8 @@ type Stats struct {
 	Hunts int
 	// Packets counts datagrams, checks and data.
 	Packets int
+	// Demotions counts direct paths that were given up without a better one.
+	Demotions int
 }
 
 func newWorld(begin time.Time, seed uint64) *world {
