@@ -29,9 +29,9 @@ var (
 // TestRestart: whoever begins anew is heard after one question, and the other's signals at once.
 func TestRestart(t *testing.T) {
 	x, y := node(t, 1), node(t, 2)
-	a, b := met(t, x, y)
+	_, b := met(t, x, y)
 	for range 3 {
-		a = box(t, x, y)
+		a := box(t, x, y)
 		if _, err := b.Open(seal(t, a, some), overlay); !errors.Is(err, ErrStart) {
 			t.Fatalf("the first signal after a restart: %v", err)
 		}
@@ -50,9 +50,9 @@ func TestRestart(t *testing.T) {
 // TestBothRestart: one begins anew and believes an old signal; then the other does. They find together all the same.
 func TestBothRestart(t *testing.T) {
 	x, y := node(t, 1), node(t, 2)
-	a, b := met(t, x, y)
-	old := seal(t, a, serious)
-	a, b = box(t, x, y), box(t, y, x)
+	before, _ := met(t, x, y)
+	old := seal(t, before, serious)
+	a, b := box(t, x, y), box(t, y, x)
 	if got, err := b.Open(old, overlay); err != nil || !got.Call || got.Lost || got.TriesPorts || got.Step != 0 {
 		t.Fatalf("an old signal, after a restart: %+v, %v; want it to be good for a call alone", got, err)
 	}

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -23,7 +22,6 @@ import (
 )
 
 var (
-	now     = time.Unix(1_800_000_000, 0)
 	overlay = []netip.Prefix{netip.MustParsePrefix("100.70.0.0/16")}
 	some    = Signal{Candidates: []candidate.Candidate{
 		{Kind: pb.CandidateKind_CANDIDATE_KIND_HOST, Addr: netip.MustParseAddrPort("192.168.1.5:51820")},
