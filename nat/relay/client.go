@@ -36,7 +36,10 @@ type ClientConfig struct {
 	// Ticket gives the newest relay ticket and the signing certificate for it; nil: there is none yet.
 	Ticket func() (ticket, certificate *pb.Signed)
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
-	Log    *slog.Logger
+	// Tune, unless nil, is given what Dial has made when the connection stands, and again when its round trip has been measured and now and
+	// then, to adapt how long it may go unacknowledged.
+	Tune func(net.Conn)
+	Log  *slog.Logger
 	// ListenUDP opens a socket for the relay's datagrams, which is closed after use; nil: all goes over the WebSocket connection.
 	ListenUDP func() (*udpbatch.Conn, error)
 	// LongestUDP is the longest packet that may go over UDP; 0 is the constant of that name.
@@ -93,6 +96,9 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	if cfg.Dial == nil {
 		cfg.Dial = new(net.Dialer).DialContext
+	}
+	if cfg.Tune == nil {
+		cfg.Tune = func(net.Conn) {}
 	}
 	if cfg.QueueBytes == 0 {
 		cfg.QueueBytes = DefaultQueueBytes
@@ -203,6 +209,7 @@ func (c *Client) once(ctx context.Context) (stood bool, err error) {
 	defer w.ws.CloseNow()
 	q := newQueue(c.cfg.QueueBytes)
 	c.queue.Store(q)
+	c.cfg.Tune(w.raw)
 	c.cfg.OnState(true, w.remote, nil)
 	err = c.serve(ctx, w, q, offer)
 	c.udp.Store(nil)
@@ -241,16 +248,12 @@ func (c *Client) tlsConfig(at string) (*tls.Config, error) {
 		pb.TLSRole_TLS_ROLE_RELAY, pb.TLSRole_TLS_ROLE_COORDINATOR)
 }
 
-func (c *Client) dialTLS(ctx context.Context, network, address string, config *tls.Config) (*tls.Conn, error) {
-	raw, err := c.cfg.Dial(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
+func handshakeTLS(ctx context.Context, under net.Conn, config *tls.Config) (*tls.Conn, error) {
 	config = config.Clone()
 	config.NextProtos = []string{"http/1.1"} // WebSocket's upgrade (RFC 6455) is HTTP/1.1's
-	conn := tls.Client(&cork{Conn: raw}, config)
+	conn := tls.Client(under, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
-		raw.Close()
+		under.Close()
 		return nil, err
 	}
 	return conn, nil
@@ -298,7 +301,7 @@ func (c *Client) serve(ctx context.Context, w *way, q *queue, offer *pb.RelayUDP
 	stop := context.AfterFunc(ctx, func() { w.ws.CloseNow() }) // what is being written does not end by itself
 	defer stop()
 	var heard atomic.Bool
-	pings := new(pinger)
+	pings := &pinger{tune: func() { c.cfg.Tune(w.raw) }}
 	if offer != nil && c.cfg.ListenUDP != nil {
 		l, err := newUDPLink(&c.cfg, offer, q)
 		if err != nil {
@@ -338,12 +341,15 @@ func (c *Client) ping(ctx context.Context, q *queue, heard *atomic.Bool, pings *
 		} else if silent += pingEvery; silent > pingEvery+pingDead {
 			return fmt.Errorf("nothing heard for %s", silent)
 		}
+		pings.tune()
 		q.push(pings.next())
 	}
 }
 
 // pinger measures the round trip of the WebSocket connection.
 type pinger struct {
+	tune func() // called when there is a new measure
+
 	mu sync.Mutex
 	id [8]byte // of the last ping; zero once it was answered
 	at time.Time
@@ -415,8 +421,11 @@ func (c *Client) overWebSocket(from rawKey, packets [][]byte) {
 func (c *Client) control(f relayframe.Frame, pings *pinger) {
 	switch f.Type {
 	case relayframe.Pong:
-		if rtt, ok := pings.answered(f.Payload); ok && c.cfg.OnRTT != nil {
-			c.cfg.OnRTT(rtt)
+		if rtt, ok := pings.answered(f.Payload); ok {
+			pings.tune()
+			if c.cfg.OnRTT != nil {
+				c.cfg.OnRTT(rtt)
+			}
 		}
 	case relayframe.Bound:
 		if l := c.udp.Load(); l != nil {

@@ -24,6 +24,7 @@ const stagger = 250 * time.Millisecond
 type way struct {
 	at     string // its URL
 	ws     *websocket.Conn
+	raw    net.Conn // as Dial made it
 	cork   *cork
 	tls    *tls.ConnectionState // nil without TLS
 	remote netip.AddrPort
@@ -87,28 +88,36 @@ func (c *Client) dial(ctx context.Context, at string) (*way, error) {
 		return nil, err
 	}
 	w := &way{at: at}
-	note := func(conn net.Conn) {
+	raw := func(network, address string) (net.Conn, error) {
+		conn, err := c.cfg.Dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
 		if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 			w.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
 		}
+		w.raw = conn
+		return &cork{Conn: conn}, nil
 	}
 	// The transport's own contexts go on when the request has ended, for the sake of a next one, which there is not.
 	t := &http.Transport{
 		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
-			conn, err := c.cfg.Dial(ctx, network, address)
+			conn, err := raw(network, address)
 			if err != nil {
 				return nil, err
 			}
-			note(conn)
-			w.cork = &cork{Conn: conn}
-			return w.cork, nil
+			w.cork = corkOf(conn)
+			return conn, nil
 		},
 		DialTLSContext: func(_ context.Context, network, address string) (net.Conn, error) {
-			conn, err := c.dialTLS(ctx, network, address, config)
+			under, err := raw(network, address)
 			if err != nil {
 				return nil, err
 			}
-			note(conn)
+			conn, err := handshakeTLS(ctx, under, config)
+			if err != nil {
+				return nil, err
+			}
 			s := conn.ConnectionState()
 			w.tls, w.cork = &s, &cork{Conn: conn, below: corkOf(conn)}
 			return w.cork, nil

@@ -356,7 +356,7 @@ func FuzzClientMessage(f *testing.F) {
 		q := newQueue(1 << 20)
 		l := &udpLink{cfg: &c.cfg, queue: q, start: time.Now(), events: make(chan carrier.Event, eventQueue), lanes: map[rawKey]*udpLane{}, peers: make([]rawKey, 1)}
 		c.udp.Store(l)
-		pings := new(pinger)
+		pings := &pinger{tune: func() {}}
 		pings.next()
 		failed := c.message(bytes.Clone(b), &run{deliver: c.overWebSocket}, pings)
 		var want []byte

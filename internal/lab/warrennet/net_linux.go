@@ -262,9 +262,10 @@ func (n *Network) DeviceOn(h *lab.Host) *Device {
 	return d
 }
 
-// StartRelay runs a separate relay on a host and waits until it serves.
-func (n *Network) StartRelay(ctx context.Context, h *lab.Host, token string) (*Daemon, error) {
-	d, err := Start(h, filepath.Join(n.bin, "warren-coordinator"), "relay", "--name", h.Name, "--token", token, "--state", filepath.Join(n.dir, h.Name))
+// StartRelay runs a separate relay on a host and waits until it serves. args are added.
+func (n *Network) StartRelay(ctx context.Context, h *lab.Host, token string, args ...string) (*Daemon, error) {
+	args = append([]string{"relay", "--name", h.Name, "--token", token, "--state", filepath.Join(n.dir, h.Name)}, args...)
+	d, err := Start(h, filepath.Join(n.bin, "warren-coordinator"), args...)
 	if err != nil {
 		return nil, err
 	}

@@ -50,20 +50,38 @@ func markedDialer(log *slog.Logger) *dialer {
 	return d
 }
 
-// relayTimeout is how long TCP to a relay may go unacknowledged: another relay stands by, so there is no point in hoping. With the time to
-// doubt a UDP path before, packets flow again within 2 s of a relay's death.
-const relayTimeout = 1200 * time.Millisecond
+// Bounds of how long TCP to a relay may go unacknowledged. Another relay stands by, so there is no point in hoping: with the time to doubt a UDP
+// path before, the least has packets flow again within 2 s of a relay's death. Up to 70 ms of round trip it is the least that counts.
+const (
+	relayTimeout        = 900 * time.Millisecond
+	longestRelayTimeout = 6 * time.Second
+)
 
-// hasten makes a connection to a relay fail soon.
+// relayPatience is what a connection with this retransmission time-out and round trip gets: enough for a segment and its first retransmission to
+// be lost (they are RTO and twice that apart from the next, RFC 6298), so that a poor link is not taken for a dead relay.
+func relayPatience(rto, rtt time.Duration) time.Duration {
+	return min(max(3*rto+rtt, relayTimeout), longestRelayTimeout)
+}
+
+// hasten makes a connection to a relay fail soon, by what its kernel has measured of the way there. What waits in its buffer, and however long,
+// does not matter while any of it gets through.
 func hasten(conn net.Conn) {
-	if c, ok := conn.(*net.TCPConn); ok {
-		if raw, err := c.SyscallConn(); err == nil {
-			// Where it is refused, the relay's pings notice, later.
-			_ = raw.Control(func(fd uintptr) {
-				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(relayTimeout.Milliseconds()))
-			})
-		}
+	c, ok := conn.(*net.TCPConn)
+	if !ok {
+		return
 	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	// Where it is refused, the relay's pings notice, later.
+	_ = raw.Control(func(fd uintptr) {
+		patience := relayTimeout
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			patience = relayPatience(time.Duration(info.Rto)*time.Microsecond, time.Duration(info.Rtt)*time.Microsecond)
+		}
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(patience.Milliseconds()))
+	})
 }
 
 // DialContext connects with the mark set.

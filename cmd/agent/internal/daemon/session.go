@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -175,19 +174,11 @@ func (s *session) newRelayClient(r *pb.Relay, on relayEvents) (relayClient, erro
 	m := s.cfg.state.Membership
 	return relay.NewClient(relay.ClientConfig{
 		Relay: r, Network: m.Network, Authority: m.Authority, Device: s.cfg.state.Device, Log: s.log,
-		Ticket: s.ticket, Dial: s.dialRelay,
+		Ticket: s.ticket, Dial: s.cfg.dial, Tune: hasten,
 		ListenUDP: s.listenRelayUDP, LongestUDP: defaultMTU + wireGuardOverhead,
 		Known:  func(device [key.Size]byte) bool { _, ok := s.known.Load().byDevice[device]; return ok },
 		OnData: on.data, OnSignal: on.signal, OnGone: on.gone, OnState: on.state, OnRTT: on.rtt,
 	})
-}
-
-func (s *session) dialRelay(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := s.cfg.dial(ctx, network, address)
-	if err == nil {
-		hasten(c)
-	}
-	return c, err
 }
 
 // wireGuardOverhead is what WireGuard adds to a packet, in bytes.
