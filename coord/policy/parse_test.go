@@ -97,6 +97,16 @@ func TestByteOrderMark(t *testing.T) {
 	}
 }
 
+// TestEndsInComment: a text may end without a line's end; one that ends within a comment is told of where it is.
+func TestEndsInComment(t *testing.T) {
+	for text, ok := range map[string]bool{"{\"grants\": []} // end": true, "{\"grants\": []} /* end */": true, "{\"grants\": []}\n/* end": false, "{\"grants\": [] // end": false} {
+		p, err := Parse([]byte(text))
+		if (err == nil) != ok || (p != nil) != ok {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // TestFirstTexts holds that what Warren writes by itself is right.
 func TestFirstTexts(t *testing.T) {
 	for name, text := range map[string][]byte{

@@ -61,6 +61,11 @@ func (r *reader) tree() (value, bool) {
 		return value{}, false
 	}
 	root, err := hujson.Parse(r.text)
+	if err != nil { // the library wants a line's end behind a comment, where a text may end; errors keep the places of the text as it is
+		if ended, againErr := hujson.Parse(append(slices.Clip(r.text), '\n')); againErr == nil {
+			root, err = ended, nil
+		}
+	}
 	if err == nil {
 		return value{&root, ""}, true
 	}

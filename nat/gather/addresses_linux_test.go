@@ -4,13 +4,13 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"runtime"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"warren/internal/netnstest"
 )
 
 func TestForeign(t *testing.T) {
@@ -49,19 +49,9 @@ func TestForeign(t *testing.T) {
 	}
 }
 
-// TestCandidateAddresses has a namespace with an uplink, another VPN's TUN device and our own. The thread stays locked and dies with the goroutine.
+// TestCandidateAddresses has a namespace with an uplink, another VPN's TUN device and our own.
 func TestCandidateAddresses(t *testing.T) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Error(err)
-			return
-		}
-		candidateAddresses(t)
-	}()
-	<-done
+	netnstest.Run(t, candidateAddresses)
 }
 
 func candidateAddresses(t *testing.T) {
@@ -112,17 +102,7 @@ func candidateAddresses(t *testing.T) {
 
 // TestUplinks has a namespace whose interfaces get default routes one after the other.
 func TestUplinks(t *testing.T) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Error(err)
-			return
-		}
-		uplinks(t)
-	}()
-	<-done
+	netnstest.Run(t, uplinks)
 }
 
 func uplinks(t *testing.T) {

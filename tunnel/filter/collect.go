@@ -89,7 +89,7 @@ type ended struct {
 }
 
 // Collect forgets flows that have been idle and tells what happened since the last time. A flow that began and ended meanwhile has only its
-// end. Times are told as of now. It costs 20 ns for a flow in the table, and packets wait for a thirty-second part of that at most.
+// end. Times are told as of now. Its cost grows with the table; packets wait for a thirty-second part of it at most.
 func (f *Filter) Collect(now time.Duration, tell func(*Record), omitted func(*Peer, Omitted)) {
 	f.collecting.Lock()
 	defer f.collecting.Unlock()

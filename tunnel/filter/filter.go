@@ -62,7 +62,7 @@ type Judgement struct {
 	Flow *Flow
 }
 
-// DefaultMaxFlows bounds the table. A flow takes 230 bytes, so that a full table takes 15 MB; where each has a peer of its own, 27 MB.
+// DefaultMaxFlows bounds the table. A full table takes 12 MB; where each flow has a peer of its own, 23 MB.
 const DefaultMaxFlows = 1 << 16
 
 // Config is what a Filter is made with.

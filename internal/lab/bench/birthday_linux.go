@@ -56,18 +56,18 @@ func (b *bench) birthday() error {
 	}
 	group, ctx := errgroup.WithContext(b.ctx)
 	for _, k := range kinds {
-		todo := make(chan struct{}, b.runs)
+		left := make(chan struct{}, b.runs) // runs, which the pairs share
 		for range b.runs {
-			todo <- struct{}{}
+			left <- struct{}{}
 		}
-		close(todo)
+		close(left)
 		for i := range min(birthdayAtOnce, b.runs) {
 			from, to, err := birthdayPair(ctx, n, token, k, i)
 			if err != nil {
 				return err
 			}
 			group.Go(func() error {
-				for range todo {
+				for range left {
 					if err := k.run(ctx, from, to); err != nil {
 						return fmt.Errorf("%s to %s: %w", from.Name, to.Name, err)
 					}

@@ -49,6 +49,10 @@ shows the flows through the tunnel that have it as an end: what has none did not
 the daemon's socket; see docs/identity.md.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
+			_, port, err := local.ParseEnd(given[0])
+			if err != nil {
+				return usageError{err}
+			}
 			r, err := a.client().WhoIs(cmd.Context(), connect.NewRequest(&pb.WhoIsRequest{Address: given[0]}))
 			if err != nil {
 				return err
@@ -60,7 +64,7 @@ the daemon's socket; see docs/identity.md.`,
 			if a.json {
 				return a.printJSON(v)
 			}
-			return printWhoIs(a.out, v, strings.Contains(given[0], "]:") || strings.Count(given[0], ":") == 1)
+			return printWhoIs(a.out, v, port != 0)
 		},
 	}
 }

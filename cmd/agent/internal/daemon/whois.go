@@ -78,7 +78,7 @@ func (d *daemon) serveWhoIs(ctx context.Context, group *errgroup.Group) error {
 }
 
 func (d *daemon) whoIs(req *connect.Request[pb.WhoIsRequest]) (*connect.Response[pb.WhoIsResponse], error) {
-	addr, port, err := parseEnd(req.Msg.GetAddress())
+	addr, port, err := local.ParseEnd(req.Msg.GetAddress())
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
@@ -96,18 +96,6 @@ func (d *daemon) whoIs(req *connect.Request[pb.WhoIsRequest]) (*connect.Response
 		m.Flows = s.flowsOf(netip.AddrPortFrom(addr, port), device)
 	}
 	return connect.NewResponse(m), nil
-}
-
-// parseEnd reads ADDRESS or ADDRESS:PORT; the port of the former is 0. IPv4 addresses come as IPv6 ones from sockets that take both.
-func parseEnd(text string) (netip.Addr, uint16, error) {
-	if a, err := netip.ParseAddr(text); err == nil {
-		return a.Unmap().WithZone(""), 0, nil
-	}
-	ap, err := netip.ParseAddrPort(text)
-	if err != nil || ap.Port() == 0 {
-		return netip.Addr{}, 0, fmt.Errorf("%.80q: want ADDRESS or ADDRESS:PORT, such as 100.64.0.2:50000 or [fd00::2]:50000", text)
-	}
-	return ap.Addr().Unmap().WithZone(""), ap.Port(), nil
 }
 
 // whoIs answers from the map; device is the peer that flows of the address go through, or zero for this device.
