@@ -48,8 +48,8 @@ func (r *Report) udp(say sayFunc) {
 	case v6.UDP == Yes && v6.Mapping.Behaviour == gather.NoNAT && v4.Mapping.Behaviour.Dependent():
 		say("over IPv6 peers can be reached directly; over IPv4 the NAT maps each destination to another port")
 	case v4.Mapping.Behaviour.Dependent():
-		say("the NAT maps each destination to another port: direct paths are to be expected only with peers that have a public address, a mapped " +
-			"port or IPv6")
+		say("the NAT maps each destination to another port: direct paths are to be expected at once only with peers that have a public address, " +
+			"a mapped port or IPv6")
 	case v4.UDP == Yes && v4.Mapping.Behaviour == gather.NoNAT && v4.Filtering == NotPortDependent:
 		say("there is no NAT, and any peer can reach this device")
 	case v4.UDP == Yes && v4.Mapping.Behaviour == gather.NoNAT:

@@ -35,7 +35,7 @@ func TestFindings(t *testing.T) {
 	}{
 		"easy": {func(*Report) {}, []string{keeps}},
 		"hard": {func(r *Report) { r.IPv4.Mapping.Behaviour = gather.AddressAndPortDependent },
-			[]string{"the NAT maps each destination to another port: direct paths are to be expected only with peers that have a public address, a mapped port or IPv6"}},
+			[]string{"the NAT maps each destination to another port: direct paths are to be expected at once only with peers that have a public address, a mapped port or IPv6"}},
 		"hard, and IPv6": {func(r *Report) {
 			r.IPv4.Mapping.Behaviour = gather.AddressDependent
 			r.IPv6 = Family{Local: own6, UDP: Yes, Mapping: gather.Mapping{Behaviour: gather.NoNAT}, MTU: 1500}

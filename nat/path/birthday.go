@@ -25,7 +25,7 @@ import (
 //	  |--- answer, check of its own from that socket ------------->|
 //	  | closes the others           |                              |
 //
-// It costs the NAT a table entry a socket, so it is done only for traffic, for one peer at a time, and after a failure not for hours. What leads up
+// It costs the NAT a table entry a socket, so it is done only for traffic, for one peer at a time, and after a failure not for an hour. What leads up
 // to it is in agree.go. A NAT that gives ports out in sequence is hit at once, if one begins where its last port was.
 
 // Bounds of an attempt.

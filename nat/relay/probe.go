@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/url"
@@ -64,7 +63,7 @@ func (c ProbeConfig) probe(ctx context.Context, at string) (tcp, whole time.Dura
 	if config == nil {
 		return tcp, 0, nil
 	}
-	if err := tls.Client(conn, config).HandshakeContext(ctx); err != nil {
+	if _, err := handshakeTLS(ctx, conn, config); err != nil {
 		return tcp, 0, err
 	}
 	return tcp, time.Since(began), nil

@@ -20,13 +20,7 @@ func (b *bench) stock(x, y *lab.Host) (string, error) {
 			return "", err
 		}
 	}
-	p, err := warrennet.NewPinger(x, far.Address.String())
-	if err != nil {
-		return "", err
-	}
-	defer p.Close()
-	_, err = p.Until(b.ctx, time.Second)
-	return far.Address.String(), err
+	return far.Address.String(), b.awaitPing(x, far.Address.String())
 }
 
 // usage is what a process takes of the machine.

@@ -9,7 +9,7 @@ import (
 // Mark is the line of a document behind which the tables stand.
 const Mark = "<!-- made by make bench-field -->"
 
-// PutInto replaces what stands behind the mark of a document.
+// PutInto replaces all that stands behind the mark of a document, to its end.
 func PutInto(document, tables string) error {
 	text, err := os.ReadFile(document)
 	if err != nil {
