@@ -4,6 +4,7 @@ GO    ?= go
 TOOL   = $(GO) tool -modfile=tools/go.mod
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 FUZZTIME ?= 60s
+WORLDS   ?= 30000
 
 export CGO_ENABLED = 0
 export GOFLAGS = -trimpath
@@ -42,11 +43,12 @@ test-race: deps build ## the same under the race detector, which needs a C compi
 test-system: deps build ## longer: many runs of the lab's faults
 	WARREN_BIN=$(CURDIR)/bin WARREN_KILLS=40 $(GO) run ./internal/testcount -- -count=5 -timeout=60m ./internal/lab/...
 
-soak: ## longer: every fuzz test for FUZZTIME
+soak: ## longer: every fuzz test for FUZZTIME, and WORLDS random policies with their networks
 	@set -e; for pkg in $$($(GO) list ./...); do \
 		dir=$$($(GO) list -f '{{.Dir}}' $$pkg); \
 		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go 2>/dev/null | cut -c6-); do \
 			echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x; done; done
+	$(GO) test ./coord/policy/compile -count=1 -timeout 120m -worlds $(WORLDS)
 
 bench: build ## figures, beside bare links and stock wireguard-go
 	$(GO) build -o bin/wireguard-go golang.zx2c4.com/wireguard

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"warren/internal/ipproto"
 )
 
 // Flow is a protocol and a range of ports.
@@ -18,18 +20,9 @@ type Flow struct {
 
 const maxPort = 65535
 
-// The protocols that have ports, and those of ICMP.
-const (
-	protoICMP   = 1
-	protoTCP    = 6
-	protoUDP    = 17
-	protoICMPv6 = 58
-	protoSCTP   = 132
-)
-
 // HasPorts reports whether an IP protocol has ports that a flow can tell apart.
 func HasPorts(protocol uint8) bool {
-	return protocol == protoTCP || protocol == protoUDP || protocol == protoSCTP
+	return ipproto.HasPorts(protocol)
 }
 
 // protocol is an IP protocol that has a name.
@@ -41,9 +34,9 @@ type protocol struct {
 // protocols gives those with names; the first name is the one that is shown.
 func protocols() []protocol {
 	return []protocol{
-		{protoICMP, []string{"icmp"}}, {2, []string{"igmp"}}, {4, []string{"ip-in-ip", "ipv4"}}, {protoTCP, []string{"tcp"}}, {8, []string{"egp"}},
-		{9, []string{"igp"}}, {protoUDP, []string{"udp"}}, {33, []string{"dccp"}}, {41, []string{"ipv6"}}, {47, []string{"gre"}}, {50, []string{"esp"}},
-		{51, []string{"ah"}}, {protoICMPv6, []string{"icmpv6", "ipv6-icmp"}}, {89, []string{"ospf"}}, {protoSCTP, []string{"sctp"}},
+		{ipproto.ICMP, []string{"icmp"}}, {2, []string{"igmp"}}, {4, []string{"ip-in-ip", "ipv4"}}, {ipproto.TCP, []string{"tcp"}}, {8, []string{"egp"}},
+		{9, []string{"igp"}}, {ipproto.UDP, []string{"udp"}}, {33, []string{"dccp"}}, {41, []string{"ipv6"}}, {47, []string{"gre"}}, {50, []string{"esp"}},
+		{51, []string{"ah"}}, {ipproto.ICMPv6, []string{"icmpv6", "ipv6-icmp"}}, {89, []string{"ospf"}}, {ipproto.SCTP, []string{"sctp"}},
 	}
 }
 
@@ -59,7 +52,7 @@ func protocolNames() (out []string) {
 func numbersOf(name string) []uint8 {
 	name = strings.ToLower(name)
 	if name == "icmp" {
-		return []uint8{protoICMP, protoICMPv6}
+		return []uint8{ipproto.ICMP, ipproto.ICMPv6}
 	}
 	for _, p := range protocols() {
 		if slices.Contains(p.names, name) {
@@ -173,7 +166,7 @@ func parseFlows(proto, ports string) ([]Flow, string, error) {
 
 func parseProtocol(s string) ([]uint8, string, error) {
 	if s == "" {
-		return []uint8{protoTCP, protoUDP, protoICMP, protoICMPv6}, "", nil
+		return []uint8{ipproto.TCP, ipproto.UDP, ipproto.ICMP, ipproto.ICMPv6}, "", nil
 	}
 	if ps := numbersOf(s); ps != nil {
 		return ps, "", nil

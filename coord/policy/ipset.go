@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -10,11 +9,6 @@ import (
 
 	"go4.org/netipx"
 )
-
-// comparePrefix orders by family and address, and wider prefixes first.
-func comparePrefix(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-}
 
 // ipsetReader resolves IP sets that use one another.
 type ipsetReader struct {
@@ -72,7 +66,7 @@ func (g *ipsetReader) read(name string) {
 		set = &netipx.IPSet{}
 	}
 	prefixes := set.Prefixes()
-	slices.SortFunc(prefixes, comparePrefix)
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
 	g.IPSets[name] = Selector{Kind: ByAddress, Prefixes: prefixes, At: g.raw[name].key.at()}
 	g.path = g.path[:len(g.path)-1]
 	g.state[name] = 2
@@ -130,6 +124,6 @@ func InternetPrefixes() []netip.Prefix {
 		return nil // constant prefixes are well formed
 	}
 	out := set.Prefixes()
-	slices.SortFunc(out, comparePrefix)
+	slices.SortFunc(out, netip.Prefix.Compare)
 	return out
 }

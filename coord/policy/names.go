@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -63,10 +64,7 @@ func (r *reader) warnOverlaps() {
 		all = append(all, host{name, s.Prefixes[0], s.At})
 	}
 	slices.SortFunc(all, func(a, b host) int {
-		if c := comparePrefix(a.p, b.p); c != 0 {
-			return c
-		}
-		return strings.Compare(a.name, b.name)
+		return cmp.Or(a.p.Compare(b.p), strings.Compare(a.name, b.name))
 	})
 	var around []host
 	for _, h := range all {

@@ -65,7 +65,7 @@ func (r *reader) document(root value) {
 	read("nodeAttrs", r.readNodeAttrs)
 	read("tests", r.readTests)
 	if len(r.Grants) == 0 && len(r.problems) == 0 {
-		r.warn(root, "\"warren-coordinator policy\" can write a starter policy", "no grants: no device may reach any other")
+		r.warn(root, "\"warren-coordinator policy get --number 1\" prints the policy that the network began with", "no grants: no device may reach any other")
 	}
 }
 

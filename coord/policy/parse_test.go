@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -212,7 +213,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("grant %+v", g)
 			}
 			for _, s := range append(slices.Clone(g.Src), g.Dst...) {
-				if s.Kind == ByAddress && !slices.IsSortedFunc(s.Prefixes, comparePrefix) {
+				if s.Kind == ByAddress && !slices.IsSortedFunc(s.Prefixes, netip.Prefix.Compare) {
 					t.Fatalf("selector %+v", s)
 				}
 			}

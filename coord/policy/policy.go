@@ -8,20 +8,24 @@
 //	if ps, ok := errors.AsType[policy.Problems](err); ok {
 //		fmt.Print(ps.In("policy.hujson"))
 //	}
-//	warnings := append(p.Warnings, p.Check(names)...)
+//	errs, warnings := p.Check(names) // besides p.Warnings
 //
 // Nothing is allowed until a grant says so, and grants only ever add.
 //
 //	problem.go   problems and positions
 //	tree.go      HuJSON as values that know their place
 //	parse.go     the document's sections
-//	names.go     groups, tag owners, hosts and IP sets
+//	names.go     groups, tag owners and hosts
+//	ipset.go     IP sets
 //	grant.go     grants and acls
 //	selector.go  who or what a grant names
 //	flow.go      protocols and ports
 //	posture.go   conditions on devices
 //	schedule.go  time windows
+//	test.go      the document's own tests
 //	check.go     names that the document alone cannot judge
+//	starter.go   the text of a first policy
+//	suggest.go   what was perhaps meant
 package policy
 
 import (

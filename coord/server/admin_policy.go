@@ -104,7 +104,7 @@ func (a *admin) CheckPolicy(ctx context.Context, req *connect.Request[pb.CheckPo
 func reportMessage(r *Report) *pb.PolicyReport {
 	m := &pb.PolicyReport{
 		Errors: problemMessages(r.Errors), Warnings: problemMessages(r.Warnings), Tests: uint32(r.Tests),
-		MoreChanges: uint32(r.Difference.More), LocksOut: r.LocksOut,
+		MoreChanges: uint32(r.Difference.More), LocksOut: r.LocksOut, Unseen: r.Difference.Unseen,
 	}
 	if r.TooLarge != "" {
 		m.Errors = append(m.Errors, &pb.PolicyProblem{Line: 1, Column: 1, What: r.TooLarge})
@@ -115,9 +115,13 @@ func reportMessage(r *Report) *pb.PolicyReport {
 	for _, c := range r.Difference.Changes {
 		change := &pb.AccessChange{
 			Gain: c.Gain, Who: c.Who, On: c.What, Sources: uint32(c.Sources), Destinations: uint32(c.Destinations), Text: c.String(),
+			OwnAside: c.OwnAside,
 		}
 		for _, f := range c.Flows {
 			change.Flows = append(change.Flows, f.String())
+		}
+		for _, f := range c.Except {
+			change.Except = append(change.Except, f.String())
 		}
 		m.Changes = append(m.Changes, change)
 	}

@@ -9,6 +9,7 @@ import (
 	"warren/coord/policy"
 	"warren/coord/policy/compile"
 	"warren/coord/store"
+	"warren/proto/record"
 )
 
 // Report is what was found out about a policy document.
@@ -164,8 +165,9 @@ func (s *Server) tooLarge(c *compile.Compiler, dir compile.Directory) string {
 		}
 		seen[v.Hash] = true
 		if t := toldBy(v); !t.fit {
-			return fmt.Sprintf("the grants that concern the device %s take %d bytes in its map, more than %d; name CIDRs instead of many devices, or fewer grants for each",
-				d.Name, t.size(), maxTold)
+			return fmt.Sprintf("a map cannot hold the %d grants and %d routes that concern the device %s, of %d bytes: it holds %d, %d and %d at most; "+
+				"name CIDRs instead of many devices, or fewer grants for each", len(t.grants), len(t.routes), d.Name, t.size(), record.MaxGrants,
+				record.MaxMapRoutes, maxTold)
 		}
 	}
 	return ""

@@ -433,7 +433,7 @@ func TestTooLarge(t *testing.T) {
 		{ID: compile.ID{2}, Name: "gate", Addresses: []netip.Addr{netip.MustParseAddr("100.64.0.2")}, Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
 	}
 	compiled := compile.New(p, dir, c.now())
-	if why := c.srv.tooLarge(compiled, dir); !strings.Contains(why, "grants that concern the device") {
+	if why := c.srv.tooLarge(compiled, dir); !strings.Contains(why, "that concern the device a, of ") {
 		t.Errorf("too large: %q", why)
 	}
 	// If it comes to that all the same, nothing is allowed.

@@ -59,7 +59,7 @@ type Config struct {
 	Endpoints []*pb.Endpoint
 	// Relay describes the relay that runs in the same process; its key is filled in. Nil: there is none.
 	Relay *pb.Relay
-	// Owner is the user who began the network; the starter policy makes an administrator of it. Empty: nobody.
+	// Owner is the user who began the network; the starter policy puts it into group:admins. Empty: nobody.
 	Owner string
 	// HostAddresses gives the addresses of the coordinator's host, so that no policy locks it out by mistake. Nil: that is not checked.
 	HostAddresses func() ([]netip.Addr, error)

@@ -1567,7 +1567,9 @@ type PolicyReport struct {
 	// Changes that were left out.
 	MoreChanges uint32 `protobuf:"varint,6,opt,name=more_changes,json=moreChanges,proto3" json:"more_changes,omitempty"`
 	// No device could reach the coordinator's host any more, and one can now.
-	LocksOut      bool `protobuf:"varint,7,opt,name=locks_out,json=locksOut,proto3" json:"locks_out,omitempty"`
+	LocksOut bool `protobuf:"varint,7,opt,name=locks_out,json=locksOut,proto3" json:"locks_out,omitempty"`
+	// There were too many kinds of devices to compare them all.
+	Unseen        bool `protobuf:"varint,8,opt,name=unseen,proto3" json:"unseen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1651,6 +1653,13 @@ func (x *PolicyReport) GetLocksOut() bool {
 	return false
 }
 
+func (x *PolicyReport) GetUnseen() bool {
+	if x != nil {
+		return x.Unseen
+	}
+	return false
+}
+
 // AccessChange is who would gain or lose what.
 type AccessChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1664,7 +1673,11 @@ type AccessChange struct {
 	Sources      uint32 `protobuf:"varint,5,opt,name=sources,proto3" json:"sources,omitempty"`
 	Destinations uint32 `protobuf:"varint,6,opt,name=destinations,proto3" json:"destinations,omitempty"`
 	// For a person.
-	Text          string `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
+	Text string `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
+	// What of flows, which then is everything, does not change.
+	Except []string `protobuf:"bytes,8,rep,name=except,proto3" json:"except,omitempty"`
+	// Devices of one user do not change so with respect to each other.
+	OwnAside      bool `protobuf:"varint,9,opt,name=own_aside,json=ownAside,proto3" json:"own_aside,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1746,6 +1759,20 @@ func (x *AccessChange) GetText() string {
 		return x.Text
 	}
 	return ""
+}
+
+func (x *AccessChange) GetExcept() []string {
+	if x != nil {
+		return x.Except
+	}
+	return nil
+}
+
+func (x *AccessChange) GetOwnAside() bool {
+	if x != nil {
+		return x.OwnAside
+	}
+	return false
 }
 
 type GetPolicyRequest struct {
@@ -2736,7 +2763,7 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\x06column\x18\x02 \x01(\rR\x06column\x12\x12\n" +
 	"\x04part\x18\x03 \x01(\tR\x04part\x12\x12\n" +
 	"\x04what\x18\x04 \x01(\tR\x04what\x12\x10\n" +
-	"\x03fix\x18\x05 \x01(\tR\x03fix\"\xb5\x02\n" +
+	"\x03fix\x18\x05 \x01(\tR\x03fix\"\xcd\x02\n" +
 	"\fPolicyReport\x120\n" +
 	"\x06errors\x18\x01 \x03(\v2\x18.warren.v1.PolicyProblemR\x06errors\x124\n" +
 	"\bwarnings\x18\x02 \x03(\v2\x18.warren.v1.PolicyProblemR\bwarnings\x12\x14\n" +
@@ -2744,7 +2771,8 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\bfailures\x18\x04 \x03(\v2\x18.warren.v1.PolicyProblemR\bfailures\x121\n" +
 	"\achanges\x18\x05 \x03(\v2\x17.warren.v1.AccessChangeR\achanges\x12!\n" +
 	"\fmore_changes\x18\x06 \x01(\rR\vmoreChanges\x12\x1b\n" +
-	"\tlocks_out\x18\a \x01(\bR\blocksOut\"\xac\x01\n" +
+	"\tlocks_out\x18\a \x01(\bR\blocksOut\x12\x16\n" +
+	"\x06unseen\x18\b \x01(\bR\x06unseen\"\xe1\x01\n" +
 	"\fAccessChange\x12\x12\n" +
 	"\x04gain\x18\x01 \x01(\bR\x04gain\x12\x10\n" +
 	"\x03who\x18\x02 \x03(\tR\x03who\x12\x0e\n" +
@@ -2752,7 +2780,9 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\x05flows\x18\x04 \x03(\tR\x05flows\x12\x18\n" +
 	"\asources\x18\x05 \x01(\rR\asources\x12\"\n" +
 	"\fdestinations\x18\x06 \x01(\rR\fdestinations\x12\x12\n" +
-	"\x04text\x18\a \x01(\tR\x04text\"*\n" +
+	"\x04text\x18\a \x01(\tR\x04text\x12\x16\n" +
+	"\x06except\x18\b \x03(\tR\x06except\x12\x1b\n" +
+	"\town_aside\x18\t \x01(\bR\bownAside\"*\n" +
 	"\x10GetPolicyRequest\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\">\n" +
 	"\x11GetPolicyResponse\x12)\n" +

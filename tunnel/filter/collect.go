@@ -229,10 +229,14 @@ func (f *Filter) Flows(p *Peer, now time.Duration, visit func(*Record) (more boo
 func (s *shard) flows(p *Peer, now time.Duration, out []Record) []Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, a := range s.heaviest {
-		if p != nil && a.peer != p {
-			continue
+	accounts := s.heaviest
+	if p != nil {
+		accounts = nil
+		if a := s.accounts[p]; a != nil {
+			accounts = heaviest{a}
 		}
+	}
+	for _, a := range accounts {
 		for c := brief; c < classes; c++ {
 			for e := a.lists[c].newest; e != nil; e = e.older {
 				if now < e.expires && !e.closed() {

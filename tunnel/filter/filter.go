@@ -229,12 +229,13 @@ func (f *Filter) related(peer *Peer, p *Packet, now time.Duration) Judgement {
 	}
 	rules := f.rules.Load()
 	from, to := rules.of(q.Src), rules.of(q.Dst)
-	switch {
-	case q.Dst != p.Src && !anything(from, rules.of(p.Src)):
+	if _, ok := anything(from, rules.of(p.Src)); q.Dst != p.Src && !ok {
 		return Judgement{Verdict: Unrelated}
-	case e != nil:
+	}
+	if e != nil {
 		return Judgement{Pass, e.grant, e}
-	case anything(from, to) && anything(to, from):
+	}
+	if _, ok := open(from, to); ok {
 		grant, _ := rules.allow(q.Src, q.Dst, q.Proto, q.DstPort)
 		return Judgement{Pass, grant, nil}
 	}

@@ -49,11 +49,8 @@ func (p *pair) allow(proto uint8, port uint16) (grant uint32, ok bool) {
 
 // makePair compiles what from may send to to.
 func (r *Rules) makePair(from, to *membership) *pair {
-	p := &pair{anything: none, ports: map[uint8][]span{}}
-	for g := range common(from.anySource, to.anyDestination) {
-		p.anything = g
-		break
-	}
+	p := &pair{ports: map[uint8][]span{}}
+	p.anything, _ = anything(from, to)
 	for g := range common(from.source, to.destination) {
 		if g > p.anything {
 			break // that one allows it all

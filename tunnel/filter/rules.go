@@ -168,18 +168,27 @@ func (r *Rules) of(a netip.Addr) *membership {
 	return r.nowhere
 }
 
-// anything reports whether from may send anything to to.
-func anything(from, to *membership) bool {
+// anything gives the first grant by which from may send anything to to; the lists rise.
+func anything(from, to *membership) (grant uint32, ok bool) {
 	short, long := from.anySource, to.anyDestination
 	if len(short) > len(long) {
 		short, long = long, short
 	}
 	for _, g := range short {
 		if _, ok := slices.BinarySearch(long, g); ok {
-			return true
+			return g, true
 		}
 	}
-	return false
+	return none, false
+}
+
+// open reports whether two addresses may send each other anything, and gives the grant for what goes from one to the other.
+func open(from, to *membership) (grant uint32, ok bool) {
+	grant, ok = anything(from, to)
+	if ok {
+		_, ok = anything(to, from)
+	}
+	return grant, ok
 }
 
 // openOr lets a packet pass that goes between two addresses that may send each other anything, whatever it is; others get the verdict.
@@ -191,11 +200,11 @@ func (r *Rules) openOr(b []byte, v Verdict) Judgement {
 	if err != nil {
 		return Judgement{Verdict: Malformed}
 	}
-	from, to := r.of(src), r.of(dst)
-	if !anything(from, to) || !anything(to, from) {
+	g, ok := open(r.of(src), r.of(dst))
+	if !ok {
 		return Judgement{Verdict: v}
 	}
-	return Judgement{Verdict: Pass, Grant: r.grants[r.pair(from, to).anything].id}
+	return Judgement{Verdict: Pass, Grant: r.grants[g].id}
 }
 
 // allow gives the first grant by which a new flow may begin.

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"warren/internal/ipproto"
 	"warren/proto/key"
 )
 
@@ -14,7 +15,7 @@ const leastMTU = 1280
 
 // IP and ICMP, as far as answers about a packet's length need them.
 const (
-	protoICMP, protoTCP, protoICMPv6 = 1, 6, 58
+	protoICMP, protoTCP, protoICMPv6 = ipproto.ICMP, ipproto.TCP, ipproto.ICMPv6
 	header4, header6, headerICMP     = 20, 40, 8
 	icmpUnreachable, codeFragment    = 3, 4 // RFC 1191 section 4
 	icmpv6TooBig                     = 2    // RFC 4443 section 3.2

@@ -3,6 +3,7 @@ package tundev
 import (
 	"encoding/binary"
 
+	"warren/internal/ipproto"
 	"warren/tunnel/filter"
 )
 
@@ -20,7 +21,7 @@ type run struct {
 }
 
 const (
-	protoUDP      = 17
+	protoUDP      = ipproto.UDP
 	flagsOfTCP    = 13              // where they are in its header
 	closesOrOpens = 1 | flagSYN | 4 // FIN, SYN, RST
 	kindTCP       = 1

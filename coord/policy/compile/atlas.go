@@ -114,7 +114,7 @@ func (a *atlas) addParts(slot int, e *entry, refs []sideRef, has [][]netip.Prefi
 		groups[key].prefixes = append(groups[key].prefixes, p)
 	}
 	for _, g := range groups {
-		slices.SortFunc(g.prefixes, comparePrefix)
+		slices.SortFunc(g.prefixes, netip.Prefix.Compare)
 		a.addPoint(slot, g.prefixes, g.refs, g.own)
 	}
 }
@@ -217,7 +217,7 @@ func (a *atlas) holes(slot int, n netip.Prefix) string {
 
 // outermost drops prefixes that lie in others.
 func outermost(list []netip.Prefix) (out []netip.Prefix) {
-	slices.SortFunc(list, comparePrefix)
+	slices.SortFunc(list, netip.Prefix.Compare)
 	for _, p := range list {
 		if n := len(out); n == 0 || !out[n-1].Overlaps(p) {
 			out = append(out, p)

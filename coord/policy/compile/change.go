@@ -11,46 +11,33 @@ import (
 
 // SetDevice adds a device, or replaces what was known of it.
 func (c *Compiler) SetDevice(d Device) Update {
-	slot, known := c.slots[d.ID]
-	var before *entry
-	var peers bits
-	var sides []int
-	if known {
-		before, peers, sides = c.entries[slot], c.peers(slot), c.sidesWith(slot)
-	}
-	concerned := &concern{Compiler: c}
 	next := c.newEntry(&d)
-	if before != nil {
-		if before.user != next.user {
+	after := c.sidesOf(next)
+	concerned := &concern{Compiler: c}
+	var peers bits
+	var left []int
+	joined, same := after, false
+	if slot, known := c.slots[d.ID]; known {
+		left, peers, same = c.sidesWith(slot), c.peers(slot), sameParts(c.entries[slot], next)
+		if same { // in sides that it stays in it is what it was
+			left, joined = without(left, after), without(after, left)
+		} else {
 			concerned.self(slot)
 		}
-		concerned.leave(slot, c.touched(before, next, sides))
+		concerned.leave(slot, left)
 	}
-	slot = c.put(&d)
-	after := c.sidesOf(c.entries[slot])
-	for _, s := range sides {
+	slot := c.put(next)
+	for _, s := range left {
 		c.unset(s, slot)
 	}
-	for _, s := range after {
+	for _, s := range joined {
 		c.set(s, slot)
 	}
-	touched := after
-	if before != nil && sameParts(before, next) {
-		touched = without(after, sides)
-	}
-	concerned.leave(slot, touched)
-	if before == nil || before.user != next.user || !sameParts(before, next) {
+	concerned.leave(slot, joined)
+	if !same {
 		concerned.self(slot)
 	}
 	return concerned.update(slot, peers)
-}
-
-// touched are the sides which a change of a device from before to next may alter, of those it is in.
-func (c *Compiler) touched(before, next *entry, sides []int) []int {
-	if sameParts(before, next) {
-		return without(sides, c.sidesOf(next))
-	}
-	return sides
 }
 
 // RemoveDevice forgets a device.

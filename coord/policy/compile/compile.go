@@ -58,7 +58,7 @@ type Update struct {
 func New(p *policy.Policy, dir Directory, now time.Time) *Compiler {
 	c := &Compiler{directory: newDirectory(dir), now: now}
 	for i := range dir.Devices {
-		c.put(&dir.Devices[i])
+		c.put(c.newEntry(&dir.Devices[i]))
 	}
 	c.load(newProgram(p, now))
 	return c

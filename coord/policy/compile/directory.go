@@ -133,8 +133,8 @@ func (e *entry) setBehind() {
 }
 
 // put adds or replaces a device and gives its slot.
-func (d *directory) put(dev *Device) int {
-	slot, ok := d.slots[dev.ID]
+func (d *directory) put(e *entry) int {
+	slot, ok := d.slots[e.ID]
 	switch {
 	case ok:
 		d.disown(slot)
@@ -145,8 +145,7 @@ func (d *directory) put(dev *Device) int {
 		slot = len(d.entries)
 		d.entries = append(d.entries, nil)
 	}
-	e := d.newEntry(dev)
-	d.slots[dev.ID], d.entries[slot] = slot, e
+	d.slots[e.ID], d.entries[slot] = slot, e
 	if e.user != "" {
 		list := d.owned[e.user]
 		i, _ := slices.BinarySearch(list, slot)

@@ -47,11 +47,6 @@ func compareParts(a, b part) int {
 	return cmp.Compare(a.Bits(), b.Bits())
 }
 
-// comparePrefix is compareParts for bare prefixes.
-func comparePrefix(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-}
-
 // intersect appends what p has in common with sorted prefixes that do not overlap.
 func intersect(out []part, p part, with []part) []part {
 	i, _ := slices.BinarySearchFunc(with, p, compareParts)

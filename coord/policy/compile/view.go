@@ -219,7 +219,7 @@ func (b *builder) routes() (out []Route) {
 		}
 	}
 	slices.SortFunc(out, func(x, y Route) int {
-		return cmp.Or(comparePrefix(x.Prefix, y.Prefix), bytes.Compare(x.Gateway[:], y.Gateway[:]))
+		return cmp.Or(x.Prefix.Compare(y.Prefix), bytes.Compare(x.Gateway[:], y.Gateway[:]))
 	})
 	return out
 }

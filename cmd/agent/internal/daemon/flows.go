@@ -98,12 +98,7 @@ func (a *api) Flows(ctx context.Context, req *connect.Request[pb.FlowsRequest], 
 	if _, err := a.admit(ctx); err != nil {
 		return err
 	}
-	a.d.mu.Lock()
-	s := a.d.session
-	a.d.mu.Unlock()
-	if s != nil && s.ended() {
-		s = nil
-	}
+	s := a.d.current()
 	q, err := flowQuery(req.Msg, s, a.d.cfg.Now())
 	if err != nil {
 		return connect.NewError(connect.CodeInvalidArgument, err)

@@ -43,10 +43,8 @@ type figures struct {
 
 // figures gives nil while no session runs.
 func (d *daemon) figures() *figures {
-	d.mu.Lock()
-	s := d.session
-	d.mu.Unlock()
-	if s == nil || s.ended() {
+	s := d.current()
+	if s == nil {
 		return nil
 	}
 	f := &figures{

@@ -82,10 +82,8 @@ func (d *daemon) whoIs(req *connect.Request[pb.WhoIsRequest]) (*connect.Response
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
-	d.mu.Lock()
-	s := d.session
-	d.mu.Unlock()
-	if s == nil || s.ended() {
+	s := d.current()
+	if s == nil {
 		return nil, errDown
 	}
 	m, device, err := s.known.Load().whoIs(addr, s.self)

@@ -9,6 +9,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"warren/cmd/agent/internal/local"
 	"warren/nat/gather"
 	"warren/nat/signal"
 	"warren/nat/traversal"
@@ -30,12 +31,20 @@ func (a *api) running(ctx context.Context) (*session, error) {
 	if _, err := a.admit(ctx); err != nil {
 		return nil, err
 	}
-	a.d.mu.Lock()
-	defer a.d.mu.Unlock()
-	if a.d.session == nil || a.d.session.ended() {
-		return nil, errDown
+	if s := a.d.current(); s != nil {
+		return s, nil
 	}
-	return a.d.session, nil
+	return nil, errDown
+}
+
+// current gives the session that runs, or nil.
+func (d *daemon) current() *session {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.session == nil || d.session.ended() {
+		return nil
+	}
+	return d.session
 }
 
 // Why implements LocalService.
@@ -123,7 +132,7 @@ func pairStatus(e traversal.Explanation) (out []*pb.PairStatus) {
 	for _, p := range e.Pairs {
 		st := &pb.PairStatus{
 			Remote: addrText(p.Remote), Kind: why.KindName(p.Kind), Sent: uint32(p.Sent), Answered: uint32(p.Answered),
-			RttMs: float64(p.RTT) / float64(time.Millisecond), LastSent: stamp(p.LastSent), LastAnswer: stamp(p.LastAnswer), InUse: p.Current,
+			RttMs: float64(p.RTT) / float64(time.Millisecond), LastSent: local.Stamp(p.LastSent), LastAnswer: local.Stamp(p.LastAnswer), InUse: p.Current,
 		}
 		if p.Local.IsValid() {
 			st.Local = p.Local.String()
@@ -136,17 +145,9 @@ func pairStatus(e traversal.Explanation) (out []*pb.PairStatus) {
 func history(list []traversal.Change) (out []*pb.PathChange) {
 	for _, c := range list {
 		out = append(out, &pb.PathChange{
-			At: stamp(c.At), Kind: c.Kind.String(), Local: addrText(c.Local), Remote: addrText(c.Remote), Relay: c.Relay, Mtu: uint32(c.MTU),
+			At: local.Stamp(c.At), Kind: c.Kind.String(), Local: addrText(c.Local), Remote: addrText(c.Remote), Relay: c.Relay, Mtu: uint32(c.MTU),
 			Cause: c.Cause.Label(), Reason: c.Reason,
 		})
 	}
 	return out
-}
-
-// stamp is nil for never.
-func stamp(t time.Time) *timestamppb.Timestamp {
-	if t.IsZero() {
-		return nil
-	}
-	return timestamppb.New(t)
 }

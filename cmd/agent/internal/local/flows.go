@@ -15,9 +15,9 @@ import (
 // FlowToWire encodes a record for the local API.
 func FlowToWire(r *flowlog.Record) *pb.FlowRecord {
 	out := &pb.FlowRecord{
-		At: stamp(r.At), Kind: r.Kind, Direction: r.Direction, Device: r.Device, User: r.User, Tags: r.Tags, Protocol: r.Protocol,
+		At: Stamp(r.At), Kind: r.Kind, Direction: r.Direction, Device: r.Device, User: r.User, Tags: r.Tags, Protocol: r.Protocol,
 		SourcePort: uint32(r.SourcePort), DestinationPort: uint32(r.DestinationPort), Grant: r.Grant, Reason: r.Reason,
-		Began: stamp(r.Began), Last: stamp(r.Last), SentPackets: r.SentPackets, SentBytes: r.SentBytes,
+		Began: Stamp(r.Began), Last: Stamp(r.Last), SentPackets: r.SentPackets, SentBytes: r.SentBytes,
 		ReceivedPackets: r.ReceivedPackets, ReceivedBytes: r.ReceivedBytes, Flows: r.Flows,
 		OmittedNew: r.OmittedNew, OmittedEnded: r.OmittedEnded, OmittedRefused: r.OmittedRefused,
 	}
@@ -53,7 +53,8 @@ func address(s string) (a netip.Addr, err error) {
 }
 
 // stamp is nil for never.
-func stamp(t time.Time) *timestamppb.Timestamp {
+// Stamp is t as a message has it, nil for none.
+func Stamp(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil
 	}

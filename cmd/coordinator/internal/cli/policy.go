@@ -275,7 +275,10 @@ func (a *app) printChanges(r reportJSON) error {
 	if r.MoreChanges > 0 {
 		fmt.Fprintf(a.out, "and %d more changes\n", r.MoreChanges)
 	}
-	if len(r.Changes) == 0 {
+	if r.Unseen {
+		fmt.Fprintln(a.out, "and perhaps more, for there are too many kinds of devices to compare them all")
+	}
+	if len(r.Changes) == 0 && !r.Unseen {
 		fmt.Fprintln(a.out, "no device gains or loses anything")
 	}
 	return nil

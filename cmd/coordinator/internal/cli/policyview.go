@@ -65,6 +65,8 @@ type changeJSON struct {
 	Who          []string `json:"who"`
 	On           []string `json:"on"`
 	Flows        []string `json:"flows"`
+	Except       []string `json:"except,omitempty"`
+	OwnAside     bool     `json:"own_aside,omitempty"`
 	Sources      uint32   `json:"sources"`
 	Destinations uint32   `json:"destinations"`
 	Text         string   `json:"text"`
@@ -78,6 +80,7 @@ type reportJSON struct {
 	Changes     []changeJSON  `json:"changes"`
 	MoreChanges uint32        `json:"more_changes"`
 	LocksOut    bool          `json:"locks_out"`
+	Unseen      bool          `json:"unseen,omitempty"`
 }
 
 func reportView(m *pb.PolicyReport) reportJSON {
@@ -89,12 +92,12 @@ func reportView(m *pb.PolicyReport) reportJSON {
 	}
 	r := reportJSON{
 		Errors: problems(m.GetErrors()), Warnings: problems(m.GetWarnings()), Tests: int(m.GetTests()), Failures: problems(m.GetFailures()),
-		MoreChanges: m.GetMoreChanges(), LocksOut: m.GetLocksOut(),
+		MoreChanges: m.GetMoreChanges(), LocksOut: m.GetLocksOut(), Unseen: m.GetUnseen(),
 	}
 	for _, c := range m.GetChanges() {
 		r.Changes = append(r.Changes, changeJSON{
 			c.GetGain(), append([]string{}, c.GetWho()...), append([]string{}, c.GetOn()...), append([]string{}, c.GetFlows()...),
-			c.GetSources(), c.GetDestinations(), c.GetText(),
+			c.GetExcept(), c.GetOwnAside(), c.GetSources(), c.GetDestinations(), c.GetText(),
 		})
 	}
 	return r
