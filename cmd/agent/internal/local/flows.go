@@ -52,8 +52,7 @@ func address(s string) (a netip.Addr, err error) {
 	return a, nil
 }
 
-// stamp is nil for never.
-// Stamp is t as a message has it, nil for none.
+// Stamp is t as a message has it: nil is never.
 func Stamp(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil
