@@ -327,6 +327,7 @@ func TestCollector(t *testing.T) {
 		ask(1000, 53)
 		ask(1001, 53)
 		<-time.After(interval)
+		synctest.Wait() // the collector looks at the same moment
 		ask(1002, 53)
 		<-time.After(6 * time.Minute)
 		want := []string{
