@@ -19,10 +19,14 @@ import (
 	"warren/proto/record"
 	"warren/proto/token"
 	pb "warren/proto/warrenv1"
+	"warren/proto/warrenv1/warrenv1connect"
 )
 
 // admin answers AdminService.
-type admin struct{ *Server }
+type admin struct {
+	warrenv1connect.UnimplementedAdminServiceHandler
+	*Server
+}
 
 // CreateToken makes a join token and gives its text, which is not stored.
 func (s *Server) CreateToken(ctx context.Context, w domain.TokenWish) (*domain.Token, string, error) {

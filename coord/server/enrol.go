@@ -18,10 +18,14 @@ import (
 	"warren/proto/record"
 	"warren/proto/token"
 	pb "warren/proto/warrenv1"
+	"warren/proto/warrenv1/warrenv1connect"
 )
 
 // agents answers CoordinatorService.
-type agents struct{ *Server }
+type agents struct {
+	warrenv1connect.UnimplementedCoordinatorServiceHandler
+	*Server
+}
 
 // errMalformed is for requests that no program of ours makes.
 func (s *Server) errMalformed(err error) *connect.Error {

@@ -226,14 +226,14 @@ const maxRequest = 64 << 10
 // Handler serves CoordinatorService to agents and relays.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(warrenv1connect.NewCoordinatorServiceHandler(&agents{s}, connect.WithReadMaxBytes(maxRequest)))
+	mux.Handle(warrenv1connect.NewCoordinatorServiceHandler(&agents{Server: s}, connect.WithReadMaxBytes(maxRequest)))
 	return withDeadlines(mux)
 }
 
 // AdminHandler serves AdminService. The caller decides who may reach it, and says by WithCaller who does.
 func (s *Server) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(warrenv1connect.NewAdminServiceHandler(&admin{s}, connect.WithReadMaxBytes(policy.MaxSize+maxRequest)))
+	mux.Handle(warrenv1connect.NewAdminServiceHandler(&admin{Server: s}, connect.WithReadMaxBytes(policy.MaxSize+maxRequest)))
 	return mux
 }
 

@@ -2645,11 +2645,556 @@ func (x *AccessMiss) GetText() string {
 	return ""
 }
 
+type RefusedFlowsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, address or key of a device.
+	Device string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// How far back; unset: as far as the device keeps records.
+	Since *durationpb.Duration `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// The newest that many; 0: 200.
+	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedFlowsRequest) Reset() {
+	*x = RefusedFlowsRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedFlowsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedFlowsRequest) ProtoMessage() {}
+
+func (x *RefusedFlowsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedFlowsRequest.ProtoReflect.Descriptor instead.
+func (*RefusedFlowsRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *RefusedFlowsRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *RefusedFlowsRequest) GetSince() *durationpb.Duration {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *RefusedFlowsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type RefusedFlowsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Flows         []*FlowRecord          `protobuf:"bytes,2,rep,name=flows,proto3" json:"flows,omitempty"`
+	LeftOut       uint64                 `protobuf:"varint,3,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedFlowsResponse) Reset() {
+	*x = RefusedFlowsResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedFlowsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedFlowsResponse) ProtoMessage() {}
+
+func (x *RefusedFlowsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedFlowsResponse.ProtoReflect.Descriptor instead.
+func (*RefusedFlowsResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *RefusedFlowsResponse) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *RefusedFlowsResponse) GetFlows() []*FlowRecord {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+func (x *RefusedFlowsResponse) GetLeftOut() uint64 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+// Route is a CIDR that a device advertises or may carry.
+type Route struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the gateway.
+	Device    string  `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	DeviceKey []byte  `protobuf:"bytes,2,opt,name=device_key,json=deviceKey,proto3" json:"device_key,omitempty"`
+	Prefix    *Prefix `protobuf:"bytes,3,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// "waiting", "approved" or "revoked".
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// Who approved or revoked it: an administrator, or "policy".
+	By string                 `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
+	At *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
+	// The device advertises it now.
+	Advertised bool `protobuf:"varint,7,opt,name=advertised,proto3" json:"advertised,omitempty"`
+	// 0.0.0.0/0 or ::/0.
+	Exit     bool   `protobuf:"varint,8,opt,name=exit,proto3" json:"exit,omitempty"`
+	Site     bool   `protobuf:"varint,9,opt,name=site,proto3" json:"site,omitempty"`
+	Priority uint32 `protobuf:"varint,10,opt,name=priority,proto3" json:"priority,omitempty"`
+	// On the LAN, if it is translated.
+	Lan           *Prefix `protobuf:"bytes,11,opt,name=lan,proto3" json:"lan,omitempty"`
+	Online        bool    `protobuf:"varint,12,opt,name=online,proto3" json:"online,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_warren_v1_admin_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *Route) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Route) GetDeviceKey() []byte {
+	if x != nil {
+		return x.DeviceKey
+	}
+	return nil
+}
+
+func (x *Route) GetPrefix() *Prefix {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+func (x *Route) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Route) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Route) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Route) GetAdvertised() bool {
+	if x != nil {
+		return x.Advertised
+	}
+	return false
+}
+
+func (x *Route) GetExit() bool {
+	if x != nil {
+		return x.Exit
+	}
+	return false
+}
+
+func (x *Route) GetSite() bool {
+	if x != nil {
+		return x.Site
+	}
+	return false
+}
+
+func (x *Route) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Route) GetLan() *Prefix {
+	if x != nil {
+		return x.Lan
+	}
+	return nil
+}
+
+func (x *Route) GetOnline() bool {
+	if x != nil {
+		return x.Online
+	}
+	return false
+}
+
+type ListRoutesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name, address or key of a device; empty: all.
+	Device        string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRoutesRequest) Reset() {
+	*x = ListRoutesRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRoutesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRoutesRequest) ProtoMessage() {}
+
+func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
+func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ListRoutesRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+type ListRoutesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Routes        []*Route               `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRoutesResponse) Reset() {
+	*x = ListRoutesResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRoutesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRoutesResponse) ProtoMessage() {}
+
+func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
+func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ListRoutesResponse) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+type ApproveRoutesRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Device string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// Empty: all that it advertises.
+	Prefixes      []*Prefix `protobuf:"bytes,2,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveRoutesRequest) Reset() {
+	*x = ApproveRoutesRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveRoutesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveRoutesRequest) ProtoMessage() {}
+
+func (x *ApproveRoutesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveRoutesRequest.ProtoReflect.Descriptor instead.
+func (*ApproveRoutesRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ApproveRoutesRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *ApproveRoutesRequest) GetPrefixes() []*Prefix {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+type ApproveRoutesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Routes        []*Route               `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveRoutesResponse) Reset() {
+	*x = ApproveRoutesResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveRoutesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveRoutesResponse) ProtoMessage() {}
+
+func (x *ApproveRoutesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveRoutesResponse.ProtoReflect.Descriptor instead.
+func (*ApproveRoutesResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ApproveRoutesResponse) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+type RevokeRoutesRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Device string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// Empty: all.
+	Prefixes      []*Prefix `protobuf:"bytes,2,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRoutesRequest) Reset() {
+	*x = RevokeRoutesRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRoutesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRoutesRequest) ProtoMessage() {}
+
+func (x *RevokeRoutesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRoutesRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRoutesRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *RevokeRoutesRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *RevokeRoutesRequest) GetPrefixes() []*Prefix {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+type RevokeRoutesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Routes        []*Route               `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRoutesResponse) Reset() {
+	*x = RevokeRoutesResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRoutesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRoutesResponse) ProtoMessage() {}
+
+func (x *RevokeRoutesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRoutesResponse.ProtoReflect.Descriptor instead.
+func (*RevokeRoutesResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RevokeRoutesResponse) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
 var File_warren_v1_admin_proto protoreflect.FileDescriptor
 
 const file_warren_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x15warren/v1/admin.proto\x12\twarren.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16warren/v1/record.proto\"\x15\n" +
+	"\x15warren/v1/admin.proto\x12\twarren.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14warren/v1/flow.proto\x1a\x16warren/v1/record.proto\"\x15\n" +
 	"\x13ServerStatusRequest\"\x93\x03\n" +
 	"\x14ServerStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1d\n" +
@@ -2834,8 +3379,46 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\x05grant\x18\x01 \x01(\tR\x05grant\x12\x12\n" +
 	"\x04line\x18\x02 \x01(\rR\x04line\x12\x18\n" +
 	"\areasons\x18\x03 \x03(\tR\areasons\x12\x12\n" +
-	"\x04text\x18\x04 \x01(\tR\x04text2\xce\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\"t\n" +
+	"\x13RefusedFlowsRequest\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12/\n" +
+	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"v\n" +
+	"\x14RefusedFlowsResponse\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12+\n" +
+	"\x05flows\x18\x02 \x03(\v2\x15.warren.v1.FlowRecordR\x05flows\x12\x19\n" +
+	"\bleft_out\x18\x03 \x01(\x04R\aleftOut\"\xdc\x02\n" +
+	"\x05Route\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x1d\n" +
 	"\n" +
+	"device_key\x18\x02 \x01(\fR\tdeviceKey\x12)\n" +
+	"\x06prefix\x18\x03 \x01(\v2\x11.warren.v1.PrefixR\x06prefix\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x0e\n" +
+	"\x02by\x18\x05 \x01(\tR\x02by\x12*\n" +
+	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1e\n" +
+	"\n" +
+	"advertised\x18\a \x01(\bR\n" +
+	"advertised\x12\x12\n" +
+	"\x04exit\x18\b \x01(\bR\x04exit\x12\x12\n" +
+	"\x04site\x18\t \x01(\bR\x04site\x12\x1a\n" +
+	"\bpriority\x18\n" +
+	" \x01(\rR\bpriority\x12#\n" +
+	"\x03lan\x18\v \x01(\v2\x11.warren.v1.PrefixR\x03lan\x12\x16\n" +
+	"\x06online\x18\f \x01(\bR\x06online\"+\n" +
+	"\x11ListRoutesRequest\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\">\n" +
+	"\x12ListRoutesResponse\x12(\n" +
+	"\x06routes\x18\x01 \x03(\v2\x10.warren.v1.RouteR\x06routes\"]\n" +
+	"\x14ApproveRoutesRequest\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12-\n" +
+	"\bprefixes\x18\x02 \x03(\v2\x11.warren.v1.PrefixR\bprefixes\"A\n" +
+	"\x15ApproveRoutesResponse\x12(\n" +
+	"\x06routes\x18\x01 \x03(\v2\x10.warren.v1.RouteR\x06routes\"\\\n" +
+	"\x13RevokeRoutesRequest\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12-\n" +
+	"\bprefixes\x18\x02 \x03(\v2\x11.warren.v1.PrefixR\bprefixes\"@\n" +
+	"\x14RevokeRoutesResponse\x12(\n" +
+	"\x06routes\x18\x01 \x03(\v2\x10.warren.v1.RouteR\x06routes2\x8f\r\n" +
 	"\fAdminService\x12O\n" +
 	"\fServerStatus\x12\x1e.warren.v1.ServerStatusRequest\x1a\x1f.warren.v1.ServerStatusResponse\x12L\n" +
 	"\vCreateToken\x12\x1d.warren.v1.CreateTokenRequest\x1a\x1e.warren.v1.CreateTokenResponse\x12I\n" +
@@ -2855,7 +3438,12 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\tSetPolicy\x12\x1b.warren.v1.SetPolicyRequest\x1a\x1c.warren.v1.SetPolicyResponse\x12R\n" +
 	"\rConfirmPolicy\x12\x1f.warren.v1.ConfirmPolicyRequest\x1a .warren.v1.ConfirmPolicyResponse\x12U\n" +
 	"\x0eRollbackPolicy\x12 .warren.v1.RollbackPolicyRequest\x1a!.warren.v1.RollbackPolicyResponse\x12R\n" +
-	"\rExplainAccess\x12\x1f.warren.v1.ExplainAccessRequest\x1a .warren.v1.ExplainAccessResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
+	"\rExplainAccess\x12\x1f.warren.v1.ExplainAccessRequest\x1a .warren.v1.ExplainAccessResponse\x12O\n" +
+	"\fRefusedFlows\x12\x1e.warren.v1.RefusedFlowsRequest\x1a\x1f.warren.v1.RefusedFlowsResponse\x12I\n" +
+	"\n" +
+	"ListRoutes\x12\x1c.warren.v1.ListRoutesRequest\x1a\x1d.warren.v1.ListRoutesResponse\x12R\n" +
+	"\rApproveRoutes\x12\x1f.warren.v1.ApproveRoutesRequest\x1a .warren.v1.ApproveRoutesResponse\x12O\n" +
+	"\fRevokeRoutes\x12\x1e.warren.v1.RevokeRoutesRequest\x1a\x1f.warren.v1.RevokeRoutesResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
 
 var (
 	file_warren_v1_admin_proto_rawDescOnce sync.Once
@@ -2869,7 +3457,7 @@ func file_warren_v1_admin_proto_rawDescGZIP() []byte {
 	return file_warren_v1_admin_proto_rawDescData
 }
 
-var file_warren_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_warren_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_warren_v1_admin_proto_goTypes = []any{
 	(*ServerStatusRequest)(nil),    // 0: warren.v1.ServerStatusRequest
 	(*ServerStatusResponse)(nil),   // 1: warren.v1.ServerStatusResponse
@@ -2914,37 +3502,47 @@ var file_warren_v1_admin_proto_goTypes = []any{
 	(*ExplainAccessResponse)(nil),  // 40: warren.v1.ExplainAccessResponse
 	(*AccessAnswer)(nil),           // 41: warren.v1.AccessAnswer
 	(*AccessMiss)(nil),             // 42: warren.v1.AccessMiss
-	(*Endpoint)(nil),               // 43: warren.v1.Endpoint
-	(*Prefix)(nil),                 // 44: warren.v1.Prefix
-	(*timestamppb.Timestamp)(nil),  // 45: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 46: google.protobuf.Duration
-	(*Version)(nil),                // 47: warren.v1.Version
-	(*Relay)(nil),                  // 48: warren.v1.Relay
+	(*RefusedFlowsRequest)(nil),    // 43: warren.v1.RefusedFlowsRequest
+	(*RefusedFlowsResponse)(nil),   // 44: warren.v1.RefusedFlowsResponse
+	(*Route)(nil),                  // 45: warren.v1.Route
+	(*ListRoutesRequest)(nil),      // 46: warren.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),     // 47: warren.v1.ListRoutesResponse
+	(*ApproveRoutesRequest)(nil),   // 48: warren.v1.ApproveRoutesRequest
+	(*ApproveRoutesResponse)(nil),  // 49: warren.v1.ApproveRoutesResponse
+	(*RevokeRoutesRequest)(nil),    // 50: warren.v1.RevokeRoutesRequest
+	(*RevokeRoutesResponse)(nil),   // 51: warren.v1.RevokeRoutesResponse
+	(*Endpoint)(nil),               // 52: warren.v1.Endpoint
+	(*Prefix)(nil),                 // 53: warren.v1.Prefix
+	(*timestamppb.Timestamp)(nil),  // 54: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 55: google.protobuf.Duration
+	(*Version)(nil),                // 56: warren.v1.Version
+	(*Relay)(nil),                  // 57: warren.v1.Relay
+	(*FlowRecord)(nil),             // 58: warren.v1.FlowRecord
 }
 var file_warren_v1_admin_proto_depIdxs = []int32{
-	43, // 0: warren.v1.ServerStatusResponse.endpoints:type_name -> warren.v1.Endpoint
-	44, // 1: warren.v1.ServerStatusResponse.network_prefixes:type_name -> warren.v1.Prefix
-	45, // 2: warren.v1.ServerStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	45, // 3: warren.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	45, // 4: warren.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	46, // 5: warren.v1.CreateTokenRequest.expires_in:type_name -> google.protobuf.Duration
+	52, // 0: warren.v1.ServerStatusResponse.endpoints:type_name -> warren.v1.Endpoint
+	53, // 1: warren.v1.ServerStatusResponse.network_prefixes:type_name -> warren.v1.Prefix
+	54, // 2: warren.v1.ServerStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	54, // 3: warren.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	54, // 4: warren.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	55, // 5: warren.v1.CreateTokenRequest.expires_in:type_name -> google.protobuf.Duration
 	2,  // 6: warren.v1.CreateTokenResponse.token:type_name -> warren.v1.Token
 	2,  // 7: warren.v1.ListTokensResponse.tokens:type_name -> warren.v1.Token
 	2,  // 8: warren.v1.RevokeTokenResponse.token:type_name -> warren.v1.Token
-	44, // 9: warren.v1.Device.routes:type_name -> warren.v1.Prefix
-	45, // 10: warren.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	45, // 11: warren.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
-	45, // 12: warren.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	47, // 13: warren.v1.Device.version:type_name -> warren.v1.Version
+	53, // 9: warren.v1.Device.routes:type_name -> warren.v1.Prefix
+	54, // 10: warren.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	54, // 11: warren.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
+	54, // 12: warren.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	56, // 13: warren.v1.Device.version:type_name -> warren.v1.Version
 	9,  // 14: warren.v1.ListDevicesResponse.devices:type_name -> warren.v1.Device
 	9,  // 15: warren.v1.RenameDeviceResponse.device:type_name -> warren.v1.Device
 	9,  // 16: warren.v1.RemoveDeviceResponse.device:type_name -> warren.v1.Device
-	45, // 17: warren.v1.ExpireDeviceRequest.at:type_name -> google.protobuf.Timestamp
+	54, // 17: warren.v1.ExpireDeviceRequest.at:type_name -> google.protobuf.Timestamp
 	9,  // 18: warren.v1.ExpireDeviceResponse.device:type_name -> warren.v1.Device
 	20, // 19: warren.v1.ListRelaysResponse.relays:type_name -> warren.v1.RelayStatus
-	48, // 20: warren.v1.RelayStatus.relay:type_name -> warren.v1.Relay
-	45, // 21: warren.v1.Policy.at:type_name -> google.protobuf.Timestamp
-	45, // 22: warren.v1.Policy.confirm_by:type_name -> google.protobuf.Timestamp
+	57, // 20: warren.v1.RelayStatus.relay:type_name -> warren.v1.Relay
+	54, // 21: warren.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	54, // 22: warren.v1.Policy.confirm_by:type_name -> google.protobuf.Timestamp
 	24, // 23: warren.v1.PolicyReport.errors:type_name -> warren.v1.PolicyProblem
 	24, // 24: warren.v1.PolicyReport.warnings:type_name -> warren.v1.PolicyProblem
 	24, // 25: warren.v1.PolicyReport.failures:type_name -> warren.v1.PolicyProblem
@@ -2952,53 +3550,71 @@ var file_warren_v1_admin_proto_depIdxs = []int32{
 	23, // 27: warren.v1.GetPolicyResponse.policy:type_name -> warren.v1.Policy
 	23, // 28: warren.v1.ListPoliciesResponse.policies:type_name -> warren.v1.Policy
 	25, // 29: warren.v1.CheckPolicyResponse.report:type_name -> warren.v1.PolicyReport
-	46, // 30: warren.v1.SetPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
+	55, // 30: warren.v1.SetPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
 	23, // 31: warren.v1.SetPolicyResponse.policy:type_name -> warren.v1.Policy
 	25, // 32: warren.v1.SetPolicyResponse.report:type_name -> warren.v1.PolicyReport
 	23, // 33: warren.v1.ConfirmPolicyResponse.policy:type_name -> warren.v1.Policy
-	46, // 34: warren.v1.RollbackPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
+	55, // 34: warren.v1.RollbackPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
 	23, // 35: warren.v1.RollbackPolicyResponse.policy:type_name -> warren.v1.Policy
 	41, // 36: warren.v1.ExplainAccessResponse.answers:type_name -> warren.v1.AccessAnswer
 	42, // 37: warren.v1.AccessAnswer.nearest:type_name -> warren.v1.AccessMiss
-	0,  // 38: warren.v1.AdminService.ServerStatus:input_type -> warren.v1.ServerStatusRequest
-	3,  // 39: warren.v1.AdminService.CreateToken:input_type -> warren.v1.CreateTokenRequest
-	5,  // 40: warren.v1.AdminService.ListTokens:input_type -> warren.v1.ListTokensRequest
-	7,  // 41: warren.v1.AdminService.RevokeToken:input_type -> warren.v1.RevokeTokenRequest
-	10, // 42: warren.v1.AdminService.ListDevices:input_type -> warren.v1.ListDevicesRequest
-	12, // 43: warren.v1.AdminService.RenameDevice:input_type -> warren.v1.RenameDeviceRequest
-	14, // 44: warren.v1.AdminService.RemoveDevice:input_type -> warren.v1.RemoveDeviceRequest
-	16, // 45: warren.v1.AdminService.ExpireDevice:input_type -> warren.v1.ExpireDeviceRequest
-	18, // 46: warren.v1.AdminService.ListRelays:input_type -> warren.v1.ListRelaysRequest
-	21, // 47: warren.v1.AdminService.RemoveRelay:input_type -> warren.v1.RemoveRelayRequest
-	27, // 48: warren.v1.AdminService.GetPolicy:input_type -> warren.v1.GetPolicyRequest
-	29, // 49: warren.v1.AdminService.ListPolicies:input_type -> warren.v1.ListPoliciesRequest
-	31, // 50: warren.v1.AdminService.CheckPolicy:input_type -> warren.v1.CheckPolicyRequest
-	33, // 51: warren.v1.AdminService.SetPolicy:input_type -> warren.v1.SetPolicyRequest
-	35, // 52: warren.v1.AdminService.ConfirmPolicy:input_type -> warren.v1.ConfirmPolicyRequest
-	37, // 53: warren.v1.AdminService.RollbackPolicy:input_type -> warren.v1.RollbackPolicyRequest
-	39, // 54: warren.v1.AdminService.ExplainAccess:input_type -> warren.v1.ExplainAccessRequest
-	1,  // 55: warren.v1.AdminService.ServerStatus:output_type -> warren.v1.ServerStatusResponse
-	4,  // 56: warren.v1.AdminService.CreateToken:output_type -> warren.v1.CreateTokenResponse
-	6,  // 57: warren.v1.AdminService.ListTokens:output_type -> warren.v1.ListTokensResponse
-	8,  // 58: warren.v1.AdminService.RevokeToken:output_type -> warren.v1.RevokeTokenResponse
-	11, // 59: warren.v1.AdminService.ListDevices:output_type -> warren.v1.ListDevicesResponse
-	13, // 60: warren.v1.AdminService.RenameDevice:output_type -> warren.v1.RenameDeviceResponse
-	15, // 61: warren.v1.AdminService.RemoveDevice:output_type -> warren.v1.RemoveDeviceResponse
-	17, // 62: warren.v1.AdminService.ExpireDevice:output_type -> warren.v1.ExpireDeviceResponse
-	19, // 63: warren.v1.AdminService.ListRelays:output_type -> warren.v1.ListRelaysResponse
-	22, // 64: warren.v1.AdminService.RemoveRelay:output_type -> warren.v1.RemoveRelayResponse
-	28, // 65: warren.v1.AdminService.GetPolicy:output_type -> warren.v1.GetPolicyResponse
-	30, // 66: warren.v1.AdminService.ListPolicies:output_type -> warren.v1.ListPoliciesResponse
-	32, // 67: warren.v1.AdminService.CheckPolicy:output_type -> warren.v1.CheckPolicyResponse
-	34, // 68: warren.v1.AdminService.SetPolicy:output_type -> warren.v1.SetPolicyResponse
-	36, // 69: warren.v1.AdminService.ConfirmPolicy:output_type -> warren.v1.ConfirmPolicyResponse
-	38, // 70: warren.v1.AdminService.RollbackPolicy:output_type -> warren.v1.RollbackPolicyResponse
-	40, // 71: warren.v1.AdminService.ExplainAccess:output_type -> warren.v1.ExplainAccessResponse
-	55, // [55:72] is the sub-list for method output_type
-	38, // [38:55] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	55, // 38: warren.v1.RefusedFlowsRequest.since:type_name -> google.protobuf.Duration
+	58, // 39: warren.v1.RefusedFlowsResponse.flows:type_name -> warren.v1.FlowRecord
+	53, // 40: warren.v1.Route.prefix:type_name -> warren.v1.Prefix
+	54, // 41: warren.v1.Route.at:type_name -> google.protobuf.Timestamp
+	53, // 42: warren.v1.Route.lan:type_name -> warren.v1.Prefix
+	45, // 43: warren.v1.ListRoutesResponse.routes:type_name -> warren.v1.Route
+	53, // 44: warren.v1.ApproveRoutesRequest.prefixes:type_name -> warren.v1.Prefix
+	45, // 45: warren.v1.ApproveRoutesResponse.routes:type_name -> warren.v1.Route
+	53, // 46: warren.v1.RevokeRoutesRequest.prefixes:type_name -> warren.v1.Prefix
+	45, // 47: warren.v1.RevokeRoutesResponse.routes:type_name -> warren.v1.Route
+	0,  // 48: warren.v1.AdminService.ServerStatus:input_type -> warren.v1.ServerStatusRequest
+	3,  // 49: warren.v1.AdminService.CreateToken:input_type -> warren.v1.CreateTokenRequest
+	5,  // 50: warren.v1.AdminService.ListTokens:input_type -> warren.v1.ListTokensRequest
+	7,  // 51: warren.v1.AdminService.RevokeToken:input_type -> warren.v1.RevokeTokenRequest
+	10, // 52: warren.v1.AdminService.ListDevices:input_type -> warren.v1.ListDevicesRequest
+	12, // 53: warren.v1.AdminService.RenameDevice:input_type -> warren.v1.RenameDeviceRequest
+	14, // 54: warren.v1.AdminService.RemoveDevice:input_type -> warren.v1.RemoveDeviceRequest
+	16, // 55: warren.v1.AdminService.ExpireDevice:input_type -> warren.v1.ExpireDeviceRequest
+	18, // 56: warren.v1.AdminService.ListRelays:input_type -> warren.v1.ListRelaysRequest
+	21, // 57: warren.v1.AdminService.RemoveRelay:input_type -> warren.v1.RemoveRelayRequest
+	27, // 58: warren.v1.AdminService.GetPolicy:input_type -> warren.v1.GetPolicyRequest
+	29, // 59: warren.v1.AdminService.ListPolicies:input_type -> warren.v1.ListPoliciesRequest
+	31, // 60: warren.v1.AdminService.CheckPolicy:input_type -> warren.v1.CheckPolicyRequest
+	33, // 61: warren.v1.AdminService.SetPolicy:input_type -> warren.v1.SetPolicyRequest
+	35, // 62: warren.v1.AdminService.ConfirmPolicy:input_type -> warren.v1.ConfirmPolicyRequest
+	37, // 63: warren.v1.AdminService.RollbackPolicy:input_type -> warren.v1.RollbackPolicyRequest
+	39, // 64: warren.v1.AdminService.ExplainAccess:input_type -> warren.v1.ExplainAccessRequest
+	43, // 65: warren.v1.AdminService.RefusedFlows:input_type -> warren.v1.RefusedFlowsRequest
+	46, // 66: warren.v1.AdminService.ListRoutes:input_type -> warren.v1.ListRoutesRequest
+	48, // 67: warren.v1.AdminService.ApproveRoutes:input_type -> warren.v1.ApproveRoutesRequest
+	50, // 68: warren.v1.AdminService.RevokeRoutes:input_type -> warren.v1.RevokeRoutesRequest
+	1,  // 69: warren.v1.AdminService.ServerStatus:output_type -> warren.v1.ServerStatusResponse
+	4,  // 70: warren.v1.AdminService.CreateToken:output_type -> warren.v1.CreateTokenResponse
+	6,  // 71: warren.v1.AdminService.ListTokens:output_type -> warren.v1.ListTokensResponse
+	8,  // 72: warren.v1.AdminService.RevokeToken:output_type -> warren.v1.RevokeTokenResponse
+	11, // 73: warren.v1.AdminService.ListDevices:output_type -> warren.v1.ListDevicesResponse
+	13, // 74: warren.v1.AdminService.RenameDevice:output_type -> warren.v1.RenameDeviceResponse
+	15, // 75: warren.v1.AdminService.RemoveDevice:output_type -> warren.v1.RemoveDeviceResponse
+	17, // 76: warren.v1.AdminService.ExpireDevice:output_type -> warren.v1.ExpireDeviceResponse
+	19, // 77: warren.v1.AdminService.ListRelays:output_type -> warren.v1.ListRelaysResponse
+	22, // 78: warren.v1.AdminService.RemoveRelay:output_type -> warren.v1.RemoveRelayResponse
+	28, // 79: warren.v1.AdminService.GetPolicy:output_type -> warren.v1.GetPolicyResponse
+	30, // 80: warren.v1.AdminService.ListPolicies:output_type -> warren.v1.ListPoliciesResponse
+	32, // 81: warren.v1.AdminService.CheckPolicy:output_type -> warren.v1.CheckPolicyResponse
+	34, // 82: warren.v1.AdminService.SetPolicy:output_type -> warren.v1.SetPolicyResponse
+	36, // 83: warren.v1.AdminService.ConfirmPolicy:output_type -> warren.v1.ConfirmPolicyResponse
+	38, // 84: warren.v1.AdminService.RollbackPolicy:output_type -> warren.v1.RollbackPolicyResponse
+	40, // 85: warren.v1.AdminService.ExplainAccess:output_type -> warren.v1.ExplainAccessResponse
+	44, // 86: warren.v1.AdminService.RefusedFlows:output_type -> warren.v1.RefusedFlowsResponse
+	47, // 87: warren.v1.AdminService.ListRoutes:output_type -> warren.v1.ListRoutesResponse
+	49, // 88: warren.v1.AdminService.ApproveRoutes:output_type -> warren.v1.ApproveRoutesResponse
+	51, // 89: warren.v1.AdminService.RevokeRoutes:output_type -> warren.v1.RevokeRoutesResponse
+	69, // [69:90] is the sub-list for method output_type
+	48, // [48:69] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_admin_proto_init() }
@@ -3006,6 +3622,7 @@ func file_warren_v1_admin_proto_init() {
 	if File_warren_v1_admin_proto != nil {
 		return
 	}
+	file_warren_v1_flow_proto_init()
 	file_warren_v1_record_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3013,7 +3630,7 @@ func file_warren_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_admin_proto_rawDesc), len(file_warren_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

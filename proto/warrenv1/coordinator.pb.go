@@ -9,6 +9,7 @@ package warrenv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -800,6 +801,7 @@ type ApplyBody struct {
 	//	*ApplyBody_Leave
 	//	*ApplyBody_SetName
 	//	*ApplyBody_SetNodeKey
+	//	*ApplyBody_Advertise
 	Change        isApplyBody_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -904,6 +906,15 @@ func (x *ApplyBody) GetSetNodeKey() *SetNodeKey {
 	return nil
 }
 
+func (x *ApplyBody) GetAdvertise() *Advertise {
+	if x != nil {
+		if x, ok := x.Change.(*ApplyBody_Advertise); ok {
+			return x.Advertise
+		}
+	}
+	return nil
+}
+
 type isApplyBody_Change interface {
 	isApplyBody_Change()
 }
@@ -920,11 +931,17 @@ type ApplyBody_SetNodeKey struct {
 	SetNodeKey *SetNodeKey `protobuf:"bytes,8,opt,name=set_node_key,json=setNodeKey,proto3,oneof"`
 }
 
+type ApplyBody_Advertise struct {
+	Advertise *Advertise `protobuf:"bytes,9,opt,name=advertise,proto3,oneof"`
+}
+
 func (*ApplyBody_Leave) isApplyBody_Change() {}
 
 func (*ApplyBody_SetName) isApplyBody_Change() {}
 
 func (*ApplyBody_SetNodeKey) isApplyBody_Change() {}
+
+func (*ApplyBody_Advertise) isApplyBody_Change() {}
 
 // Leave removes the device for good.
 type Leave struct {
@@ -1051,6 +1068,299 @@ func (x *SetNodeKey) GetNodeKey() []byte {
 	return nil
 }
 
+// Advertise says which CIDRs the device offers to carry: all of them, in place of what it said before. A CIDR is carried once it is approved.
+type Advertise struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Routes        []*AdvertisedRoute     `protobuf:"bytes,1,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Advertise) Reset() {
+	*x = Advertise{}
+	mi := &file_warren_v1_coordinator_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Advertise) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Advertise) ProtoMessage() {}
+
+func (x *Advertise) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_coordinator_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Advertise.ProtoReflect.Descriptor instead.
+func (*Advertise) Descriptor() ([]byte, []int) {
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Advertise) GetRoutes() []*AdvertisedRoute {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+// AdvertisedRoute is one of them; 0.0.0.0/0 and ::/0 make the device an exit node.
+type AdvertisedRoute struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Prefix *Prefix                `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// Of several gateways with the same prefix the highest one that works is used; 1 to 255, 0: 100.
+	Priority uint32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Its hosts are reached, and reach others, by their own addresses; otherwise the gateway stands for whoever comes from the tunnel.
+	Site bool `protobuf:"varint,3,opt,name=site,proto3" json:"site,omitempty"`
+	// The prefix that its hosts have on their LAN, of the same length; unset: the same one.
+	Lan           *Prefix `protobuf:"bytes,4,opt,name=lan,proto3" json:"lan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdvertisedRoute) Reset() {
+	*x = AdvertisedRoute{}
+	mi := &file_warren_v1_coordinator_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdvertisedRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdvertisedRoute) ProtoMessage() {}
+
+func (x *AdvertisedRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_coordinator_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdvertisedRoute.ProtoReflect.Descriptor instead.
+func (*AdvertisedRoute) Descriptor() ([]byte, []int) {
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AdvertisedRoute) GetPrefix() *Prefix {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+func (x *AdvertisedRoute) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *AdvertisedRoute) GetSite() bool {
+	if x != nil {
+		return x.Site
+	}
+	return false
+}
+
+func (x *AdvertisedRoute) GetLan() *Prefix {
+	if x != nil {
+		return x.Lan
+	}
+	return nil
+}
+
+// ReportFlowsRequest carries a FlowReport signed by the device key (record.ContextFlows).
+type ReportFlowsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Report        *Signed                `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportFlowsRequest) Reset() {
+	*x = ReportFlowsRequest{}
+	mi := &file_warren_v1_coordinator_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportFlowsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportFlowsRequest) ProtoMessage() {}
+
+func (x *ReportFlowsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_coordinator_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportFlowsRequest.ProtoReflect.Descriptor instead.
+func (*ReportFlowsRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReportFlowsRequest) GetReport() *Signed {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+type FlowReport struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	NetworkId      []byte                 `protobuf:"bytes,1,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	CoordinatorKey []byte                 `protobuf:"bytes,2,opt,name=coordinator_key,json=coordinatorKey,proto3" json:"coordinator_key,omitempty"`
+	DeviceKey      []byte                 `protobuf:"bytes,3,opt,name=device_key,json=deviceKey,proto3" json:"device_key,omitempty"`
+	// That of FlowsWanted.
+	Question []byte                 `protobuf:"bytes,4,opt,name=question,proto3" json:"question,omitempty"`
+	Time     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
+	// Of kinds "refused" and "omitted", by time.
+	Flows []*FlowRecord `protobuf:"bytes,6,rep,name=flows,proto3" json:"flows,omitempty"`
+	// Older ones that there was no room for.
+	LeftOut       uint64 `protobuf:"varint,7,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowReport) Reset() {
+	*x = FlowReport{}
+	mi := &file_warren_v1_coordinator_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowReport) ProtoMessage() {}
+
+func (x *FlowReport) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_coordinator_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowReport.ProtoReflect.Descriptor instead.
+func (*FlowReport) Descriptor() ([]byte, []int) {
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *FlowReport) GetNetworkId() []byte {
+	if x != nil {
+		return x.NetworkId
+	}
+	return nil
+}
+
+func (x *FlowReport) GetCoordinatorKey() []byte {
+	if x != nil {
+		return x.CoordinatorKey
+	}
+	return nil
+}
+
+func (x *FlowReport) GetDeviceKey() []byte {
+	if x != nil {
+		return x.DeviceKey
+	}
+	return nil
+}
+
+func (x *FlowReport) GetQuestion() []byte {
+	if x != nil {
+		return x.Question
+	}
+	return nil
+}
+
+func (x *FlowReport) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *FlowReport) GetFlows() []*FlowRecord {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+func (x *FlowReport) GetLeftOut() uint64 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+type ReportFlowsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportFlowsResponse) Reset() {
+	*x = ReportFlowsResponse{}
+	mi := &file_warren_v1_coordinator_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportFlowsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportFlowsResponse) ProtoMessage() {}
+
+func (x *ReportFlowsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_coordinator_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportFlowsResponse.ProtoReflect.Descriptor instead.
+func (*ReportFlowsResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{17}
+}
+
 type ApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The DeviceRecord after the change.
@@ -1061,7 +1371,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_warren_v1_coordinator_proto_msgTypes[13]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1383,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_coordinator_proto_msgTypes[13]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1396,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{13}
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ApplyResponse) GetRecord() *Signed {
@@ -1108,7 +1418,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_warren_v1_coordinator_proto_msgTypes[14]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1430,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_coordinator_proto_msgTypes[14]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1443,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{14}
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchRequest) GetSessionToken() string {
@@ -1168,6 +1478,7 @@ type WatchResponse struct {
 	//	*WatchResponse_KeepAlive
 	//	*WatchResponse_Presence
 	//	*WatchResponse_Ticket
+	//	*WatchResponse_FlowsWanted
 	Event         isWatchResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1175,7 +1486,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_warren_v1_coordinator_proto_msgTypes[15]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1498,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_coordinator_proto_msgTypes[15]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1511,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{15}
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchResponse) GetEvent() isWatchResponse_Event {
@@ -1273,6 +1584,15 @@ func (x *WatchResponse) GetTicket() *Signed {
 	return nil
 }
 
+func (x *WatchResponse) GetFlowsWanted() *FlowsWanted {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_FlowsWanted); ok {
+			return x.FlowsWanted
+		}
+	}
+	return nil
+}
+
 type isWatchResponse_Event interface {
 	isWatchResponse_Event()
 }
@@ -1306,6 +1626,10 @@ type WatchResponse_Ticket struct {
 	Ticket *Signed `protobuf:"bytes,7,opt,name=ticket,proto3,oneof"`
 }
 
+type WatchResponse_FlowsWanted struct {
+	FlowsWanted *FlowsWanted `protobuf:"bytes,8,opt,name=flows_wanted,json=flowsWanted,proto3,oneof"`
+}
+
 func (*WatchResponse_Hello) isWatchResponse_Event() {}
 
 func (*WatchResponse_SnapshotBegin) isWatchResponse_Event() {}
@@ -1319,6 +1643,72 @@ func (*WatchResponse_KeepAlive) isWatchResponse_Event() {}
 func (*WatchResponse_Presence) isWatchResponse_Event() {}
 
 func (*WatchResponse_Ticket) isWatchResponse_Event() {}
+
+func (*WatchResponse_FlowsWanted) isWatchResponse_Event() {}
+
+// FlowsWanted asks a device which flows it has refused; it answers by ReportFlows.
+type FlowsWanted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 bytes, drawn for this question alone.
+	Question []byte `protobuf:"bytes,1,opt,name=question,proto3" json:"question,omitempty"`
+	// How far back; unset: as far as the device keeps records.
+	Since *durationpb.Duration `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// The newest that many.
+	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowsWanted) Reset() {
+	*x = FlowsWanted{}
+	mi := &file_warren_v1_coordinator_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowsWanted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowsWanted) ProtoMessage() {}
+
+func (x *FlowsWanted) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_coordinator_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowsWanted.ProtoReflect.Descriptor instead.
+func (*FlowsWanted) Descriptor() ([]byte, []int) {
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FlowsWanted) GetQuestion() []byte {
+	if x != nil {
+		return x.Question
+	}
+	return nil
+}
+
+func (x *FlowsWanted) GetSince() *durationpb.Duration {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *FlowsWanted) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
 
 // Hello comes first.
 type Hello struct {
@@ -1336,7 +1726,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_warren_v1_coordinator_proto_msgTypes[16]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1738,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_coordinator_proto_msgTypes[16]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1751,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{16}
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Hello) GetEpoch() uint64 {
@@ -1410,7 +1800,7 @@ type SnapshotBegin struct {
 
 func (x *SnapshotBegin) Reset() {
 	*x = SnapshotBegin{}
-	mi := &file_warren_v1_coordinator_proto_msgTypes[17]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1812,7 @@ func (x *SnapshotBegin) String() string {
 func (*SnapshotBegin) ProtoMessage() {}
 
 func (x *SnapshotBegin) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_coordinator_proto_msgTypes[17]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1825,7 @@ func (x *SnapshotBegin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotBegin.ProtoReflect.Descriptor instead.
 func (*SnapshotBegin) Descriptor() ([]byte, []int) {
-	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{17}
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SnapshotBegin) GetEpoch() uint64 {
@@ -1462,7 +1852,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_warren_v1_coordinator_proto_msgTypes[18]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1864,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_coordinator_proto_msgTypes[18]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1877,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{18}
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SnapshotEnd) GetEpoch() uint64 {
@@ -1513,7 +1903,7 @@ type KeepAlive struct {
 
 func (x *KeepAlive) Reset() {
 	*x = KeepAlive{}
-	mi := &file_warren_v1_coordinator_proto_msgTypes[19]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1915,7 @@ func (x *KeepAlive) String() string {
 func (*KeepAlive) ProtoMessage() {}
 
 func (x *KeepAlive) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_coordinator_proto_msgTypes[19]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1928,7 @@ func (x *KeepAlive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepAlive.ProtoReflect.Descriptor instead.
 func (*KeepAlive) Descriptor() ([]byte, []int) {
-	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{19}
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *KeepAlive) GetServerTime() *timestamppb.Timestamp {
@@ -1566,7 +1956,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_warren_v1_coordinator_proto_msgTypes[20]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1968,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_coordinator_proto_msgTypes[20]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1981,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{20}
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Change) GetEpoch() uint64 {
@@ -1672,7 +2062,7 @@ type Unseen struct {
 
 func (x *Unseen) Reset() {
 	*x = Unseen{}
-	mi := &file_warren_v1_coordinator_proto_msgTypes[21]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +2074,7 @@ func (x *Unseen) String() string {
 func (*Unseen) ProtoMessage() {}
 
 func (x *Unseen) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_coordinator_proto_msgTypes[21]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +2087,7 @@ func (x *Unseen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unseen.ProtoReflect.Descriptor instead.
 func (*Unseen) Descriptor() ([]byte, []int) {
-	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{21}
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{27}
 }
 
 // Presence is soft: whether a peer has a Watch open now. It is sent for online peers after a snapshot or resumption, and never says that
@@ -1712,7 +2102,7 @@ type Presence struct {
 
 func (x *Presence) Reset() {
 	*x = Presence{}
-	mi := &file_warren_v1_coordinator_proto_msgTypes[22]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +2114,7 @@ func (x *Presence) String() string {
 func (*Presence) ProtoMessage() {}
 
 func (x *Presence) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_coordinator_proto_msgTypes[22]
+	mi := &file_warren_v1_coordinator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +2127,7 @@ func (x *Presence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Presence.ProtoReflect.Descriptor instead.
 func (*Presence) Descriptor() ([]byte, []int) {
-	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{22}
+	return file_warren_v1_coordinator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Presence) GetDeviceKey() []byte {
@@ -1758,7 +2148,7 @@ var File_warren_v1_coordinator_proto protoreflect.FileDescriptor
 
 const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"\n" +
-	"\x1bwarren/v1/coordinator.proto\x12\twarren.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16warren/v1/record.proto\"|\n" +
+	"\x1bwarren/v1/coordinator.proto\x12\twarren.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14warren/v1/flow.proto\x1a\x16warren/v1/record.proto\"|\n" +
 	"\fEnrolRequest\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12'\n" +
 	"\x0ftoken_signature\x18\x02 \x01(\fR\x0etokenSignature\x12)\n" +
@@ -1819,7 +2209,7 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"serverTime\x12#\n" +
 	"\rlast_sequence\x18\x04 \x01(\x04R\flastSequence\"7\n" +
 	"\fApplyRequest\x12'\n" +
-	"\x05apply\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x05apply\"\xde\x02\n" +
+	"\x05apply\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x05apply\"\x94\x03\n" +
 	"\tApplyBody\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\fR\tnetworkId\x12'\n" +
@@ -1831,20 +2221,42 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"\x05leave\x18\x06 \x01(\v2\x10.warren.v1.LeaveH\x00R\x05leave\x12/\n" +
 	"\bset_name\x18\a \x01(\v2\x12.warren.v1.SetNameH\x00R\asetName\x129\n" +
 	"\fset_node_key\x18\b \x01(\v2\x15.warren.v1.SetNodeKeyH\x00R\n" +
-	"setNodeKeyB\b\n" +
+	"setNodeKey\x124\n" +
+	"\tadvertise\x18\t \x01(\v2\x14.warren.v1.AdvertiseH\x00R\tadvertiseB\b\n" +
 	"\x06change\"\a\n" +
 	"\x05Leave\"\x1d\n" +
 	"\aSetName\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"'\n" +
 	"\n" +
 	"SetNodeKey\x12\x19\n" +
-	"\bnode_key\x18\x01 \x01(\fR\anodeKey\":\n" +
+	"\bnode_key\x18\x01 \x01(\fR\anodeKey\"?\n" +
+	"\tAdvertise\x122\n" +
+	"\x06routes\x18\x01 \x03(\v2\x1a.warren.v1.AdvertisedRouteR\x06routes\"\x91\x01\n" +
+	"\x0fAdvertisedRoute\x12)\n" +
+	"\x06prefix\x18\x01 \x01(\v2\x11.warren.v1.PrefixR\x06prefix\x12\x1a\n" +
+	"\bpriority\x18\x02 \x01(\rR\bpriority\x12\x12\n" +
+	"\x04site\x18\x03 \x01(\bR\x04site\x12#\n" +
+	"\x03lan\x18\x04 \x01(\v2\x11.warren.v1.PrefixR\x03lan\"?\n" +
+	"\x12ReportFlowsRequest\x12)\n" +
+	"\x06report\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x06report\"\x87\x02\n" +
+	"\n" +
+	"FlowReport\x12\x1d\n" +
+	"\n" +
+	"network_id\x18\x01 \x01(\fR\tnetworkId\x12'\n" +
+	"\x0fcoordinator_key\x18\x02 \x01(\fR\x0ecoordinatorKey\x12\x1d\n" +
+	"\n" +
+	"device_key\x18\x03 \x01(\fR\tdeviceKey\x12\x1a\n" +
+	"\bquestion\x18\x04 \x01(\fR\bquestion\x12.\n" +
+	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12+\n" +
+	"\x05flows\x18\x06 \x03(\v2\x15.warren.v1.FlowRecordR\x05flows\x12\x19\n" +
+	"\bleft_out\x18\a \x01(\x04R\aleftOut\"\x15\n" +
+	"\x13ReportFlowsResponse\":\n" +
 	"\rApplyResponse\x12)\n" +
 	"\x06record\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x06record\"e\n" +
 	"\fWatchRequest\x12#\n" +
 	"\rsession_token\x18\x01 \x01(\tR\fsessionToken\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x04R\brevision\"\x86\x03\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\xc3\x03\n" +
 	"\rWatchResponse\x12(\n" +
 	"\x05hello\x18\x01 \x01(\v2\x10.warren.v1.HelloH\x00R\x05hello\x12A\n" +
 	"\x0esnapshot_begin\x18\x02 \x01(\v2\x18.warren.v1.SnapshotBeginH\x00R\rsnapshotBegin\x12+\n" +
@@ -1853,8 +2265,13 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"\n" +
 	"keep_alive\x18\x05 \x01(\v2\x14.warren.v1.KeepAliveH\x00R\tkeepAlive\x121\n" +
 	"\bpresence\x18\x06 \x01(\v2\x13.warren.v1.PresenceH\x00R\bpresence\x12+\n" +
-	"\x06ticket\x18\a \x01(\v2\x11.warren.v1.SignedH\x00R\x06ticketB\a\n" +
-	"\x05event\"\xe8\x01\n" +
+	"\x06ticket\x18\a \x01(\v2\x11.warren.v1.SignedH\x00R\x06ticket\x12;\n" +
+	"\fflows_wanted\x18\b \x01(\v2\x16.warren.v1.FlowsWantedH\x00R\vflowsWantedB\a\n" +
+	"\x05event\"p\n" +
+	"\vFlowsWanted\x12\x1a\n" +
+	"\bquestion\x18\x01 \x01(\fR\bquestion\x12/\n" +
+	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xe8\x01\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12B\n" +
@@ -1893,12 +2310,13 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_DEVICE\x10\x01\x12\x12\n" +
 	"\x0eKIND_STATEMENT\x10\x02\x12\x10\n" +
-	"\fKIND_BLOCKED\x10\x032\xce\x02\n" +
+	"\fKIND_BLOCKED\x10\x032\x9c\x03\n" +
 	"\x12CoordinatorService\x12:\n" +
 	"\x05Enrol\x12\x17.warren.v1.EnrolRequest\x1a\x18.warren.v1.EnrolResponse\x12F\n" +
 	"\tChallenge\x12\x1b.warren.v1.ChallengeRequest\x1a\x1c.warren.v1.ChallengeResponse\x12:\n" +
 	"\x05Login\x12\x17.warren.v1.LoginRequest\x1a\x18.warren.v1.LoginResponse\x12:\n" +
-	"\x05Apply\x12\x17.warren.v1.ApplyRequest\x1a\x18.warren.v1.ApplyResponse\x12<\n" +
+	"\x05Apply\x12\x17.warren.v1.ApplyRequest\x1a\x18.warren.v1.ApplyResponse\x12L\n" +
+	"\vReportFlows\x12\x1d.warren.v1.ReportFlowsRequest\x1a\x1e.warren.v1.ReportFlowsResponse\x12<\n" +
 	"\x05Watch\x12\x17.warren.v1.WatchRequest\x1a\x18.warren.v1.WatchResponse0\x01B Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
 
 var (
@@ -1914,7 +2332,7 @@ func file_warren_v1_coordinator_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_coordinator_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_warren_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_warren_v1_coordinator_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_warren_v1_coordinator_proto_goTypes = []any{
 	(Role)(0),                     // 0: warren.v1.Role
 	(Kind)(0),                     // 1: warren.v1.Kind
@@ -1931,69 +2349,89 @@ var file_warren_v1_coordinator_proto_goTypes = []any{
 	(*Leave)(nil),                 // 12: warren.v1.Leave
 	(*SetName)(nil),               // 13: warren.v1.SetName
 	(*SetNodeKey)(nil),            // 14: warren.v1.SetNodeKey
-	(*ApplyResponse)(nil),         // 15: warren.v1.ApplyResponse
-	(*WatchRequest)(nil),          // 16: warren.v1.WatchRequest
-	(*WatchResponse)(nil),         // 17: warren.v1.WatchResponse
-	(*Hello)(nil),                 // 18: warren.v1.Hello
-	(*SnapshotBegin)(nil),         // 19: warren.v1.SnapshotBegin
-	(*SnapshotEnd)(nil),           // 20: warren.v1.SnapshotEnd
-	(*KeepAlive)(nil),             // 21: warren.v1.KeepAlive
-	(*Change)(nil),                // 22: warren.v1.Change
-	(*Unseen)(nil),                // 23: warren.v1.Unseen
-	(*Presence)(nil),              // 24: warren.v1.Presence
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
-	(*Relay)(nil),                 // 26: warren.v1.Relay
-	(*Signed)(nil),                // 27: warren.v1.Signed
+	(*Advertise)(nil),             // 15: warren.v1.Advertise
+	(*AdvertisedRoute)(nil),       // 16: warren.v1.AdvertisedRoute
+	(*ReportFlowsRequest)(nil),    // 17: warren.v1.ReportFlowsRequest
+	(*FlowReport)(nil),            // 18: warren.v1.FlowReport
+	(*ReportFlowsResponse)(nil),   // 19: warren.v1.ReportFlowsResponse
+	(*ApplyResponse)(nil),         // 20: warren.v1.ApplyResponse
+	(*WatchRequest)(nil),          // 21: warren.v1.WatchRequest
+	(*WatchResponse)(nil),         // 22: warren.v1.WatchResponse
+	(*FlowsWanted)(nil),           // 23: warren.v1.FlowsWanted
+	(*Hello)(nil),                 // 24: warren.v1.Hello
+	(*SnapshotBegin)(nil),         // 25: warren.v1.SnapshotBegin
+	(*SnapshotEnd)(nil),           // 26: warren.v1.SnapshotEnd
+	(*KeepAlive)(nil),             // 27: warren.v1.KeepAlive
+	(*Change)(nil),                // 28: warren.v1.Change
+	(*Unseen)(nil),                // 29: warren.v1.Unseen
+	(*Presence)(nil),              // 30: warren.v1.Presence
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*Relay)(nil),                 // 32: warren.v1.Relay
+	(*Signed)(nil),                // 33: warren.v1.Signed
+	(*Prefix)(nil),                // 34: warren.v1.Prefix
+	(*FlowRecord)(nil),            // 35: warren.v1.FlowRecord
+	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
 }
 var file_warren_v1_coordinator_proto_depIdxs = []int32{
 	0,  // 0: warren.v1.EnrolBody.role:type_name -> warren.v1.Role
-	25, // 1: warren.v1.EnrolBody.time:type_name -> google.protobuf.Timestamp
-	26, // 2: warren.v1.EnrolBody.relay:type_name -> warren.v1.Relay
-	27, // 3: warren.v1.EnrolResponse.record:type_name -> warren.v1.Signed
-	27, // 4: warren.v1.EnrolResponse.signing_certificate:type_name -> warren.v1.Signed
-	25, // 5: warren.v1.EnrolResponse.server_time:type_name -> google.protobuf.Timestamp
-	27, // 6: warren.v1.EnrolResponse.tls_binding:type_name -> warren.v1.Signed
-	27, // 7: warren.v1.ChallengeResponse.signing_certificate:type_name -> warren.v1.Signed
-	25, // 8: warren.v1.ChallengeResponse.server_time:type_name -> google.protobuf.Timestamp
-	27, // 9: warren.v1.LoginRequest.login:type_name -> warren.v1.Signed
+	31, // 1: warren.v1.EnrolBody.time:type_name -> google.protobuf.Timestamp
+	32, // 2: warren.v1.EnrolBody.relay:type_name -> warren.v1.Relay
+	33, // 3: warren.v1.EnrolResponse.record:type_name -> warren.v1.Signed
+	33, // 4: warren.v1.EnrolResponse.signing_certificate:type_name -> warren.v1.Signed
+	31, // 5: warren.v1.EnrolResponse.server_time:type_name -> google.protobuf.Timestamp
+	33, // 6: warren.v1.EnrolResponse.tls_binding:type_name -> warren.v1.Signed
+	33, // 7: warren.v1.ChallengeResponse.signing_certificate:type_name -> warren.v1.Signed
+	31, // 8: warren.v1.ChallengeResponse.server_time:type_name -> google.protobuf.Timestamp
+	33, // 9: warren.v1.LoginRequest.login:type_name -> warren.v1.Signed
 	0,  // 10: warren.v1.LoginBody.role:type_name -> warren.v1.Role
-	25, // 11: warren.v1.LoginBody.time:type_name -> google.protobuf.Timestamp
-	25, // 12: warren.v1.LoginResponse.expires_at:type_name -> google.protobuf.Timestamp
-	25, // 13: warren.v1.LoginResponse.server_time:type_name -> google.protobuf.Timestamp
-	27, // 14: warren.v1.ApplyRequest.apply:type_name -> warren.v1.Signed
-	25, // 15: warren.v1.ApplyBody.time:type_name -> google.protobuf.Timestamp
+	31, // 11: warren.v1.LoginBody.time:type_name -> google.protobuf.Timestamp
+	31, // 12: warren.v1.LoginResponse.expires_at:type_name -> google.protobuf.Timestamp
+	31, // 13: warren.v1.LoginResponse.server_time:type_name -> google.protobuf.Timestamp
+	33, // 14: warren.v1.ApplyRequest.apply:type_name -> warren.v1.Signed
+	31, // 15: warren.v1.ApplyBody.time:type_name -> google.protobuf.Timestamp
 	12, // 16: warren.v1.ApplyBody.leave:type_name -> warren.v1.Leave
 	13, // 17: warren.v1.ApplyBody.set_name:type_name -> warren.v1.SetName
 	14, // 18: warren.v1.ApplyBody.set_node_key:type_name -> warren.v1.SetNodeKey
-	27, // 19: warren.v1.ApplyResponse.record:type_name -> warren.v1.Signed
-	18, // 20: warren.v1.WatchResponse.hello:type_name -> warren.v1.Hello
-	19, // 21: warren.v1.WatchResponse.snapshot_begin:type_name -> warren.v1.SnapshotBegin
-	22, // 22: warren.v1.WatchResponse.change:type_name -> warren.v1.Change
-	20, // 23: warren.v1.WatchResponse.snapshot_end:type_name -> warren.v1.SnapshotEnd
-	21, // 24: warren.v1.WatchResponse.keep_alive:type_name -> warren.v1.KeepAlive
-	24, // 25: warren.v1.WatchResponse.presence:type_name -> warren.v1.Presence
-	27, // 26: warren.v1.WatchResponse.ticket:type_name -> warren.v1.Signed
-	27, // 27: warren.v1.Hello.signing_certificate:type_name -> warren.v1.Signed
-	25, // 28: warren.v1.Hello.server_time:type_name -> google.protobuf.Timestamp
-	25, // 29: warren.v1.KeepAlive.server_time:type_name -> google.protobuf.Timestamp
-	1,  // 30: warren.v1.Change.kind:type_name -> warren.v1.Kind
-	27, // 31: warren.v1.Change.body:type_name -> warren.v1.Signed
-	23, // 32: warren.v1.Change.unseen:type_name -> warren.v1.Unseen
-	2,  // 33: warren.v1.CoordinatorService.Enrol:input_type -> warren.v1.EnrolRequest
-	5,  // 34: warren.v1.CoordinatorService.Challenge:input_type -> warren.v1.ChallengeRequest
-	7,  // 35: warren.v1.CoordinatorService.Login:input_type -> warren.v1.LoginRequest
-	10, // 36: warren.v1.CoordinatorService.Apply:input_type -> warren.v1.ApplyRequest
-	16, // 37: warren.v1.CoordinatorService.Watch:input_type -> warren.v1.WatchRequest
-	4,  // 38: warren.v1.CoordinatorService.Enrol:output_type -> warren.v1.EnrolResponse
-	6,  // 39: warren.v1.CoordinatorService.Challenge:output_type -> warren.v1.ChallengeResponse
-	9,  // 40: warren.v1.CoordinatorService.Login:output_type -> warren.v1.LoginResponse
-	15, // 41: warren.v1.CoordinatorService.Apply:output_type -> warren.v1.ApplyResponse
-	17, // 42: warren.v1.CoordinatorService.Watch:output_type -> warren.v1.WatchResponse
-	38, // [38:43] is the sub-list for method output_type
-	33, // [33:38] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	15, // 19: warren.v1.ApplyBody.advertise:type_name -> warren.v1.Advertise
+	16, // 20: warren.v1.Advertise.routes:type_name -> warren.v1.AdvertisedRoute
+	34, // 21: warren.v1.AdvertisedRoute.prefix:type_name -> warren.v1.Prefix
+	34, // 22: warren.v1.AdvertisedRoute.lan:type_name -> warren.v1.Prefix
+	33, // 23: warren.v1.ReportFlowsRequest.report:type_name -> warren.v1.Signed
+	31, // 24: warren.v1.FlowReport.time:type_name -> google.protobuf.Timestamp
+	35, // 25: warren.v1.FlowReport.flows:type_name -> warren.v1.FlowRecord
+	33, // 26: warren.v1.ApplyResponse.record:type_name -> warren.v1.Signed
+	24, // 27: warren.v1.WatchResponse.hello:type_name -> warren.v1.Hello
+	25, // 28: warren.v1.WatchResponse.snapshot_begin:type_name -> warren.v1.SnapshotBegin
+	28, // 29: warren.v1.WatchResponse.change:type_name -> warren.v1.Change
+	26, // 30: warren.v1.WatchResponse.snapshot_end:type_name -> warren.v1.SnapshotEnd
+	27, // 31: warren.v1.WatchResponse.keep_alive:type_name -> warren.v1.KeepAlive
+	30, // 32: warren.v1.WatchResponse.presence:type_name -> warren.v1.Presence
+	33, // 33: warren.v1.WatchResponse.ticket:type_name -> warren.v1.Signed
+	23, // 34: warren.v1.WatchResponse.flows_wanted:type_name -> warren.v1.FlowsWanted
+	36, // 35: warren.v1.FlowsWanted.since:type_name -> google.protobuf.Duration
+	33, // 36: warren.v1.Hello.signing_certificate:type_name -> warren.v1.Signed
+	31, // 37: warren.v1.Hello.server_time:type_name -> google.protobuf.Timestamp
+	31, // 38: warren.v1.KeepAlive.server_time:type_name -> google.protobuf.Timestamp
+	1,  // 39: warren.v1.Change.kind:type_name -> warren.v1.Kind
+	33, // 40: warren.v1.Change.body:type_name -> warren.v1.Signed
+	29, // 41: warren.v1.Change.unseen:type_name -> warren.v1.Unseen
+	2,  // 42: warren.v1.CoordinatorService.Enrol:input_type -> warren.v1.EnrolRequest
+	5,  // 43: warren.v1.CoordinatorService.Challenge:input_type -> warren.v1.ChallengeRequest
+	7,  // 44: warren.v1.CoordinatorService.Login:input_type -> warren.v1.LoginRequest
+	10, // 45: warren.v1.CoordinatorService.Apply:input_type -> warren.v1.ApplyRequest
+	17, // 46: warren.v1.CoordinatorService.ReportFlows:input_type -> warren.v1.ReportFlowsRequest
+	21, // 47: warren.v1.CoordinatorService.Watch:input_type -> warren.v1.WatchRequest
+	4,  // 48: warren.v1.CoordinatorService.Enrol:output_type -> warren.v1.EnrolResponse
+	6,  // 49: warren.v1.CoordinatorService.Challenge:output_type -> warren.v1.ChallengeResponse
+	9,  // 50: warren.v1.CoordinatorService.Login:output_type -> warren.v1.LoginResponse
+	20, // 51: warren.v1.CoordinatorService.Apply:output_type -> warren.v1.ApplyResponse
+	19, // 52: warren.v1.CoordinatorService.ReportFlows:output_type -> warren.v1.ReportFlowsResponse
+	22, // 53: warren.v1.CoordinatorService.Watch:output_type -> warren.v1.WatchResponse
+	48, // [48:54] is the sub-list for method output_type
+	42, // [42:48] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_coordinator_proto_init() }
@@ -2001,13 +2439,15 @@ func file_warren_v1_coordinator_proto_init() {
 	if File_warren_v1_coordinator_proto != nil {
 		return
 	}
+	file_warren_v1_flow_proto_init()
 	file_warren_v1_record_proto_init()
 	file_warren_v1_coordinator_proto_msgTypes[9].OneofWrappers = []any{
 		(*ApplyBody_Leave)(nil),
 		(*ApplyBody_SetName)(nil),
 		(*ApplyBody_SetNodeKey)(nil),
+		(*ApplyBody_Advertise)(nil),
 	}
-	file_warren_v1_coordinator_proto_msgTypes[15].OneofWrappers = []any{
+	file_warren_v1_coordinator_proto_msgTypes[20].OneofWrappers = []any{
 		(*WatchResponse_Hello)(nil),
 		(*WatchResponse_SnapshotBegin)(nil),
 		(*WatchResponse_Change)(nil),
@@ -2015,8 +2455,9 @@ func file_warren_v1_coordinator_proto_init() {
 		(*WatchResponse_KeepAlive)(nil),
 		(*WatchResponse_Presence)(nil),
 		(*WatchResponse_Ticket)(nil),
+		(*WatchResponse_FlowsWanted)(nil),
 	}
-	file_warren_v1_coordinator_proto_msgTypes[20].OneofWrappers = []any{
+	file_warren_v1_coordinator_proto_msgTypes[26].OneofWrappers = []any{
 		(*Change_Body)(nil),
 		(*Change_Unseen)(nil),
 	}
@@ -2026,7 +2467,7 @@ func file_warren_v1_coordinator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_coordinator_proto_rawDesc), len(file_warren_v1_coordinator_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   23,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

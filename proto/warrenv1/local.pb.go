@@ -80,7 +80,257 @@ func (x StatusResponse_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StatusResponse_State.Descriptor instead.
 func (StatusResponse_State) EnumDescriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{10, 0}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{16, 0}
+}
+
+type SiteCheckRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An address behind another site's gateway to be reached, or empty: one for each site is found.
+	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// A host on this device's own LAN; empty: one that is known.
+	Host          string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteCheckRequest) Reset() {
+	*x = SiteCheckRequest{}
+	mi := &file_warren_v1_local_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteCheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteCheckRequest) ProtoMessage() {}
+
+func (x *SiteCheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteCheckRequest.ProtoReflect.Descriptor instead.
+func (*SiteCheckRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *SiteCheckRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *SiteCheckRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type SiteCheckResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Result        *CheckResult           `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteCheckResponse) Reset() {
+	*x = SiteCheckResponse{}
+	mi := &file_warren_v1_local_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteCheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteCheckResponse) ProtoMessage() {}
+
+func (x *SiteCheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteCheckResponse.ProtoReflect.Descriptor instead.
+func (*SiteCheckResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SiteCheckResponse) GetResult() *CheckResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+type LeakTestRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeakTestRequest) Reset() {
+	*x = LeakTestRequest{}
+	mi := &file_warren_v1_local_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeakTestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeakTestRequest) ProtoMessage() {}
+
+func (x *LeakTestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeakTestRequest.ProtoReflect.Descriptor instead.
+func (*LeakTestRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{2}
+}
+
+type LeakTestResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Result        *CheckResult           `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeakTestResponse) Reset() {
+	*x = LeakTestResponse{}
+	mi := &file_warren_v1_local_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeakTestResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeakTestResponse) ProtoMessage() {}
+
+func (x *LeakTestResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeakTestResponse.ProtoReflect.Descriptor instead.
+func (*LeakTestResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LeakTestResponse) GetResult() *CheckResult {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+// CheckResult is one thing that was checked.
+type CheckResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of a few words, for programs.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "ok", "failed", "warning" or "unknown".
+	Outcome string `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// For a person: what was seen, and what to do.
+	Text          string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	Help          string `protobuf:"bytes,4,opt,name=help,proto3" json:"help,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResult) Reset() {
+	*x = CheckResult{}
+	mi := &file_warren_v1_local_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResult) ProtoMessage() {}
+
+func (x *CheckResult) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
+func (*CheckResult) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CheckResult) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CheckResult) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *CheckResult) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *CheckResult) GetHelp() string {
+	if x != nil {
+		return x.Help
+	}
+	return ""
 }
 
 type UpRequest struct {
@@ -94,7 +344,7 @@ type UpRequest struct {
 
 func (x *UpRequest) Reset() {
 	*x = UpRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[0]
+	mi := &file_warren_v1_local_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -106,7 +356,7 @@ func (x *UpRequest) String() string {
 func (*UpRequest) ProtoMessage() {}
 
 func (x *UpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[0]
+	mi := &file_warren_v1_local_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -119,7 +369,7 @@ func (x *UpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpRequest.ProtoReflect.Descriptor instead.
 func (*UpRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{0}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *UpRequest) GetToken() string {
@@ -141,14 +391,32 @@ type Settings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  *string                `protobuf:"bytes,1,opt,name=name,proto3,oneof" json:"name,omitempty"`
 	// User or group (as group:NAME) that may use this API without being root; "" takes it back.
-	Operator      *string `protobuf:"bytes,2,opt,name=operator,proto3,oneof" json:"operator,omitempty"`
+	Operator *string `protobuf:"bytes,2,opt,name=operator,proto3,oneof" json:"operator,omitempty"`
+	// What this device advertises, each CIDR or CIDR=CIDR as package cidr reads it; a list, also an empty one, replaces the one before.
+	Advertise *TextList `protobuf:"bytes,3,opt,name=advertise,proto3" json:"advertise,omitempty"`
+	// As advertise, of sites: their hosts are reached, and reach others, by their own addresses.
+	Site          *TextList `protobuf:"bytes,4,opt,name=site,proto3" json:"site,omitempty"`
+	AdvertiseExit *bool     `protobuf:"varint,5,opt,name=advertise_exit,json=advertiseExit,proto3,oneof" json:"advertise_exit,omitempty"`
+	// Of this device among gateways with the same CIDR; 1 to 255, higher is preferred.
+	Priority *uint32 `protobuf:"varint,6,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
+	// Hosts on the LAN by which the gateway finds out whether it reaches it.
+	Probe *TextList `protobuf:"bytes,7,opt,name=probe,proto3" json:"probe,omitempty"`
+	// Use the CIDRs of gateways; true unless it was set.
+	AcceptRoutes *bool `protobuf:"varint,8,opt,name=accept_routes,json=acceptRoutes,proto3,oneof" json:"accept_routes,omitempty"`
+	// CIDRs for which the network that the host is connected to wins.
+	PreferLan *TextList `protobuf:"bytes,9,opt,name=prefer_lan,json=preferLan,proto3" json:"prefer_lan,omitempty"`
+	// Name, address or node key of a device, "auto", or "" for none.
+	ExitNode     *string `protobuf:"bytes,10,opt,name=exit_node,json=exitNode,proto3,oneof" json:"exit_node,omitempty"`
+	ExitAllowLan *bool   `protobuf:"varint,11,opt,name=exit_allow_lan,json=exitAllowLan,proto3,oneof" json:"exit_allow_lan,omitempty"`
+	// Nothing leaves the host but through the tunnel, until it is set to false.
+	KillSwitch    *bool `protobuf:"varint,12,opt,name=kill_switch,json=killSwitch,proto3,oneof" json:"kill_switch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_warren_v1_local_proto_msgTypes[1]
+	mi := &file_warren_v1_local_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -160,7 +428,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[1]
+	mi := &file_warren_v1_local_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -173,7 +441,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{1}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Settings) GetName() string {
@@ -188,6 +456,121 @@ func (x *Settings) GetOperator() string {
 		return *x.Operator
 	}
 	return ""
+}
+
+func (x *Settings) GetAdvertise() *TextList {
+	if x != nil {
+		return x.Advertise
+	}
+	return nil
+}
+
+func (x *Settings) GetSite() *TextList {
+	if x != nil {
+		return x.Site
+	}
+	return nil
+}
+
+func (x *Settings) GetAdvertiseExit() bool {
+	if x != nil && x.AdvertiseExit != nil {
+		return *x.AdvertiseExit
+	}
+	return false
+}
+
+func (x *Settings) GetPriority() uint32 {
+	if x != nil && x.Priority != nil {
+		return *x.Priority
+	}
+	return 0
+}
+
+func (x *Settings) GetProbe() *TextList {
+	if x != nil {
+		return x.Probe
+	}
+	return nil
+}
+
+func (x *Settings) GetAcceptRoutes() bool {
+	if x != nil && x.AcceptRoutes != nil {
+		return *x.AcceptRoutes
+	}
+	return false
+}
+
+func (x *Settings) GetPreferLan() *TextList {
+	if x != nil {
+		return x.PreferLan
+	}
+	return nil
+}
+
+func (x *Settings) GetExitNode() string {
+	if x != nil && x.ExitNode != nil {
+		return *x.ExitNode
+	}
+	return ""
+}
+
+func (x *Settings) GetExitAllowLan() bool {
+	if x != nil && x.ExitAllowLan != nil {
+		return *x.ExitAllowLan
+	}
+	return false
+}
+
+func (x *Settings) GetKillSwitch() bool {
+	if x != nil && x.KillSwitch != nil {
+		return *x.KillSwitch
+	}
+	return false
+}
+
+// TextList is a list that may be set, also to nothing.
+type TextList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Values        []string               `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TextList) Reset() {
+	*x = TextList{}
+	mi := &file_warren_v1_local_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TextList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TextList) ProtoMessage() {}
+
+func (x *TextList) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TextList.ProtoReflect.Descriptor instead.
+func (*TextList) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TextList) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
 }
 
 type UpResponse struct {
@@ -205,7 +588,7 @@ type UpResponse struct {
 
 func (x *UpResponse) Reset() {
 	*x = UpResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[2]
+	mi := &file_warren_v1_local_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -217,7 +600,7 @@ func (x *UpResponse) String() string {
 func (*UpResponse) ProtoMessage() {}
 
 func (x *UpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[2]
+	mi := &file_warren_v1_local_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -230,7 +613,7 @@ func (x *UpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpResponse.ProtoReflect.Descriptor instead.
 func (*UpResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{2}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UpResponse) GetProgress() string {
@@ -270,7 +653,7 @@ type SetRequest struct {
 
 func (x *SetRequest) Reset() {
 	*x = SetRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[3]
+	mi := &file_warren_v1_local_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -282,7 +665,7 @@ func (x *SetRequest) String() string {
 func (*SetRequest) ProtoMessage() {}
 
 func (x *SetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[3]
+	mi := &file_warren_v1_local_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -295,7 +678,7 @@ func (x *SetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRequest.ProtoReflect.Descriptor instead.
 func (*SetRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{3}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetRequest) GetSettings() *Settings {
@@ -314,7 +697,7 @@ type SetResponse struct {
 
 func (x *SetResponse) Reset() {
 	*x = SetResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[4]
+	mi := &file_warren_v1_local_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -326,7 +709,7 @@ func (x *SetResponse) String() string {
 func (*SetResponse) ProtoMessage() {}
 
 func (x *SetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[4]
+	mi := &file_warren_v1_local_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -339,7 +722,7 @@ func (x *SetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetResponse.ProtoReflect.Descriptor instead.
 func (*SetResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{4}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SetResponse) GetStatus() *StatusResponse {
@@ -357,7 +740,7 @@ type DownRequest struct {
 
 func (x *DownRequest) Reset() {
 	*x = DownRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[5]
+	mi := &file_warren_v1_local_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +752,7 @@ func (x *DownRequest) String() string {
 func (*DownRequest) ProtoMessage() {}
 
 func (x *DownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[5]
+	mi := &file_warren_v1_local_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +765,7 @@ func (x *DownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownRequest.ProtoReflect.Descriptor instead.
 func (*DownRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{5}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{11}
 }
 
 type DownResponse struct {
@@ -393,7 +776,7 @@ type DownResponse struct {
 
 func (x *DownResponse) Reset() {
 	*x = DownResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[6]
+	mi := &file_warren_v1_local_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -405,7 +788,7 @@ func (x *DownResponse) String() string {
 func (*DownResponse) ProtoMessage() {}
 
 func (x *DownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[6]
+	mi := &file_warren_v1_local_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -418,7 +801,7 @@ func (x *DownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownResponse.ProtoReflect.Descriptor instead.
 func (*DownResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{6}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{12}
 }
 
 type LeaveRequest struct {
@@ -431,7 +814,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[7]
+	mi := &file_warren_v1_local_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +826,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[7]
+	mi := &file_warren_v1_local_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +839,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{7}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LeaveRequest) GetForce() bool {
@@ -475,7 +858,7 @@ type LeaveResponse struct {
 
 func (x *LeaveResponse) Reset() {
 	*x = LeaveResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[8]
+	mi := &file_warren_v1_local_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +870,7 @@ func (x *LeaveResponse) String() string {
 func (*LeaveResponse) ProtoMessage() {}
 
 func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[8]
+	mi := &file_warren_v1_local_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +883,7 @@ func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
 func (*LeaveResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{8}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LeaveResponse) GetWarning() string {
@@ -518,7 +901,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[9]
+	mi := &file_warren_v1_local_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +913,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[9]
+	mi := &file_warren_v1_local_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +926,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{9}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{15}
 }
 
 type StatusResponse struct {
@@ -559,14 +942,21 @@ type StatusResponse struct {
 	// The daemon's own process.
 	Pid uint32 `protobuf:"varint,9,opt,name=pid,proto3" json:"pid,omitempty"`
 	// While the tunnel is up.
-	Nat           *NATStatus `protobuf:"bytes,10,opt,name=nat,proto3" json:"nat,omitempty"`
+	Nat *NATStatus `protobuf:"bytes,10,opt,name=nat,proto3" json:"nat,omitempty"`
+	// CIDRs that this device may use.
+	Routes []*RouteStatus `protobuf:"bytes,11,rep,name=routes,proto3" json:"routes,omitempty"`
+	// What it advertises.
+	Advertised    []*AdvertisedStatus `protobuf:"bytes,12,rep,name=advertised,proto3" json:"advertised,omitempty"`
+	Exit          *ExitStatus         `protobuf:"bytes,13,opt,name=exit,proto3" json:"exit,omitempty"`
+	KillSwitch    bool                `protobuf:"varint,14,opt,name=kill_switch,json=killSwitch,proto3" json:"kill_switch,omitempty"`
+	AcceptRoutes  bool                `protobuf:"varint,15,opt,name=accept_routes,json=acceptRoutes,proto3" json:"accept_routes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[10]
+	mi := &file_warren_v1_local_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +968,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[10]
+	mi := &file_warren_v1_local_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +981,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{10}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StatusResponse) GetState() StatusResponse_State {
@@ -664,6 +1054,401 @@ func (x *StatusResponse) GetNat() *NATStatus {
 	return nil
 }
 
+func (x *StatusResponse) GetRoutes() []*RouteStatus {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetAdvertised() []*AdvertisedStatus {
+	if x != nil {
+		return x.Advertised
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetExit() *ExitStatus {
+	if x != nil {
+		return x.Exit
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetKillSwitch() bool {
+	if x != nil {
+		return x.KillSwitch
+	}
+	return false
+}
+
+func (x *StatusResponse) GetAcceptRoutes() bool {
+	if x != nil {
+		return x.AcceptRoutes
+	}
+	return false
+}
+
+// RouteStatus is a CIDR behind gateways.
+type RouteStatus struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Prefix string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// Name of the gateway in use; empty: none.
+	Gateway  string           `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Gateways []*GatewayStatus `protobuf:"bytes,3,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	// "tunnel", "lan" (the connected network wins), "refused" (by --accept-routes=false), "own" (this device carries it) or "none" (no gateway).
+	Use string `protobuf:"bytes,4,opt,name=use,proto3" json:"use,omitempty"`
+	// For a person: why, where another network is in the way.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The interface of that other network.
+	Interface     string `protobuf:"bytes,6,opt,name=interface,proto3" json:"interface,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteStatus) Reset() {
+	*x = RouteStatus{}
+	mi := &file_warren_v1_local_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteStatus) ProtoMessage() {}
+
+func (x *RouteStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
+func (*RouteStatus) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RouteStatus) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *RouteStatus) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
+func (x *RouteStatus) GetGateways() []*GatewayStatus {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+func (x *RouteStatus) GetUse() string {
+	if x != nil {
+		return x.Use
+	}
+	return ""
+}
+
+func (x *RouteStatus) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RouteStatus) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+// GatewayStatus is one of those that carry a CIDR.
+type GatewayStatus struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Priority uint32                 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
+	// "working", "unknown", "silent" or "no LAN".
+	Health        string                 `protobuf:"bytes,3,opt,name=health,proto3" json:"health,omitempty"`
+	RttMs         float64                `protobuf:"fixed64,4,opt,name=rtt_ms,json=rttMs,proto3" json:"rtt_ms,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayStatus) Reset() {
+	*x = GatewayStatus{}
+	mi := &file_warren_v1_local_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayStatus) ProtoMessage() {}
+
+func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayStatus.ProtoReflect.Descriptor instead.
+func (*GatewayStatus) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GatewayStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GatewayStatus) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *GatewayStatus) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+func (x *GatewayStatus) GetRttMs() float64 {
+	if x != nil {
+		return x.RttMs
+	}
+	return 0
+}
+
+func (x *GatewayStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// AdvertisedStatus is a CIDR that this device advertises.
+type AdvertisedStatus struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Prefix string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// On the LAN, if it is translated.
+	Lan string `protobuf:"bytes,2,opt,name=lan,proto3" json:"lan,omitempty"`
+	// "masquerade", "site" or "exit".
+	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	// "approved", "waiting" or "untold" (the coordinator does not know it yet).
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// "working", "unknown" or "failing": of the LAN behind it, by probing.
+	Health string `protobuf:"bytes,5,opt,name=health,proto3" json:"health,omitempty"`
+	// What is probed, and when it last answered.
+	Probe         string                 `protobuf:"bytes,6,opt,name=probe,proto3" json:"probe,omitempty"`
+	Answered      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=answered,proto3" json:"answered,omitempty"`
+	Priority      uint32                 `protobuf:"varint,8,opt,name=priority,proto3" json:"priority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdvertisedStatus) Reset() {
+	*x = AdvertisedStatus{}
+	mi := &file_warren_v1_local_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdvertisedStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdvertisedStatus) ProtoMessage() {}
+
+func (x *AdvertisedStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdvertisedStatus.ProtoReflect.Descriptor instead.
+func (*AdvertisedStatus) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AdvertisedStatus) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *AdvertisedStatus) GetLan() string {
+	if x != nil {
+		return x.Lan
+	}
+	return ""
+}
+
+func (x *AdvertisedStatus) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *AdvertisedStatus) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *AdvertisedStatus) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+func (x *AdvertisedStatus) GetProbe() string {
+	if x != nil {
+		return x.Probe
+	}
+	return ""
+}
+
+func (x *AdvertisedStatus) GetAnswered() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Answered
+	}
+	return nil
+}
+
+func (x *AdvertisedStatus) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+type ExitStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it was set: a name or "auto".
+	Wanted string `protobuf:"bytes,1,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// The one in use.
+	Node     string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	AllowLan bool   `protobuf:"varint,3,opt,name=allow_lan,json=allowLan,proto3" json:"allow_lan,omitempty"`
+	Ipv4     bool   `protobuf:"varint,4,opt,name=ipv4,proto3" json:"ipv4,omitempty"`
+	Ipv6     bool   `protobuf:"varint,5,opt,name=ipv6,proto3" json:"ipv6,omitempty"`
+	// Why there is none, for a person.
+	Problem       string `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExitStatus) Reset() {
+	*x = ExitStatus{}
+	mi := &file_warren_v1_local_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExitStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExitStatus) ProtoMessage() {}
+
+func (x *ExitStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
+func (*ExitStatus) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExitStatus) GetWanted() string {
+	if x != nil {
+		return x.Wanted
+	}
+	return ""
+}
+
+func (x *ExitStatus) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ExitStatus) GetAllowLan() bool {
+	if x != nil {
+		return x.AllowLan
+	}
+	return false
+}
+
+func (x *ExitStatus) GetIpv4() bool {
+	if x != nil {
+		return x.Ipv4
+	}
+	return false
+}
+
+func (x *ExitStatus) GetIpv6() bool {
+	if x != nil {
+		return x.Ipv6
+	}
+	return false
+}
+
+func (x *ExitStatus) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 // NATStatus is what is between this device and the internet.
 type NATStatus struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -678,7 +1463,7 @@ type NATStatus struct {
 
 func (x *NATStatus) Reset() {
 	*x = NATStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[11]
+	mi := &file_warren_v1_local_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +1475,7 @@ func (x *NATStatus) String() string {
 func (*NATStatus) ProtoMessage() {}
 
 func (x *NATStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[11]
+	mi := &file_warren_v1_local_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +1488,7 @@ func (x *NATStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATStatus.ProtoReflect.Descriptor instead.
 func (*NATStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{11}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NATStatus) GetIpv4() *NATMapping {
@@ -748,7 +1533,7 @@ type NATMapping struct {
 
 func (x *NATMapping) Reset() {
 	*x = NATMapping{}
-	mi := &file_warren_v1_local_proto_msgTypes[12]
+	mi := &file_warren_v1_local_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +1545,7 @@ func (x *NATMapping) String() string {
 func (*NATMapping) ProtoMessage() {}
 
 func (x *NATMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[12]
+	mi := &file_warren_v1_local_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +1558,7 @@ func (x *NATMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATMapping.ProtoReflect.Descriptor instead.
 func (*NATMapping) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{12}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NATMapping) GetBehaviour() string {
@@ -815,7 +1600,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_warren_v1_local_proto_msgTypes[13]
+	mi := &file_warren_v1_local_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +1612,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[13]
+	mi := &file_warren_v1_local_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +1625,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{13}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PortMapping) GetEnabled() bool {
@@ -907,7 +1692,7 @@ type PortMappingProtocol struct {
 
 func (x *PortMappingProtocol) Reset() {
 	*x = PortMappingProtocol{}
-	mi := &file_warren_v1_local_proto_msgTypes[14]
+	mi := &file_warren_v1_local_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +1704,7 @@ func (x *PortMappingProtocol) String() string {
 func (*PortMappingProtocol) ProtoMessage() {}
 
 func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[14]
+	mi := &file_warren_v1_local_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1717,7 @@ func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMappingProtocol.ProtoReflect.Descriptor instead.
 func (*PortMappingProtocol) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{14}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PortMappingProtocol) GetName() string {
@@ -976,7 +1761,7 @@ type Self struct {
 
 func (x *Self) Reset() {
 	*x = Self{}
-	mi := &file_warren_v1_local_proto_msgTypes[15]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1773,7 @@ func (x *Self) String() string {
 func (*Self) ProtoMessage() {}
 
 func (x *Self) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[15]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1786,7 @@ func (x *Self) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Self.ProtoReflect.Descriptor instead.
 func (*Self) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{15}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Self) GetName() string {
@@ -1054,7 +1839,7 @@ type CoordinatorStatus struct {
 
 func (x *CoordinatorStatus) Reset() {
 	*x = CoordinatorStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[16]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1851,7 @@ func (x *CoordinatorStatus) String() string {
 func (*CoordinatorStatus) ProtoMessage() {}
 
 func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[16]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1864,7 @@ func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinatorStatus.ProtoReflect.Descriptor instead.
 func (*CoordinatorStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{16}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CoordinatorStatus) GetUrl() string {
@@ -1136,7 +1921,7 @@ type PeerStatus struct {
 
 func (x *PeerStatus) Reset() {
 	*x = PeerStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[17]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1148,7 +1933,7 @@ func (x *PeerStatus) String() string {
 func (*PeerStatus) ProtoMessage() {}
 
 func (x *PeerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[17]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1946,7 @@ func (x *PeerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerStatus.ProtoReflect.Descriptor instead.
 func (*PeerStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{17}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PeerStatus) GetName() string {
@@ -1254,7 +2039,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_warren_v1_local_proto_msgTypes[18]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +2051,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[18]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +2064,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PathChange) GetAt() *timestamppb.Timestamp {
@@ -1355,7 +2140,7 @@ type PathStatus struct {
 
 func (x *PathStatus) Reset() {
 	*x = PathStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[19]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +2152,7 @@ func (x *PathStatus) String() string {
 func (*PathStatus) ProtoMessage() {}
 
 func (x *PathStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[19]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +2165,7 @@ func (x *PathStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathStatus.ProtoReflect.Descriptor instead.
 func (*PathStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PathStatus) GetKind() string {
@@ -1448,7 +2233,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[20]
+	mi := &file_warren_v1_local_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +2245,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[20]
+	mi := &file_warren_v1_local_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +2258,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PingRequest) GetPeer() string {
@@ -1524,7 +2309,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[21]
+	mi := &file_warren_v1_local_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +2321,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[21]
+	mi := &file_warren_v1_local_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +2334,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{21}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PingResponse) GetSequence() uint32 {
@@ -1599,7 +2384,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[22]
+	mi := &file_warren_v1_local_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1611,7 +2396,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[22]
+	mi := &file_warren_v1_local_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1624,7 +2409,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{22}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WhyRequest) GetPeer() string {
@@ -1663,7 +2448,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[23]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +2460,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[23]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +2473,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{23}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WhyResponse) GetPeer() string {
@@ -1787,7 +2572,7 @@ type FlowAnswer struct {
 
 func (x *FlowAnswer) Reset() {
 	*x = FlowAnswer{}
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +2584,7 @@ func (x *FlowAnswer) String() string {
 func (*FlowAnswer) ProtoMessage() {}
 
 func (x *FlowAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2597,7 @@ func (x *FlowAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAnswer.ProtoReflect.Descriptor instead.
 func (*FlowAnswer) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *FlowAnswer) GetDirection() string {
@@ -1871,7 +2656,7 @@ type GrantMiss struct {
 
 func (x *GrantMiss) Reset() {
 	*x = GrantMiss{}
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +2668,7 @@ func (x *GrantMiss) String() string {
 func (*GrantMiss) ProtoMessage() {}
 
 func (x *GrantMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +2681,7 @@ func (x *GrantMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantMiss.ProtoReflect.Descriptor instead.
 func (*GrantMiss) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GrantMiss) GetGrant() string {
@@ -1937,7 +2722,7 @@ type SideStatus struct {
 
 func (x *SideStatus) Reset() {
 	*x = SideStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1949,7 +2734,7 @@ func (x *SideStatus) String() string {
 func (*SideStatus) ProtoMessage() {}
 
 func (x *SideStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1962,7 +2747,7 @@ func (x *SideStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SideStatus.ProtoReflect.Descriptor instead.
 func (*SideStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SideStatus) GetUdp() string {
@@ -2019,7 +2804,7 @@ type PairStatus struct {
 
 func (x *PairStatus) Reset() {
 	*x = PairStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2031,7 +2816,7 @@ func (x *PairStatus) String() string {
 func (*PairStatus) ProtoMessage() {}
 
 func (x *PairStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2044,7 +2829,7 @@ func (x *PairStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PairStatus.ProtoReflect.Descriptor instead.
 func (*PairStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PairStatus) GetLocal() string {
@@ -2120,7 +2905,7 @@ type WhoIsRequest struct {
 
 func (x *WhoIsRequest) Reset() {
 	*x = WhoIsRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2132,7 +2917,7 @@ func (x *WhoIsRequest) String() string {
 func (*WhoIsRequest) ProtoMessage() {}
 
 func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2145,7 +2930,7 @@ func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsRequest.ProtoReflect.Descriptor instead.
 func (*WhoIsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WhoIsRequest) GetAddress() string {
@@ -2177,7 +2962,7 @@ type WhoIsResponse struct {
 
 func (x *WhoIsResponse) Reset() {
 	*x = WhoIsResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2974,7 @@ func (x *WhoIsResponse) String() string {
 func (*WhoIsResponse) ProtoMessage() {}
 
 func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2987,7 @@ func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsResponse.ProtoReflect.Descriptor instead.
 func (*WhoIsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WhoIsResponse) GetDevice() string {
@@ -2261,237 +3046,6 @@ func (x *WhoIsResponse) GetFlows() []*FlowRecord {
 	return nil
 }
 
-// FlowRecord tells of one flow, or of several that are alike.
-type FlowRecord struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
-	// "live", "new", "ended", "refused" or "omitted".
-	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	// "in": the peer began; "out": this device did.
-	Direction string `protobuf:"bytes,3,opt,name=direction,proto3" json:"direction,omitempty"`
-	// The peer's name, owner and tags.
-	Device string   `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
-	User   string   `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
-	Tags   []string `protobuf:"bytes,6,rep,name=tags,proto3" json:"tags,omitempty"`
-	// Its name, such as tcp.
-	Protocol string `protobuf:"bytes,7,opt,name=protocol,proto3" json:"protocol,omitempty"`
-	// Addresses of the first packet.
-	Source      string `protobuf:"bytes,8,opt,name=source,proto3" json:"source,omitempty"`
-	Destination string `protobuf:"bytes,9,opt,name=destination,proto3" json:"destination,omitempty"`
-	// Id of the grant that allows it.
-	Grant string `protobuf:"bytes,10,opt,name=grant,proto3" json:"grant,omitempty"`
-	// Why it ended: "idle", "closed", "evicted", "policy", "peer left", "tunnel down".
-	Reason          string                 `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
-	Began           *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=began,proto3" json:"began,omitempty"`
-	Last            *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last,proto3" json:"last,omitempty"`
-	SentPackets     uint64                 `protobuf:"varint,14,opt,name=sent_packets,json=sentPackets,proto3" json:"sent_packets,omitempty"`
-	SentBytes       uint64                 `protobuf:"varint,15,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
-	ReceivedPackets uint64                 `protobuf:"varint,16,opt,name=received_packets,json=receivedPackets,proto3" json:"received_packets,omitempty"`
-	ReceivedBytes   uint64                 `protobuf:"varint,17,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
-	// How many flows it stands for.
-	Flows uint64 `protobuf:"varint,18,opt,name=flows,proto3" json:"flows,omitempty"`
-	// 0: none, or, of the source, several.
-	SourcePort      uint32 `protobuf:"varint,19,opt,name=source_port,json=sourcePort,proto3" json:"source_port,omitempty"`
-	DestinationPort uint32 `protobuf:"varint,20,opt,name=destination_port,json=destinationPort,proto3" json:"destination_port,omitempty"`
-	// Of kind "omitted": the peer's flows that have no record.
-	OmittedNew     uint64 `protobuf:"varint,21,opt,name=omitted_new,json=omittedNew,proto3" json:"omitted_new,omitempty"`
-	OmittedEnded   uint64 `protobuf:"varint,22,opt,name=omitted_ended,json=omittedEnded,proto3" json:"omitted_ended,omitempty"`
-	OmittedRefused uint64 `protobuf:"varint,23,opt,name=omitted_refused,json=omittedRefused,proto3" json:"omitted_refused,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
-}
-
-func (x *FlowRecord) Reset() {
-	*x = FlowRecord{}
-	mi := &file_warren_v1_local_proto_msgTypes[30]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *FlowRecord) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*FlowRecord) ProtoMessage() {}
-
-func (x *FlowRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[30]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use FlowRecord.ProtoReflect.Descriptor instead.
-func (*FlowRecord) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{30}
-}
-
-func (x *FlowRecord) GetAt() *timestamppb.Timestamp {
-	if x != nil {
-		return x.At
-	}
-	return nil
-}
-
-func (x *FlowRecord) GetKind() string {
-	if x != nil {
-		return x.Kind
-	}
-	return ""
-}
-
-func (x *FlowRecord) GetDirection() string {
-	if x != nil {
-		return x.Direction
-	}
-	return ""
-}
-
-func (x *FlowRecord) GetDevice() string {
-	if x != nil {
-		return x.Device
-	}
-	return ""
-}
-
-func (x *FlowRecord) GetUser() string {
-	if x != nil {
-		return x.User
-	}
-	return ""
-}
-
-func (x *FlowRecord) GetTags() []string {
-	if x != nil {
-		return x.Tags
-	}
-	return nil
-}
-
-func (x *FlowRecord) GetProtocol() string {
-	if x != nil {
-		return x.Protocol
-	}
-	return ""
-}
-
-func (x *FlowRecord) GetSource() string {
-	if x != nil {
-		return x.Source
-	}
-	return ""
-}
-
-func (x *FlowRecord) GetDestination() string {
-	if x != nil {
-		return x.Destination
-	}
-	return ""
-}
-
-func (x *FlowRecord) GetGrant() string {
-	if x != nil {
-		return x.Grant
-	}
-	return ""
-}
-
-func (x *FlowRecord) GetReason() string {
-	if x != nil {
-		return x.Reason
-	}
-	return ""
-}
-
-func (x *FlowRecord) GetBegan() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Began
-	}
-	return nil
-}
-
-func (x *FlowRecord) GetLast() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Last
-	}
-	return nil
-}
-
-func (x *FlowRecord) GetSentPackets() uint64 {
-	if x != nil {
-		return x.SentPackets
-	}
-	return 0
-}
-
-func (x *FlowRecord) GetSentBytes() uint64 {
-	if x != nil {
-		return x.SentBytes
-	}
-	return 0
-}
-
-func (x *FlowRecord) GetReceivedPackets() uint64 {
-	if x != nil {
-		return x.ReceivedPackets
-	}
-	return 0
-}
-
-func (x *FlowRecord) GetReceivedBytes() uint64 {
-	if x != nil {
-		return x.ReceivedBytes
-	}
-	return 0
-}
-
-func (x *FlowRecord) GetFlows() uint64 {
-	if x != nil {
-		return x.Flows
-	}
-	return 0
-}
-
-func (x *FlowRecord) GetSourcePort() uint32 {
-	if x != nil {
-		return x.SourcePort
-	}
-	return 0
-}
-
-func (x *FlowRecord) GetDestinationPort() uint32 {
-	if x != nil {
-		return x.DestinationPort
-	}
-	return 0
-}
-
-func (x *FlowRecord) GetOmittedNew() uint64 {
-	if x != nil {
-		return x.OmittedNew
-	}
-	return 0
-}
-
-func (x *FlowRecord) GetOmittedEnded() uint64 {
-	if x != nil {
-		return x.OmittedEnded
-	}
-	return 0
-}
-
-func (x *FlowRecord) GetOmittedRefused() uint64 {
-	if x != nil {
-		return x.OmittedRefused
-	}
-	return 0
-}
-
 type FlowsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Those of FlowRecord; none: all.
@@ -2514,7 +3068,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[31]
+	mi := &file_warren_v1_local_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +3080,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[31]
+	mi := &file_warren_v1_local_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +3093,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{31}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *FlowsRequest) GetKinds() []string {
@@ -2610,7 +3164,7 @@ type FlowsResponse struct {
 
 func (x *FlowsResponse) Reset() {
 	*x = FlowsResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[32]
+	mi := &file_warren_v1_local_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2622,7 +3176,7 @@ func (x *FlowsResponse) String() string {
 func (*FlowsResponse) ProtoMessage() {}
 
 func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[32]
+	mi := &file_warren_v1_local_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2635,7 +3189,7 @@ func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsResponse.ProtoReflect.Descriptor instead.
 func (*FlowsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{32}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FlowsResponse) GetRecords() []*FlowRecord {
@@ -2660,7 +3214,7 @@ type NetcheckRequest struct {
 
 func (x *NetcheckRequest) Reset() {
 	*x = NetcheckRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[33]
+	mi := &file_warren_v1_local_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2672,7 +3226,7 @@ func (x *NetcheckRequest) String() string {
 func (*NetcheckRequest) ProtoMessage() {}
 
 func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[33]
+	mi := &file_warren_v1_local_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2685,7 +3239,7 @@ func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckRequest.ProtoReflect.Descriptor instead.
 func (*NetcheckRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{33}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{42}
 }
 
 type NetcheckResponse struct {
@@ -2709,7 +3263,7 @@ type NetcheckResponse struct {
 
 func (x *NetcheckResponse) Reset() {
 	*x = NetcheckResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[34]
+	mi := &file_warren_v1_local_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +3275,7 @@ func (x *NetcheckResponse) String() string {
 func (*NetcheckResponse) ProtoMessage() {}
 
 func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[34]
+	mi := &file_warren_v1_local_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +3288,7 @@ func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckResponse.ProtoReflect.Descriptor instead.
 func (*NetcheckResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{34}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *NetcheckResponse) GetAt() *timestamppb.Timestamp {
@@ -2821,7 +3375,7 @@ type FamilyReport struct {
 
 func (x *FamilyReport) Reset() {
 	*x = FamilyReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[35]
+	mi := &file_warren_v1_local_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2833,7 +3387,7 @@ func (x *FamilyReport) String() string {
 func (*FamilyReport) ProtoMessage() {}
 
 func (x *FamilyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[35]
+	mi := &file_warren_v1_local_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2846,7 +3400,7 @@ func (x *FamilyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FamilyReport.ProtoReflect.Descriptor instead.
 func (*FamilyReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{35}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *FamilyReport) GetLocal() string {
@@ -2916,7 +3470,7 @@ type RelayReport struct {
 
 func (x *RelayReport) Reset() {
 	*x = RelayReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[36]
+	mi := &file_warren_v1_local_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2928,7 +3482,7 @@ func (x *RelayReport) String() string {
 func (*RelayReport) ProtoMessage() {}
 
 func (x *RelayReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[36]
+	mi := &file_warren_v1_local_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2941,7 +3495,7 @@ func (x *RelayReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayReport.ProtoReflect.Descriptor instead.
 func (*RelayReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{36}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RelayReport) GetName() string {
@@ -2997,15 +3551,50 @@ var File_warren_v1_local_proto protoreflect.FileDescriptor
 
 const file_warren_v1_local_proto_rawDesc = "" +
 	"\n" +
-	"\x15warren/v1/local.proto\x12\twarren.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"R\n" +
+	"\x15warren/v1/local.proto\x12\twarren.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14warren/v1/flow.proto\">\n" +
+	"\x10SiteCheckRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\"C\n" +
+	"\x11SiteCheckResponse\x12.\n" +
+	"\x06result\x18\x01 \x01(\v2\x16.warren.v1.CheckResultR\x06result\"\x11\n" +
+	"\x0fLeakTestRequest\"B\n" +
+	"\x10LeakTestResponse\x12.\n" +
+	"\x06result\x18\x01 \x01(\v2\x16.warren.v1.CheckResultR\x06result\"c\n" +
+	"\vCheckResult\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x12\n" +
+	"\x04help\x18\x04 \x01(\tR\x04help\"R\n" +
 	"\tUpRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12/\n" +
-	"\bsettings\x18\x02 \x01(\v2\x13.warren.v1.SettingsR\bsettings\"Z\n" +
+	"\bsettings\x18\x02 \x01(\v2\x13.warren.v1.SettingsR\bsettings\"\xe2\x04\n" +
 	"\bSettings\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tH\x00R\x04name\x88\x01\x01\x12\x1f\n" +
-	"\boperator\x18\x02 \x01(\tH\x01R\boperator\x88\x01\x01B\a\n" +
+	"\boperator\x18\x02 \x01(\tH\x01R\boperator\x88\x01\x01\x121\n" +
+	"\tadvertise\x18\x03 \x01(\v2\x13.warren.v1.TextListR\tadvertise\x12'\n" +
+	"\x04site\x18\x04 \x01(\v2\x13.warren.v1.TextListR\x04site\x12*\n" +
+	"\x0eadvertise_exit\x18\x05 \x01(\bH\x02R\radvertiseExit\x88\x01\x01\x12\x1f\n" +
+	"\bpriority\x18\x06 \x01(\rH\x03R\bpriority\x88\x01\x01\x12)\n" +
+	"\x05probe\x18\a \x01(\v2\x13.warren.v1.TextListR\x05probe\x12(\n" +
+	"\raccept_routes\x18\b \x01(\bH\x04R\facceptRoutes\x88\x01\x01\x122\n" +
+	"\n" +
+	"prefer_lan\x18\t \x01(\v2\x13.warren.v1.TextListR\tpreferLan\x12 \n" +
+	"\texit_node\x18\n" +
+	" \x01(\tH\x05R\bexitNode\x88\x01\x01\x12)\n" +
+	"\x0eexit_allow_lan\x18\v \x01(\bH\x06R\fexitAllowLan\x88\x01\x01\x12$\n" +
+	"\vkill_switch\x18\f \x01(\bH\aR\n" +
+	"killSwitch\x88\x01\x01B\a\n" +
 	"\x05_nameB\v\n" +
-	"\t_operator\"\x89\x01\n" +
+	"\t_operatorB\x11\n" +
+	"\x0f_advertise_exitB\v\n" +
+	"\t_priorityB\x10\n" +
+	"\x0e_accept_routesB\f\n" +
+	"\n" +
+	"_exit_nodeB\x11\n" +
+	"\x0f_exit_allow_lanB\x0e\n" +
+	"\f_kill_switch\"\"\n" +
+	"\bTextList\x12\x16\n" +
+	"\x06values\x18\x01 \x03(\tR\x06values\"\x89\x01\n" +
 	"\n" +
 	"UpResponse\x12\x1a\n" +
 	"\bprogress\x18\x01 \x01(\tR\bprogress\x12\x18\n" +
@@ -3023,7 +3612,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x05force\x18\x01 \x01(\bR\x05force\")\n" +
 	"\rLeaveResponse\x12\x18\n" +
 	"\awarning\x18\x01 \x01(\tR\awarning\"\x0f\n" +
-	"\rStatusRequest\"\x81\x04\n" +
+	"\rStatusRequest\"\xdf\x05\n" +
 	"\x0eStatusResponse\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.warren.v1.StatusResponse.StateR\x05state\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12#\n" +
@@ -3035,7 +3624,15 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\boperator\x18\b \x01(\tR\boperator\x12\x10\n" +
 	"\x03pid\x18\t \x01(\rR\x03pid\x12&\n" +
 	"\x03nat\x18\n" +
-	" \x01(\v2\x14.warren.v1.NATStatusR\x03nat\"|\n" +
+	" \x01(\v2\x14.warren.v1.NATStatusR\x03nat\x12.\n" +
+	"\x06routes\x18\v \x03(\v2\x16.warren.v1.RouteStatusR\x06routes\x12;\n" +
+	"\n" +
+	"advertised\x18\f \x03(\v2\x1b.warren.v1.AdvertisedStatusR\n" +
+	"advertised\x12)\n" +
+	"\x04exit\x18\r \x01(\v2\x15.warren.v1.ExitStatusR\x04exit\x12\x1f\n" +
+	"\vkill_switch\x18\x0e \x01(\bR\n" +
+	"killSwitch\x12#\n" +
+	"\raccept_routes\x18\x0f \x01(\bR\facceptRoutes\"|\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12STATE_NOT_ENROLLED\x10\x01\x12\x0e\n" +
@@ -3043,7 +3640,37 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"STATE_DOWN\x10\x02\x12\x12\n" +
 	"\x0eSTATE_STARTING\x10\x03\x12\f\n" +
 	"\bSTATE_UP\x10\x04\x12\x12\n" +
-	"\x0eSTATE_REJECTED\x10\x05\"\xbc\x01\n" +
+	"\x0eSTATE_REJECTED\x10\x05\"\xbd\x01\n" +
+	"\vRouteStatus\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\tR\agateway\x124\n" +
+	"\bgateways\x18\x03 \x03(\v2\x18.warren.v1.GatewayStatusR\bgateways\x12\x10\n" +
+	"\x03use\x18\x04 \x01(\tR\x03use\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tinterface\x18\x06 \x01(\tR\tinterface\"\xa0\x01\n" +
+	"\rGatewayStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bpriority\x18\x02 \x01(\rR\bpriority\x12\x16\n" +
+	"\x06health\x18\x03 \x01(\tR\x06health\x12\x15\n" +
+	"\x06rtt_ms\x18\x04 \x01(\x01R\x05rttMs\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xe8\x01\n" +
+	"\x10AdvertisedStatus\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x10\n" +
+	"\x03lan\x18\x02 \x01(\tR\x03lan\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
+	"\x06health\x18\x05 \x01(\tR\x06health\x12\x14\n" +
+	"\x05probe\x18\x06 \x01(\tR\x05probe\x126\n" +
+	"\banswered\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\banswered\x12\x1a\n" +
+	"\bpriority\x18\b \x01(\rR\bpriority\"\x97\x01\n" +
+	"\n" +
+	"ExitStatus\x12\x16\n" +
+	"\x06wanted\x18\x01 \x01(\tR\x06wanted\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1b\n" +
+	"\tallow_lan\x18\x03 \x01(\bR\ballowLan\x12\x12\n" +
+	"\x04ipv4\x18\x04 \x01(\bR\x04ipv4\x12\x12\n" +
+	"\x04ipv6\x18\x05 \x01(\bR\x04ipv6\x12\x18\n" +
+	"\aproblem\x18\x06 \x01(\tR\aproblem\"\xbc\x01\n" +
 	"\tNATStatus\x12)\n" +
 	"\x04ipv4\x18\x01 \x01(\v2\x15.warren.v1.NATMappingR\x04ipv4\x12)\n" +
 	"\x04ipv6\x18\x02 \x01(\v2\x15.warren.v1.NATMappingR\x04ipv6\x129\n" +
@@ -3184,36 +3811,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x04self\x18\x05 \x01(\bR\x04self\x12\x18\n" +
 	"\agateway\x18\x06 \x01(\tR\agateway\x12\x14\n" +
 	"\x05route\x18\a \x01(\tR\x05route\x12+\n" +
-	"\x05flows\x18\b \x03(\v2\x15.warren.v1.FlowRecordR\x05flows\"\xf5\x05\n" +
-	"\n" +
-	"FlowRecord\x12*\n" +
-	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
-	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1c\n" +
-	"\tdirection\x18\x03 \x01(\tR\tdirection\x12\x16\n" +
-	"\x06device\x18\x04 \x01(\tR\x06device\x12\x12\n" +
-	"\x04user\x18\x05 \x01(\tR\x04user\x12\x12\n" +
-	"\x04tags\x18\x06 \x03(\tR\x04tags\x12\x1a\n" +
-	"\bprotocol\x18\a \x01(\tR\bprotocol\x12\x16\n" +
-	"\x06source\x18\b \x01(\tR\x06source\x12 \n" +
-	"\vdestination\x18\t \x01(\tR\vdestination\x12\x14\n" +
-	"\x05grant\x18\n" +
-	" \x01(\tR\x05grant\x12\x16\n" +
-	"\x06reason\x18\v \x01(\tR\x06reason\x120\n" +
-	"\x05began\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x05began\x12.\n" +
-	"\x04last\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x04last\x12!\n" +
-	"\fsent_packets\x18\x0e \x01(\x04R\vsentPackets\x12\x1d\n" +
-	"\n" +
-	"sent_bytes\x18\x0f \x01(\x04R\tsentBytes\x12)\n" +
-	"\x10received_packets\x18\x10 \x01(\x04R\x0freceivedPackets\x12%\n" +
-	"\x0ereceived_bytes\x18\x11 \x01(\x04R\rreceivedBytes\x12\x14\n" +
-	"\x05flows\x18\x12 \x01(\x04R\x05flows\x12\x1f\n" +
-	"\vsource_port\x18\x13 \x01(\rR\n" +
-	"sourcePort\x12)\n" +
-	"\x10destination_port\x18\x14 \x01(\rR\x0fdestinationPort\x12\x1f\n" +
-	"\vomitted_new\x18\x15 \x01(\x04R\n" +
-	"omittedNew\x12#\n" +
-	"\romitted_ended\x18\x16 \x01(\x04R\fomittedEnded\x12'\n" +
-	"\x0fomitted_refused\x18\x17 \x01(\x04R\x0eomittedRefused\"\xd5\x01\n" +
+	"\x05flows\x18\b \x03(\v2\x15.warren.v1.FlowRecordR\x05flows\"\xd5\x01\n" +
 	"\fFlowsRequest\x12\x14\n" +
 	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\x12\x12\n" +
@@ -3255,7 +3853,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"tcp_rtt_ms\x18\x04 \x01(\x01R\btcpRttMs\x12\x15\n" +
 	"\x06tls_ms\x18\x05 \x01(\x01R\x05tlsMs\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1c\n" +
-	"\tconnected\x18\a \x01(\bR\tconnected2\xdd\x04\n" +
+	"\tconnected\x18\a \x01(\bR\tconnected2\xee\x05\n" +
 	"\fLocalService\x123\n" +
 	"\x02Up\x12\x14.warren.v1.UpRequest\x1a\x15.warren.v1.UpResponse0\x01\x124\n" +
 	"\x03Set\x12\x15.warren.v1.SetRequest\x1a\x16.warren.v1.SetResponse\x127\n" +
@@ -3266,7 +3864,9 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x03Why\x12\x15.warren.v1.WhyRequest\x1a\x16.warren.v1.WhyResponse\x12:\n" +
 	"\x05WhoIs\x12\x17.warren.v1.WhoIsRequest\x1a\x18.warren.v1.WhoIsResponse\x12<\n" +
 	"\x05Flows\x12\x17.warren.v1.FlowsRequest\x1a\x18.warren.v1.FlowsResponse0\x01\x12C\n" +
-	"\bNetcheck\x12\x1a.warren.v1.NetcheckRequest\x1a\x1b.warren.v1.NetcheckResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
+	"\bNetcheck\x12\x1a.warren.v1.NetcheckRequest\x1a\x1b.warren.v1.NetcheckResponse\x12H\n" +
+	"\tSiteCheck\x12\x1b.warren.v1.SiteCheckRequest\x1a\x1c.warren.v1.SiteCheckResponse0\x01\x12E\n" +
+	"\bLeakTest\x12\x1a.warren.v1.LeakTestRequest\x1a\x1b.warren.v1.LeakTestResponse0\x01B Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
 
 var (
 	file_warren_v1_local_proto_rawDescOnce sync.Once
@@ -3281,119 +3881,142 @@ func file_warren_v1_local_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_local_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_warren_v1_local_proto_goTypes = []any{
 	(StatusResponse_State)(0),     // 0: warren.v1.StatusResponse.State
-	(*UpRequest)(nil),             // 1: warren.v1.UpRequest
-	(*Settings)(nil),              // 2: warren.v1.Settings
-	(*UpResponse)(nil),            // 3: warren.v1.UpResponse
-	(*SetRequest)(nil),            // 4: warren.v1.SetRequest
-	(*SetResponse)(nil),           // 5: warren.v1.SetResponse
-	(*DownRequest)(nil),           // 6: warren.v1.DownRequest
-	(*DownResponse)(nil),          // 7: warren.v1.DownResponse
-	(*LeaveRequest)(nil),          // 8: warren.v1.LeaveRequest
-	(*LeaveResponse)(nil),         // 9: warren.v1.LeaveResponse
-	(*StatusRequest)(nil),         // 10: warren.v1.StatusRequest
-	(*StatusResponse)(nil),        // 11: warren.v1.StatusResponse
-	(*NATStatus)(nil),             // 12: warren.v1.NATStatus
-	(*NATMapping)(nil),            // 13: warren.v1.NATMapping
-	(*PortMapping)(nil),           // 14: warren.v1.PortMapping
-	(*PortMappingProtocol)(nil),   // 15: warren.v1.PortMappingProtocol
-	(*Self)(nil),                  // 16: warren.v1.Self
-	(*CoordinatorStatus)(nil),     // 17: warren.v1.CoordinatorStatus
-	(*PeerStatus)(nil),            // 18: warren.v1.PeerStatus
-	(*PathChange)(nil),            // 19: warren.v1.PathChange
-	(*PathStatus)(nil),            // 20: warren.v1.PathStatus
-	(*PingRequest)(nil),           // 21: warren.v1.PingRequest
-	(*PingResponse)(nil),          // 22: warren.v1.PingResponse
-	(*WhyRequest)(nil),            // 23: warren.v1.WhyRequest
-	(*WhyResponse)(nil),           // 24: warren.v1.WhyResponse
-	(*FlowAnswer)(nil),            // 25: warren.v1.FlowAnswer
-	(*GrantMiss)(nil),             // 26: warren.v1.GrantMiss
-	(*SideStatus)(nil),            // 27: warren.v1.SideStatus
-	(*PairStatus)(nil),            // 28: warren.v1.PairStatus
-	(*WhoIsRequest)(nil),          // 29: warren.v1.WhoIsRequest
-	(*WhoIsResponse)(nil),         // 30: warren.v1.WhoIsResponse
-	(*FlowRecord)(nil),            // 31: warren.v1.FlowRecord
-	(*FlowsRequest)(nil),          // 32: warren.v1.FlowsRequest
-	(*FlowsResponse)(nil),         // 33: warren.v1.FlowsResponse
-	(*NetcheckRequest)(nil),       // 34: warren.v1.NetcheckRequest
-	(*NetcheckResponse)(nil),      // 35: warren.v1.NetcheckResponse
-	(*FamilyReport)(nil),          // 36: warren.v1.FamilyReport
-	(*RelayReport)(nil),           // 37: warren.v1.RelayReport
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
+	(*SiteCheckRequest)(nil),      // 1: warren.v1.SiteCheckRequest
+	(*SiteCheckResponse)(nil),     // 2: warren.v1.SiteCheckResponse
+	(*LeakTestRequest)(nil),       // 3: warren.v1.LeakTestRequest
+	(*LeakTestResponse)(nil),      // 4: warren.v1.LeakTestResponse
+	(*CheckResult)(nil),           // 5: warren.v1.CheckResult
+	(*UpRequest)(nil),             // 6: warren.v1.UpRequest
+	(*Settings)(nil),              // 7: warren.v1.Settings
+	(*TextList)(nil),              // 8: warren.v1.TextList
+	(*UpResponse)(nil),            // 9: warren.v1.UpResponse
+	(*SetRequest)(nil),            // 10: warren.v1.SetRequest
+	(*SetResponse)(nil),           // 11: warren.v1.SetResponse
+	(*DownRequest)(nil),           // 12: warren.v1.DownRequest
+	(*DownResponse)(nil),          // 13: warren.v1.DownResponse
+	(*LeaveRequest)(nil),          // 14: warren.v1.LeaveRequest
+	(*LeaveResponse)(nil),         // 15: warren.v1.LeaveResponse
+	(*StatusRequest)(nil),         // 16: warren.v1.StatusRequest
+	(*StatusResponse)(nil),        // 17: warren.v1.StatusResponse
+	(*RouteStatus)(nil),           // 18: warren.v1.RouteStatus
+	(*GatewayStatus)(nil),         // 19: warren.v1.GatewayStatus
+	(*AdvertisedStatus)(nil),      // 20: warren.v1.AdvertisedStatus
+	(*ExitStatus)(nil),            // 21: warren.v1.ExitStatus
+	(*NATStatus)(nil),             // 22: warren.v1.NATStatus
+	(*NATMapping)(nil),            // 23: warren.v1.NATMapping
+	(*PortMapping)(nil),           // 24: warren.v1.PortMapping
+	(*PortMappingProtocol)(nil),   // 25: warren.v1.PortMappingProtocol
+	(*Self)(nil),                  // 26: warren.v1.Self
+	(*CoordinatorStatus)(nil),     // 27: warren.v1.CoordinatorStatus
+	(*PeerStatus)(nil),            // 28: warren.v1.PeerStatus
+	(*PathChange)(nil),            // 29: warren.v1.PathChange
+	(*PathStatus)(nil),            // 30: warren.v1.PathStatus
+	(*PingRequest)(nil),           // 31: warren.v1.PingRequest
+	(*PingResponse)(nil),          // 32: warren.v1.PingResponse
+	(*WhyRequest)(nil),            // 33: warren.v1.WhyRequest
+	(*WhyResponse)(nil),           // 34: warren.v1.WhyResponse
+	(*FlowAnswer)(nil),            // 35: warren.v1.FlowAnswer
+	(*GrantMiss)(nil),             // 36: warren.v1.GrantMiss
+	(*SideStatus)(nil),            // 37: warren.v1.SideStatus
+	(*PairStatus)(nil),            // 38: warren.v1.PairStatus
+	(*WhoIsRequest)(nil),          // 39: warren.v1.WhoIsRequest
+	(*WhoIsResponse)(nil),         // 40: warren.v1.WhoIsResponse
+	(*FlowsRequest)(nil),          // 41: warren.v1.FlowsRequest
+	(*FlowsResponse)(nil),         // 42: warren.v1.FlowsResponse
+	(*NetcheckRequest)(nil),       // 43: warren.v1.NetcheckRequest
+	(*NetcheckResponse)(nil),      // 44: warren.v1.NetcheckResponse
+	(*FamilyReport)(nil),          // 45: warren.v1.FamilyReport
+	(*RelayReport)(nil),           // 46: warren.v1.RelayReport
+	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 48: google.protobuf.Duration
+	(*FlowRecord)(nil),            // 49: warren.v1.FlowRecord
 }
 var file_warren_v1_local_proto_depIdxs = []int32{
-	2,  // 0: warren.v1.UpRequest.settings:type_name -> warren.v1.Settings
-	11, // 1: warren.v1.UpResponse.status:type_name -> warren.v1.StatusResponse
-	2,  // 2: warren.v1.SetRequest.settings:type_name -> warren.v1.Settings
-	11, // 3: warren.v1.SetResponse.status:type_name -> warren.v1.StatusResponse
-	0,  // 4: warren.v1.StatusResponse.state:type_name -> warren.v1.StatusResponse.State
-	16, // 5: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
-	17, // 6: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
-	18, // 7: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
-	12, // 8: warren.v1.StatusResponse.nat:type_name -> warren.v1.NATStatus
-	13, // 9: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
-	13, // 10: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
-	14, // 11: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
-	38, // 12: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
-	15, // 13: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
-	20, // 14: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
-	38, // 15: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
-	19, // 16: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
-	38, // 17: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
-	38, // 18: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
-	39, // 19: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
-	39, // 20: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
-	20, // 21: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
-	20, // 22: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
-	27, // 23: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
-	27, // 24: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
-	28, // 25: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
-	19, // 26: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
-	25, // 27: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
-	26, // 28: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
-	38, // 29: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
-	38, // 30: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
-	38, // 31: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
-	31, // 32: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
-	38, // 33: warren.v1.FlowRecord.at:type_name -> google.protobuf.Timestamp
-	38, // 34: warren.v1.FlowRecord.began:type_name -> google.protobuf.Timestamp
-	38, // 35: warren.v1.FlowRecord.last:type_name -> google.protobuf.Timestamp
-	39, // 36: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
-	31, // 37: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
-	38, // 38: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
-	36, // 39: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
-	36, // 40: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
-	14, // 41: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
-	37, // 42: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
-	13, // 43: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
-	1,  // 44: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
-	4,  // 45: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
-	6,  // 46: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
-	8,  // 47: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
-	10, // 48: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
-	21, // 49: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
-	23, // 50: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
-	29, // 51: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
-	32, // 52: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
-	34, // 53: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
-	3,  // 54: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
-	5,  // 55: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
-	7,  // 56: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
-	9,  // 57: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
-	11, // 58: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
-	22, // 59: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
-	24, // 60: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
-	30, // 61: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
-	33, // 62: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
-	35, // 63: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
-	54, // [54:64] is the sub-list for method output_type
-	44, // [44:54] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	5,  // 0: warren.v1.SiteCheckResponse.result:type_name -> warren.v1.CheckResult
+	5,  // 1: warren.v1.LeakTestResponse.result:type_name -> warren.v1.CheckResult
+	7,  // 2: warren.v1.UpRequest.settings:type_name -> warren.v1.Settings
+	8,  // 3: warren.v1.Settings.advertise:type_name -> warren.v1.TextList
+	8,  // 4: warren.v1.Settings.site:type_name -> warren.v1.TextList
+	8,  // 5: warren.v1.Settings.probe:type_name -> warren.v1.TextList
+	8,  // 6: warren.v1.Settings.prefer_lan:type_name -> warren.v1.TextList
+	17, // 7: warren.v1.UpResponse.status:type_name -> warren.v1.StatusResponse
+	7,  // 8: warren.v1.SetRequest.settings:type_name -> warren.v1.Settings
+	17, // 9: warren.v1.SetResponse.status:type_name -> warren.v1.StatusResponse
+	0,  // 10: warren.v1.StatusResponse.state:type_name -> warren.v1.StatusResponse.State
+	26, // 11: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
+	27, // 12: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
+	28, // 13: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
+	22, // 14: warren.v1.StatusResponse.nat:type_name -> warren.v1.NATStatus
+	18, // 15: warren.v1.StatusResponse.routes:type_name -> warren.v1.RouteStatus
+	20, // 16: warren.v1.StatusResponse.advertised:type_name -> warren.v1.AdvertisedStatus
+	21, // 17: warren.v1.StatusResponse.exit:type_name -> warren.v1.ExitStatus
+	19, // 18: warren.v1.RouteStatus.gateways:type_name -> warren.v1.GatewayStatus
+	47, // 19: warren.v1.GatewayStatus.since:type_name -> google.protobuf.Timestamp
+	47, // 20: warren.v1.AdvertisedStatus.answered:type_name -> google.protobuf.Timestamp
+	23, // 21: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
+	23, // 22: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
+	24, // 23: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
+	47, // 24: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
+	25, // 25: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
+	30, // 26: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
+	47, // 27: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
+	29, // 28: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
+	47, // 29: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
+	47, // 30: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
+	48, // 31: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
+	48, // 32: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
+	30, // 33: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
+	30, // 34: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
+	37, // 35: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
+	37, // 36: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
+	38, // 37: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
+	29, // 38: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
+	35, // 39: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
+	36, // 40: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
+	47, // 41: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
+	47, // 42: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
+	47, // 43: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
+	49, // 44: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
+	48, // 45: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
+	49, // 46: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
+	47, // 47: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
+	45, // 48: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
+	45, // 49: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
+	24, // 50: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
+	46, // 51: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
+	23, // 52: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
+	6,  // 53: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
+	10, // 54: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
+	12, // 55: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
+	14, // 56: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
+	16, // 57: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
+	31, // 58: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
+	33, // 59: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
+	39, // 60: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
+	41, // 61: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
+	43, // 62: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
+	1,  // 63: warren.v1.LocalService.SiteCheck:input_type -> warren.v1.SiteCheckRequest
+	3,  // 64: warren.v1.LocalService.LeakTest:input_type -> warren.v1.LeakTestRequest
+	9,  // 65: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
+	11, // 66: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
+	13, // 67: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
+	15, // 68: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
+	17, // 69: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
+	32, // 70: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
+	34, // 71: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
+	40, // 72: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
+	42, // 73: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
+	44, // 74: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
+	2,  // 75: warren.v1.LocalService.SiteCheck:output_type -> warren.v1.SiteCheckResponse
+	4,  // 76: warren.v1.LocalService.LeakTest:output_type -> warren.v1.LeakTestResponse
+	65, // [65:77] is the sub-list for method output_type
+	53, // [53:65] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_local_proto_init() }
@@ -3401,14 +4024,15 @@ func file_warren_v1_local_proto_init() {
 	if File_warren_v1_local_proto != nil {
 		return
 	}
-	file_warren_v1_local_proto_msgTypes[1].OneofWrappers = []any{}
+	file_warren_v1_flow_proto_init()
+	file_warren_v1_local_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_local_proto_rawDesc), len(file_warren_v1_local_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -869,7 +869,11 @@ type MapStatement struct {
 	// 0: the agent's default.
 	Mtu uint32 `protobuf:"varint,12,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// Of the CIDRs in the peers' records, those that the device may use.
-	Routes        []*MapRoute `protobuf:"bytes,13,rep,name=routes,proto3" json:"routes,omitempty"`
+	Routes []*MapRoute `protobuf:"bytes,13,rep,name=routes,proto3" json:"routes,omitempty"`
+	// What this device advertises and nobody has approved yet.
+	WaitingRoutes []*Prefix `protobuf:"bytes,14,rep,name=waiting_routes,json=waitingRoutes,proto3" json:"waiting_routes,omitempty"`
+	// Groups of the policy, by the users among the device's peers, so that a service may authorise by them.
+	Groups        []*UserGroups `protobuf:"bytes,15,rep,name=groups,proto3" json:"groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -995,18 +999,87 @@ func (x *MapStatement) GetRoutes() []*MapRoute {
 	return nil
 }
 
+func (x *MapStatement) GetWaitingRoutes() []*Prefix {
+	if x != nil {
+		return x.WaitingRoutes
+	}
+	return nil
+}
+
+func (x *MapStatement) GetGroups() []*UserGroups {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// UserGroups are the groups that a user is in, as the policy names them (group:NAME).
+type UserGroups struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Groups        []string               `protobuf:"bytes,2,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserGroups) Reset() {
+	*x = UserGroups{}
+	mi := &file_warren_v1_record_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserGroups) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserGroups) ProtoMessage() {}
+
+func (x *UserGroups) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_record_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserGroups.ProtoReflect.Descriptor instead.
+func (*UserGroups) Descriptor() ([]byte, []int) {
+	return file_warren_v1_record_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *UserGroups) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *UserGroups) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 // MapRoute is a CIDR that a device may reach, or be reached from, through a gateway; of an exit node, all addresses of a family.
 type MapRoute struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Prefix        *Prefix                `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	GatewayKey    []byte                 `protobuf:"bytes,2,opt,name=gateway_key,json=gatewayKey,proto3" json:"gateway_key,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Prefix     *Prefix                `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	GatewayKey []byte                 `protobuf:"bytes,2,opt,name=gateway_key,json=gatewayKey,proto3" json:"gateway_key,omitempty"`
+	// Of several gateways with the same prefix the highest one that works is used; 1 to 255, 0 for an older coordinator's silence.
+	Priority      uint32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MapRoute) Reset() {
 	*x = MapRoute{}
-	mi := &file_warren_v1_record_proto_msgTypes[11]
+	mi := &file_warren_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1091,7 @@ func (x *MapRoute) String() string {
 func (*MapRoute) ProtoMessage() {}
 
 func (x *MapRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_record_proto_msgTypes[11]
+	mi := &file_warren_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1104,7 @@ func (x *MapRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapRoute.ProtoReflect.Descriptor instead.
 func (*MapRoute) Descriptor() ([]byte, []int) {
-	return file_warren_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_warren_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MapRoute) GetPrefix() *Prefix {
@@ -1048,6 +1121,13 @@ func (x *MapRoute) GetGatewayKey() []byte {
 	return nil
 }
 
+func (x *MapRoute) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
 // RelayTicket is the coordinator's word (signing key, context record.ContextTicket) that a device may use the network's relays.
 type RelayTicket struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1061,7 +1141,7 @@ type RelayTicket struct {
 
 func (x *RelayTicket) Reset() {
 	*x = RelayTicket{}
-	mi := &file_warren_v1_record_proto_msgTypes[12]
+	mi := &file_warren_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1153,7 @@ func (x *RelayTicket) String() string {
 func (*RelayTicket) ProtoMessage() {}
 
 func (x *RelayTicket) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_record_proto_msgTypes[12]
+	mi := &file_warren_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1166,7 @@ func (x *RelayTicket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayTicket.ProtoReflect.Descriptor instead.
 func (*RelayTicket) Descriptor() ([]byte, []int) {
-	return file_warren_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_warren_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RelayTicket) GetNetworkId() []byte {
@@ -1132,7 +1212,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_warren_v1_record_proto_msgTypes[13]
+	mi := &file_warren_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1224,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_record_proto_msgTypes[13]
+	mi := &file_warren_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1237,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_warren_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_warren_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JoinToken) GetNetworkId() []byte {
@@ -1256,7 +1336,7 @@ const file_warren_v1_record_proto_rawDesc = "" +
 	"\x06region\x18\x06 \x01(\tR\x06region\"K\n" +
 	"\bEndpoint\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12-\n" +
-	"\btls_mode\x18\x02 \x01(\x0e2\x12.warren.v1.TLSModeR\atlsMode\"\x8e\x04\n" +
+	"\btls_mode\x18\x02 \x01(\x0e2\x12.warren.v1.TLSModeR\atlsMode\"\xf7\x04\n" +
 	"\fMapStatement\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\fR\tnetworkId\x12\x1d\n" +
@@ -1274,11 +1354,18 @@ const file_warren_v1_record_proto_rawDesc = "" +
 	" \x03(\v2\x13.warren.v1.EndpointR\tendpoints\x12\x16\n" +
 	"\x06digest\x18\v \x01(\fR\x06digest\x12\x10\n" +
 	"\x03mtu\x18\f \x01(\rR\x03mtu\x12+\n" +
-	"\x06routes\x18\r \x03(\v2\x13.warren.v1.MapRouteR\x06routes\"V\n" +
+	"\x06routes\x18\r \x03(\v2\x13.warren.v1.MapRouteR\x06routes\x128\n" +
+	"\x0ewaiting_routes\x18\x0e \x03(\v2\x11.warren.v1.PrefixR\rwaitingRoutes\x12-\n" +
+	"\x06groups\x18\x0f \x03(\v2\x15.warren.v1.UserGroupsR\x06groups\"8\n" +
+	"\n" +
+	"UserGroups\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06groups\x18\x02 \x03(\tR\x06groups\"r\n" +
 	"\bMapRoute\x12)\n" +
 	"\x06prefix\x18\x01 \x01(\v2\x11.warren.v1.PrefixR\x06prefix\x12\x1f\n" +
 	"\vgateway_key\x18\x02 \x01(\fR\n" +
-	"gatewayKey\"\xbf\x01\n" +
+	"gatewayKey\x12\x1a\n" +
+	"\bpriority\x18\x03 \x01(\rR\bpriority\"\xbf\x01\n" +
 	"\vRelayTicket\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\fR\tnetworkId\x12\x1d\n" +
@@ -1316,7 +1403,7 @@ func file_warren_v1_record_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_warren_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_warren_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_warren_v1_record_proto_goTypes = []any{
 	(TLSRole)(0),                  // 0: warren.v1.TLSRole
 	(TLSMode)(0),                  // 1: warren.v1.TLSMode
@@ -1331,39 +1418,42 @@ var file_warren_v1_record_proto_goTypes = []any{
 	(*Relay)(nil),                 // 10: warren.v1.Relay
 	(*Endpoint)(nil),              // 11: warren.v1.Endpoint
 	(*MapStatement)(nil),          // 12: warren.v1.MapStatement
-	(*MapRoute)(nil),              // 13: warren.v1.MapRoute
-	(*RelayTicket)(nil),           // 14: warren.v1.RelayTicket
-	(*JoinToken)(nil),             // 15: warren.v1.JoinToken
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*UserGroups)(nil),            // 13: warren.v1.UserGroups
+	(*MapRoute)(nil),              // 14: warren.v1.MapRoute
+	(*RelayTicket)(nil),           // 15: warren.v1.RelayTicket
+	(*JoinToken)(nil),             // 16: warren.v1.JoinToken
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
 }
 var file_warren_v1_record_proto_depIdxs = []int32{
 	3,  // 0: warren.v1.DeviceRecord.version:type_name -> warren.v1.Version
 	4,  // 1: warren.v1.DeviceRecord.routes:type_name -> warren.v1.Prefix
-	16, // 2: warren.v1.DeviceRecord.created_at:type_name -> google.protobuf.Timestamp
-	16, // 3: warren.v1.DeviceRecord.expires_at:type_name -> google.protobuf.Timestamp
-	16, // 4: warren.v1.SigningCertificate.issued_at:type_name -> google.protobuf.Timestamp
+	17, // 2: warren.v1.DeviceRecord.created_at:type_name -> google.protobuf.Timestamp
+	17, // 3: warren.v1.DeviceRecord.expires_at:type_name -> google.protobuf.Timestamp
+	17, // 4: warren.v1.SigningCertificate.issued_at:type_name -> google.protobuf.Timestamp
 	0,  // 5: warren.v1.TLSBinding.role:type_name -> warren.v1.TLSRole
 	4,  // 6: warren.v1.Grant.sources:type_name -> warren.v1.Prefix
 	4,  // 7: warren.v1.Grant.destinations:type_name -> warren.v1.Prefix
 	8,  // 8: warren.v1.Grant.flows:type_name -> warren.v1.Flow
 	1,  // 9: warren.v1.Relay.tls_mode:type_name -> warren.v1.TLSMode
 	1,  // 10: warren.v1.Endpoint.tls_mode:type_name -> warren.v1.TLSMode
-	16, // 11: warren.v1.MapStatement.issued_at:type_name -> google.protobuf.Timestamp
-	16, // 12: warren.v1.MapStatement.good_until:type_name -> google.protobuf.Timestamp
+	17, // 11: warren.v1.MapStatement.issued_at:type_name -> google.protobuf.Timestamp
+	17, // 12: warren.v1.MapStatement.good_until:type_name -> google.protobuf.Timestamp
 	4,  // 13: warren.v1.MapStatement.network_prefixes:type_name -> warren.v1.Prefix
 	9,  // 14: warren.v1.MapStatement.grants:type_name -> warren.v1.Grant
 	10, // 15: warren.v1.MapStatement.relays:type_name -> warren.v1.Relay
 	11, // 16: warren.v1.MapStatement.endpoints:type_name -> warren.v1.Endpoint
-	13, // 17: warren.v1.MapStatement.routes:type_name -> warren.v1.MapRoute
-	4,  // 18: warren.v1.MapRoute.prefix:type_name -> warren.v1.Prefix
-	16, // 19: warren.v1.RelayTicket.issued_at:type_name -> google.protobuf.Timestamp
-	16, // 20: warren.v1.RelayTicket.expires_at:type_name -> google.protobuf.Timestamp
-	11, // 21: warren.v1.JoinToken.endpoints:type_name -> warren.v1.Endpoint
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	14, // 17: warren.v1.MapStatement.routes:type_name -> warren.v1.MapRoute
+	4,  // 18: warren.v1.MapStatement.waiting_routes:type_name -> warren.v1.Prefix
+	13, // 19: warren.v1.MapStatement.groups:type_name -> warren.v1.UserGroups
+	4,  // 20: warren.v1.MapRoute.prefix:type_name -> warren.v1.Prefix
+	17, // 21: warren.v1.RelayTicket.issued_at:type_name -> google.protobuf.Timestamp
+	17, // 22: warren.v1.RelayTicket.expires_at:type_name -> google.protobuf.Timestamp
+	11, // 23: warren.v1.JoinToken.endpoints:type_name -> warren.v1.Endpoint
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_record_proto_init() }
@@ -1377,7 +1467,7 @@ func file_warren_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_record_proto_rawDesc), len(file_warren_v1_record_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

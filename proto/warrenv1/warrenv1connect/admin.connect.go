@@ -80,6 +80,17 @@ const (
 	// AdminServiceExplainAccessProcedure is the fully-qualified name of the AdminService's
 	// ExplainAccess RPC.
 	AdminServiceExplainAccessProcedure = "/warren.v1.AdminService/ExplainAccess"
+	// AdminServiceRefusedFlowsProcedure is the fully-qualified name of the AdminService's RefusedFlows
+	// RPC.
+	AdminServiceRefusedFlowsProcedure = "/warren.v1.AdminService/RefusedFlows"
+	// AdminServiceListRoutesProcedure is the fully-qualified name of the AdminService's ListRoutes RPC.
+	AdminServiceListRoutesProcedure = "/warren.v1.AdminService/ListRoutes"
+	// AdminServiceApproveRoutesProcedure is the fully-qualified name of the AdminService's
+	// ApproveRoutes RPC.
+	AdminServiceApproveRoutesProcedure = "/warren.v1.AdminService/ApproveRoutes"
+	// AdminServiceRevokeRoutesProcedure is the fully-qualified name of the AdminService's RevokeRoutes
+	// RPC.
+	AdminServiceRevokeRoutesProcedure = "/warren.v1.AdminService/RevokeRoutes"
 )
 
 // AdminServiceClient is a client for the warren.v1.AdminService service.
@@ -108,6 +119,14 @@ type AdminServiceClient interface {
 	RollbackPolicy(context.Context, *connect.Request[warrenv1.RollbackPolicyRequest]) (*connect.Response[warrenv1.RollbackPolicyResponse], error)
 	// ExplainAccess tells whether one may reach another, and why.
 	ExplainAccess(context.Context, *connect.Request[warrenv1.ExplainAccessRequest]) (*connect.Response[warrenv1.ExplainAccessResponse], error)
+	// RefusedFlows asks a device, which must be online, which flows it has refused.
+	RefusedFlows(context.Context, *connect.Request[warrenv1.RefusedFlowsRequest]) (*connect.Response[warrenv1.RefusedFlowsResponse], error)
+	// ListRoutes gives what devices advertise, approved or not.
+	ListRoutes(context.Context, *connect.Request[warrenv1.ListRoutesRequest]) (*connect.Response[warrenv1.ListRoutesResponse], error)
+	// ApproveRoutes lets a device carry CIDRs, also such as it does not advertise yet.
+	ApproveRoutes(context.Context, *connect.Request[warrenv1.ApproveRoutesRequest]) (*connect.Response[warrenv1.ApproveRoutesResponse], error)
+	// RevokeRoutes takes that back, also from what the policy approved.
+	RevokeRoutes(context.Context, *connect.Request[warrenv1.RevokeRoutesRequest]) (*connect.Response[warrenv1.RevokeRoutesResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the warren.v1.AdminService service. By default, it
@@ -223,6 +242,30 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("ExplainAccess")),
 			connect.WithClientOptions(opts...),
 		),
+		refusedFlows: connect.NewClient[warrenv1.RefusedFlowsRequest, warrenv1.RefusedFlowsResponse](
+			httpClient,
+			baseURL+AdminServiceRefusedFlowsProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("RefusedFlows")),
+			connect.WithClientOptions(opts...),
+		),
+		listRoutes: connect.NewClient[warrenv1.ListRoutesRequest, warrenv1.ListRoutesResponse](
+			httpClient,
+			baseURL+AdminServiceListRoutesProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ListRoutes")),
+			connect.WithClientOptions(opts...),
+		),
+		approveRoutes: connect.NewClient[warrenv1.ApproveRoutesRequest, warrenv1.ApproveRoutesResponse](
+			httpClient,
+			baseURL+AdminServiceApproveRoutesProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ApproveRoutes")),
+			connect.WithClientOptions(opts...),
+		),
+		revokeRoutes: connect.NewClient[warrenv1.RevokeRoutesRequest, warrenv1.RevokeRoutesResponse](
+			httpClient,
+			baseURL+AdminServiceRevokeRoutesProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("RevokeRoutes")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -245,6 +288,10 @@ type adminServiceClient struct {
 	confirmPolicy  *connect.Client[warrenv1.ConfirmPolicyRequest, warrenv1.ConfirmPolicyResponse]
 	rollbackPolicy *connect.Client[warrenv1.RollbackPolicyRequest, warrenv1.RollbackPolicyResponse]
 	explainAccess  *connect.Client[warrenv1.ExplainAccessRequest, warrenv1.ExplainAccessResponse]
+	refusedFlows   *connect.Client[warrenv1.RefusedFlowsRequest, warrenv1.RefusedFlowsResponse]
+	listRoutes     *connect.Client[warrenv1.ListRoutesRequest, warrenv1.ListRoutesResponse]
+	approveRoutes  *connect.Client[warrenv1.ApproveRoutesRequest, warrenv1.ApproveRoutesResponse]
+	revokeRoutes   *connect.Client[warrenv1.RevokeRoutesRequest, warrenv1.RevokeRoutesResponse]
 }
 
 // ServerStatus calls warren.v1.AdminService.ServerStatus.
@@ -332,6 +379,26 @@ func (c *adminServiceClient) ExplainAccess(ctx context.Context, req *connect.Req
 	return c.explainAccess.CallUnary(ctx, req)
 }
 
+// RefusedFlows calls warren.v1.AdminService.RefusedFlows.
+func (c *adminServiceClient) RefusedFlows(ctx context.Context, req *connect.Request[warrenv1.RefusedFlowsRequest]) (*connect.Response[warrenv1.RefusedFlowsResponse], error) {
+	return c.refusedFlows.CallUnary(ctx, req)
+}
+
+// ListRoutes calls warren.v1.AdminService.ListRoutes.
+func (c *adminServiceClient) ListRoutes(ctx context.Context, req *connect.Request[warrenv1.ListRoutesRequest]) (*connect.Response[warrenv1.ListRoutesResponse], error) {
+	return c.listRoutes.CallUnary(ctx, req)
+}
+
+// ApproveRoutes calls warren.v1.AdminService.ApproveRoutes.
+func (c *adminServiceClient) ApproveRoutes(ctx context.Context, req *connect.Request[warrenv1.ApproveRoutesRequest]) (*connect.Response[warrenv1.ApproveRoutesResponse], error) {
+	return c.approveRoutes.CallUnary(ctx, req)
+}
+
+// RevokeRoutes calls warren.v1.AdminService.RevokeRoutes.
+func (c *adminServiceClient) RevokeRoutes(ctx context.Context, req *connect.Request[warrenv1.RevokeRoutesRequest]) (*connect.Response[warrenv1.RevokeRoutesResponse], error) {
+	return c.revokeRoutes.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the warren.v1.AdminService service.
 type AdminServiceHandler interface {
 	ServerStatus(context.Context, *connect.Request[warrenv1.ServerStatusRequest]) (*connect.Response[warrenv1.ServerStatusResponse], error)
@@ -358,6 +425,14 @@ type AdminServiceHandler interface {
 	RollbackPolicy(context.Context, *connect.Request[warrenv1.RollbackPolicyRequest]) (*connect.Response[warrenv1.RollbackPolicyResponse], error)
 	// ExplainAccess tells whether one may reach another, and why.
 	ExplainAccess(context.Context, *connect.Request[warrenv1.ExplainAccessRequest]) (*connect.Response[warrenv1.ExplainAccessResponse], error)
+	// RefusedFlows asks a device, which must be online, which flows it has refused.
+	RefusedFlows(context.Context, *connect.Request[warrenv1.RefusedFlowsRequest]) (*connect.Response[warrenv1.RefusedFlowsResponse], error)
+	// ListRoutes gives what devices advertise, approved or not.
+	ListRoutes(context.Context, *connect.Request[warrenv1.ListRoutesRequest]) (*connect.Response[warrenv1.ListRoutesResponse], error)
+	// ApproveRoutes lets a device carry CIDRs, also such as it does not advertise yet.
+	ApproveRoutes(context.Context, *connect.Request[warrenv1.ApproveRoutesRequest]) (*connect.Response[warrenv1.ApproveRoutesResponse], error)
+	// RevokeRoutes takes that back, also from what the policy approved.
+	RevokeRoutes(context.Context, *connect.Request[warrenv1.RevokeRoutesRequest]) (*connect.Response[warrenv1.RevokeRoutesResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -469,6 +544,30 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("ExplainAccess")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceRefusedFlowsHandler := connect.NewUnaryHandler(
+		AdminServiceRefusedFlowsProcedure,
+		svc.RefusedFlows,
+		connect.WithSchema(adminServiceMethods.ByName("RefusedFlows")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceListRoutesHandler := connect.NewUnaryHandler(
+		AdminServiceListRoutesProcedure,
+		svc.ListRoutes,
+		connect.WithSchema(adminServiceMethods.ByName("ListRoutes")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceApproveRoutesHandler := connect.NewUnaryHandler(
+		AdminServiceApproveRoutesProcedure,
+		svc.ApproveRoutes,
+		connect.WithSchema(adminServiceMethods.ByName("ApproveRoutes")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceRevokeRoutesHandler := connect.NewUnaryHandler(
+		AdminServiceRevokeRoutesProcedure,
+		svc.RevokeRoutes,
+		connect.WithSchema(adminServiceMethods.ByName("RevokeRoutes")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/warren.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceServerStatusProcedure:
@@ -505,6 +604,14 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceRollbackPolicyHandler.ServeHTTP(w, r)
 		case AdminServiceExplainAccessProcedure:
 			adminServiceExplainAccessHandler.ServeHTTP(w, r)
+		case AdminServiceRefusedFlowsProcedure:
+			adminServiceRefusedFlowsHandler.ServeHTTP(w, r)
+		case AdminServiceListRoutesProcedure:
+			adminServiceListRoutesHandler.ServeHTTP(w, r)
+		case AdminServiceApproveRoutesProcedure:
+			adminServiceApproveRoutesHandler.ServeHTTP(w, r)
+		case AdminServiceRevokeRoutesProcedure:
+			adminServiceRevokeRoutesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -580,4 +687,20 @@ func (UnimplementedAdminServiceHandler) RollbackPolicy(context.Context, *connect
 
 func (UnimplementedAdminServiceHandler) ExplainAccess(context.Context, *connect.Request[warrenv1.ExplainAccessRequest]) (*connect.Response[warrenv1.ExplainAccessResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.ExplainAccess is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) RefusedFlows(context.Context, *connect.Request[warrenv1.RefusedFlowsRequest]) (*connect.Response[warrenv1.RefusedFlowsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.RefusedFlows is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ListRoutes(context.Context, *connect.Request[warrenv1.ListRoutesRequest]) (*connect.Response[warrenv1.ListRoutesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.ListRoutes is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ApproveRoutes(context.Context, *connect.Request[warrenv1.ApproveRoutesRequest]) (*connect.Response[warrenv1.ApproveRoutesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.ApproveRoutes is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) RevokeRoutes(context.Context, *connect.Request[warrenv1.RevokeRoutesRequest]) (*connect.Response[warrenv1.RevokeRoutesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.RevokeRoutes is not implemented"))
 }

@@ -45,6 +45,9 @@ const (
 	// CoordinatorServiceApplyProcedure is the fully-qualified name of the CoordinatorService's Apply
 	// RPC.
 	CoordinatorServiceApplyProcedure = "/warren.v1.CoordinatorService/Apply"
+	// CoordinatorServiceReportFlowsProcedure is the fully-qualified name of the CoordinatorService's
+	// ReportFlows RPC.
+	CoordinatorServiceReportFlowsProcedure = "/warren.v1.CoordinatorService/ReportFlows"
 	// CoordinatorServiceWatchProcedure is the fully-qualified name of the CoordinatorService's Watch
 	// RPC.
 	CoordinatorServiceWatchProcedure = "/warren.v1.CoordinatorService/Watch"
@@ -60,6 +63,8 @@ type CoordinatorServiceClient interface {
 	Login(context.Context, *connect.Request[warrenv1.LoginRequest]) (*connect.Response[warrenv1.LoginResponse], error)
 	// Apply changes the caller's own record.
 	Apply(context.Context, *connect.Request[warrenv1.ApplyRequest]) (*connect.Response[warrenv1.ApplyResponse], error)
+	// ReportFlows answers FlowsWanted.
+	ReportFlows(context.Context, *connect.Request[warrenv1.ReportFlowsRequest]) (*connect.Response[warrenv1.ReportFlowsResponse], error)
 	// Watch sends what the caller may know, from a revision on, until either side ends it.
 	Watch(context.Context, *connect.Request[warrenv1.WatchRequest]) (*connect.ServerStreamForClient[warrenv1.WatchResponse], error)
 }
@@ -99,6 +104,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(coordinatorServiceMethods.ByName("Apply")),
 			connect.WithClientOptions(opts...),
 		),
+		reportFlows: connect.NewClient[warrenv1.ReportFlowsRequest, warrenv1.ReportFlowsResponse](
+			httpClient,
+			baseURL+CoordinatorServiceReportFlowsProcedure,
+			connect.WithSchema(coordinatorServiceMethods.ByName("ReportFlows")),
+			connect.WithClientOptions(opts...),
+		),
 		watch: connect.NewClient[warrenv1.WatchRequest, warrenv1.WatchResponse](
 			httpClient,
 			baseURL+CoordinatorServiceWatchProcedure,
@@ -110,11 +121,12 @@ func NewCoordinatorServiceClient(httpClient connect.HTTPClient, baseURL string, 
 
 // coordinatorServiceClient implements CoordinatorServiceClient.
 type coordinatorServiceClient struct {
-	enrol     *connect.Client[warrenv1.EnrolRequest, warrenv1.EnrolResponse]
-	challenge *connect.Client[warrenv1.ChallengeRequest, warrenv1.ChallengeResponse]
-	login     *connect.Client[warrenv1.LoginRequest, warrenv1.LoginResponse]
-	apply     *connect.Client[warrenv1.ApplyRequest, warrenv1.ApplyResponse]
-	watch     *connect.Client[warrenv1.WatchRequest, warrenv1.WatchResponse]
+	enrol       *connect.Client[warrenv1.EnrolRequest, warrenv1.EnrolResponse]
+	challenge   *connect.Client[warrenv1.ChallengeRequest, warrenv1.ChallengeResponse]
+	login       *connect.Client[warrenv1.LoginRequest, warrenv1.LoginResponse]
+	apply       *connect.Client[warrenv1.ApplyRequest, warrenv1.ApplyResponse]
+	reportFlows *connect.Client[warrenv1.ReportFlowsRequest, warrenv1.ReportFlowsResponse]
+	watch       *connect.Client[warrenv1.WatchRequest, warrenv1.WatchResponse]
 }
 
 // Enrol calls warren.v1.CoordinatorService.Enrol.
@@ -137,6 +149,11 @@ func (c *coordinatorServiceClient) Apply(ctx context.Context, req *connect.Reque
 	return c.apply.CallUnary(ctx, req)
 }
 
+// ReportFlows calls warren.v1.CoordinatorService.ReportFlows.
+func (c *coordinatorServiceClient) ReportFlows(ctx context.Context, req *connect.Request[warrenv1.ReportFlowsRequest]) (*connect.Response[warrenv1.ReportFlowsResponse], error) {
+	return c.reportFlows.CallUnary(ctx, req)
+}
+
 // Watch calls warren.v1.CoordinatorService.Watch.
 func (c *coordinatorServiceClient) Watch(ctx context.Context, req *connect.Request[warrenv1.WatchRequest]) (*connect.ServerStreamForClient[warrenv1.WatchResponse], error) {
 	return c.watch.CallServerStream(ctx, req)
@@ -152,6 +169,8 @@ type CoordinatorServiceHandler interface {
 	Login(context.Context, *connect.Request[warrenv1.LoginRequest]) (*connect.Response[warrenv1.LoginResponse], error)
 	// Apply changes the caller's own record.
 	Apply(context.Context, *connect.Request[warrenv1.ApplyRequest]) (*connect.Response[warrenv1.ApplyResponse], error)
+	// ReportFlows answers FlowsWanted.
+	ReportFlows(context.Context, *connect.Request[warrenv1.ReportFlowsRequest]) (*connect.Response[warrenv1.ReportFlowsResponse], error)
 	// Watch sends what the caller may know, from a revision on, until either side ends it.
 	Watch(context.Context, *connect.Request[warrenv1.WatchRequest], *connect.ServerStream[warrenv1.WatchResponse]) error
 }
@@ -187,6 +206,12 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 		connect.WithSchema(coordinatorServiceMethods.ByName("Apply")),
 		connect.WithHandlerOptions(opts...),
 	)
+	coordinatorServiceReportFlowsHandler := connect.NewUnaryHandler(
+		CoordinatorServiceReportFlowsProcedure,
+		svc.ReportFlows,
+		connect.WithSchema(coordinatorServiceMethods.ByName("ReportFlows")),
+		connect.WithHandlerOptions(opts...),
+	)
 	coordinatorServiceWatchHandler := connect.NewServerStreamHandler(
 		CoordinatorServiceWatchProcedure,
 		svc.Watch,
@@ -203,6 +228,8 @@ func NewCoordinatorServiceHandler(svc CoordinatorServiceHandler, opts ...connect
 			coordinatorServiceLoginHandler.ServeHTTP(w, r)
 		case CoordinatorServiceApplyProcedure:
 			coordinatorServiceApplyHandler.ServeHTTP(w, r)
+		case CoordinatorServiceReportFlowsProcedure:
+			coordinatorServiceReportFlowsHandler.ServeHTTP(w, r)
 		case CoordinatorServiceWatchProcedure:
 			coordinatorServiceWatchHandler.ServeHTTP(w, r)
 		default:
@@ -228,6 +255,10 @@ func (UnimplementedCoordinatorServiceHandler) Login(context.Context, *connect.Re
 
 func (UnimplementedCoordinatorServiceHandler) Apply(context.Context, *connect.Request[warrenv1.ApplyRequest]) (*connect.Response[warrenv1.ApplyResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.CoordinatorService.Apply is not implemented"))
+}
+
+func (UnimplementedCoordinatorServiceHandler) ReportFlows(context.Context, *connect.Request[warrenv1.ReportFlowsRequest]) (*connect.Response[warrenv1.ReportFlowsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.CoordinatorService.ReportFlows is not implemented"))
 }
 
 func (UnimplementedCoordinatorServiceHandler) Watch(context.Context, *connect.Request[warrenv1.WatchRequest], *connect.ServerStream[warrenv1.WatchResponse]) error {

@@ -53,6 +53,10 @@ const (
 	LocalServiceFlowsProcedure = "/warren.v1.LocalService/Flows"
 	// LocalServiceNetcheckProcedure is the fully-qualified name of the LocalService's Netcheck RPC.
 	LocalServiceNetcheckProcedure = "/warren.v1.LocalService/Netcheck"
+	// LocalServiceSiteCheckProcedure is the fully-qualified name of the LocalService's SiteCheck RPC.
+	LocalServiceSiteCheckProcedure = "/warren.v1.LocalService/SiteCheck"
+	// LocalServiceLeakTestProcedure is the fully-qualified name of the LocalService's LeakTest RPC.
+	LocalServiceLeakTestProcedure = "/warren.v1.LocalService/LeakTest"
 )
 
 // LocalServiceClient is a client for the warren.v1.LocalService service.
@@ -75,6 +79,10 @@ type LocalServiceClient interface {
 	Flows(context.Context, *connect.Request[warrenv1.FlowsRequest]) (*connect.ServerStreamForClient[warrenv1.FlowsResponse], error)
 	// Netcheck finds out what the network here lets through. It takes a few seconds.
 	Netcheck(context.Context, *connect.Request[warrenv1.NetcheckRequest]) (*connect.Response[warrenv1.NetcheckResponse], error)
+	// SiteCheck proves that a site's gateway does its work, end to end.
+	SiteCheck(context.Context, *connect.Request[warrenv1.SiteCheckRequest]) (*connect.ServerStreamForClient[warrenv1.SiteCheckResponse], error)
+	// LeakTest shows whether anything leaves the host outside the tunnel.
+	LeakTest(context.Context, *connect.Request[warrenv1.LeakTestRequest]) (*connect.ServerStreamForClient[warrenv1.LeakTestResponse], error)
 }
 
 // NewLocalServiceClient constructs a client for the warren.v1.LocalService service. By default, it
@@ -148,21 +156,35 @@ func NewLocalServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(localServiceMethods.ByName("Netcheck")),
 			connect.WithClientOptions(opts...),
 		),
+		siteCheck: connect.NewClient[warrenv1.SiteCheckRequest, warrenv1.SiteCheckResponse](
+			httpClient,
+			baseURL+LocalServiceSiteCheckProcedure,
+			connect.WithSchema(localServiceMethods.ByName("SiteCheck")),
+			connect.WithClientOptions(opts...),
+		),
+		leakTest: connect.NewClient[warrenv1.LeakTestRequest, warrenv1.LeakTestResponse](
+			httpClient,
+			baseURL+LocalServiceLeakTestProcedure,
+			connect.WithSchema(localServiceMethods.ByName("LeakTest")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // localServiceClient implements LocalServiceClient.
 type localServiceClient struct {
-	up       *connect.Client[warrenv1.UpRequest, warrenv1.UpResponse]
-	set      *connect.Client[warrenv1.SetRequest, warrenv1.SetResponse]
-	down     *connect.Client[warrenv1.DownRequest, warrenv1.DownResponse]
-	leave    *connect.Client[warrenv1.LeaveRequest, warrenv1.LeaveResponse]
-	status   *connect.Client[warrenv1.StatusRequest, warrenv1.StatusResponse]
-	ping     *connect.Client[warrenv1.PingRequest, warrenv1.PingResponse]
-	why      *connect.Client[warrenv1.WhyRequest, warrenv1.WhyResponse]
-	whoIs    *connect.Client[warrenv1.WhoIsRequest, warrenv1.WhoIsResponse]
-	flows    *connect.Client[warrenv1.FlowsRequest, warrenv1.FlowsResponse]
-	netcheck *connect.Client[warrenv1.NetcheckRequest, warrenv1.NetcheckResponse]
+	up        *connect.Client[warrenv1.UpRequest, warrenv1.UpResponse]
+	set       *connect.Client[warrenv1.SetRequest, warrenv1.SetResponse]
+	down      *connect.Client[warrenv1.DownRequest, warrenv1.DownResponse]
+	leave     *connect.Client[warrenv1.LeaveRequest, warrenv1.LeaveResponse]
+	status    *connect.Client[warrenv1.StatusRequest, warrenv1.StatusResponse]
+	ping      *connect.Client[warrenv1.PingRequest, warrenv1.PingResponse]
+	why       *connect.Client[warrenv1.WhyRequest, warrenv1.WhyResponse]
+	whoIs     *connect.Client[warrenv1.WhoIsRequest, warrenv1.WhoIsResponse]
+	flows     *connect.Client[warrenv1.FlowsRequest, warrenv1.FlowsResponse]
+	netcheck  *connect.Client[warrenv1.NetcheckRequest, warrenv1.NetcheckResponse]
+	siteCheck *connect.Client[warrenv1.SiteCheckRequest, warrenv1.SiteCheckResponse]
+	leakTest  *connect.Client[warrenv1.LeakTestRequest, warrenv1.LeakTestResponse]
 }
 
 // Up calls warren.v1.LocalService.Up.
@@ -215,6 +237,16 @@ func (c *localServiceClient) Netcheck(ctx context.Context, req *connect.Request[
 	return c.netcheck.CallUnary(ctx, req)
 }
 
+// SiteCheck calls warren.v1.LocalService.SiteCheck.
+func (c *localServiceClient) SiteCheck(ctx context.Context, req *connect.Request[warrenv1.SiteCheckRequest]) (*connect.ServerStreamForClient[warrenv1.SiteCheckResponse], error) {
+	return c.siteCheck.CallServerStream(ctx, req)
+}
+
+// LeakTest calls warren.v1.LocalService.LeakTest.
+func (c *localServiceClient) LeakTest(ctx context.Context, req *connect.Request[warrenv1.LeakTestRequest]) (*connect.ServerStreamForClient[warrenv1.LeakTestResponse], error) {
+	return c.leakTest.CallServerStream(ctx, req)
+}
+
 // LocalServiceHandler is an implementation of the warren.v1.LocalService service.
 type LocalServiceHandler interface {
 	// Up enrols or renews if a token is given, brings the tunnel up, and returns when it is connected.
@@ -235,6 +267,10 @@ type LocalServiceHandler interface {
 	Flows(context.Context, *connect.Request[warrenv1.FlowsRequest], *connect.ServerStream[warrenv1.FlowsResponse]) error
 	// Netcheck finds out what the network here lets through. It takes a few seconds.
 	Netcheck(context.Context, *connect.Request[warrenv1.NetcheckRequest]) (*connect.Response[warrenv1.NetcheckResponse], error)
+	// SiteCheck proves that a site's gateway does its work, end to end.
+	SiteCheck(context.Context, *connect.Request[warrenv1.SiteCheckRequest], *connect.ServerStream[warrenv1.SiteCheckResponse]) error
+	// LeakTest shows whether anything leaves the host outside the tunnel.
+	LeakTest(context.Context, *connect.Request[warrenv1.LeakTestRequest], *connect.ServerStream[warrenv1.LeakTestResponse]) error
 }
 
 // NewLocalServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -304,6 +340,18 @@ func NewLocalServiceHandler(svc LocalServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(localServiceMethods.ByName("Netcheck")),
 		connect.WithHandlerOptions(opts...),
 	)
+	localServiceSiteCheckHandler := connect.NewServerStreamHandler(
+		LocalServiceSiteCheckProcedure,
+		svc.SiteCheck,
+		connect.WithSchema(localServiceMethods.ByName("SiteCheck")),
+		connect.WithHandlerOptions(opts...),
+	)
+	localServiceLeakTestHandler := connect.NewServerStreamHandler(
+		LocalServiceLeakTestProcedure,
+		svc.LeakTest,
+		connect.WithSchema(localServiceMethods.ByName("LeakTest")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/warren.v1.LocalService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case LocalServiceUpProcedure:
@@ -326,6 +374,10 @@ func NewLocalServiceHandler(svc LocalServiceHandler, opts ...connect.HandlerOpti
 			localServiceFlowsHandler.ServeHTTP(w, r)
 		case LocalServiceNetcheckProcedure:
 			localServiceNetcheckHandler.ServeHTTP(w, r)
+		case LocalServiceSiteCheckProcedure:
+			localServiceSiteCheckHandler.ServeHTTP(w, r)
+		case LocalServiceLeakTestProcedure:
+			localServiceLeakTestHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -373,4 +425,12 @@ func (UnimplementedLocalServiceHandler) Flows(context.Context, *connect.Request[
 
 func (UnimplementedLocalServiceHandler) Netcheck(context.Context, *connect.Request[warrenv1.NetcheckRequest]) (*connect.Response[warrenv1.NetcheckResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.Netcheck is not implemented"))
+}
+
+func (UnimplementedLocalServiceHandler) SiteCheck(context.Context, *connect.Request[warrenv1.SiteCheckRequest], *connect.ServerStream[warrenv1.SiteCheckResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.SiteCheck is not implemented"))
+}
+
+func (UnimplementedLocalServiceHandler) LeakTest(context.Context, *connect.Request[warrenv1.LeakTestRequest], *connect.ServerStream[warrenv1.LeakTestResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.LeakTest is not implemented"))
 }

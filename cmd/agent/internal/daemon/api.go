@@ -19,10 +19,14 @@ import (
 	"warren/proto/record"
 	"warren/proto/token"
 	pb "warren/proto/warrenv1"
+	"warren/proto/warrenv1/warrenv1connect"
 )
 
 // api answers the local API.
-type api struct{ d *daemon }
+type api struct {
+	warrenv1connect.UnimplementedLocalServiceHandler
+	d *daemon
+}
 
 var errNotEnrolled = connect.NewError(connect.CodeFailedPrecondition,
 	errors.New("this device has joined no network; run \"warren up TOKEN\" with a token from \"warren-coordinator token create\""))
