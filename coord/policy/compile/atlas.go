@@ -161,23 +161,10 @@ func (a *atlas) newClass(i int, refs []sideRef, user string) *class {
 	return c
 }
 
-// ownPoints gives the points of a device's own addresses.
-func (a *atlas) ownPoints(slot int) (out []int) {
-	for _, p := range a.bySlot[slot] {
-		if a.points[p].own {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
 // title names a point for people.
 func (a *atlas) title(p point) string {
 	const most = 3
 	e := a.worlds[0].entries[p.slot]
-	if p.own && len(p.prefixes) == len(e.own) {
-		return "device " + e.Name
-	}
 	var texts []string
 	for i, n := range p.prefixes {
 		if i == most-1 && len(p.prefixes) > most {

@@ -89,7 +89,7 @@ const (
 func Diff(old, next *policy.Policy, dir Directory, now time.Time) Difference {
 	d := &differ{
 		atlas: newAtlas(New(old, dir, now), New(next, dir, now)), byRules: map[string]flowSet{}, flows: map[string]flowSet{},
-		found: map[found]map[int]bits{}, users: map[found]map[string]bool{}, aside: map[found]bool{},
+		found: map[found]map[int]bits{}, own: map[found]*ownFound{}, aside: map[found]bool{},
 		seen: map[pair]bool{},
 	}
 	for w, c := range d.worlds {
@@ -115,8 +115,8 @@ type differ struct {
 	flows     map[string]flowSet // by their texts
 	// found are classes of sources by class of destinations.
 	found map[found]map[int]bits
-	users map[found]map[string]bool // who gains or loses among the own devices
-	aside map[found]bool            // changes that are none among the own devices of somebody
+	own   map[found]*ownFound // the same among the own devices of users
+	aside map[found]bool      // changes that are none among the own devices of somebody
 	seen  map[pair]bool
 	// unseen says that maxPairs was reached.
 	unseen bool
@@ -234,67 +234,6 @@ func (d *differ) note(gain bool, flows flowSet, p pair) {
 	byDst[p.dst] = sources
 }
 
-// compareUsers looks at what users gain and lose among their own devices only.
-func (d *differ) compareUsers() {
-	if !slices.ContainsFunc(d.worlds[:], func(c *Compiler) bool {
-		return slices.ContainsFunc(c.program.rules, func(r *rule) bool { return r.self && r.active })
-	}) {
-		return
-	}
-	for user, slots := range d.worlds[0].owned {
-		if len(slots) > 1 {
-			d.compareUser(user, slots)
-		}
-	}
-}
-
-func (d *differ) compareUser(user string, slots []int) {
-	seen := map[pair]bool{}
-	for _, a := range slots {
-		for _, b := range slots {
-			for _, src := range d.ownPoints(a) {
-				for _, dst := range d.ownPoints(b) {
-					p := pair{d.points[src].class, d.points[dst].class}
-					if a != b && !seen[p] {
-						seen[p] = true
-						d.compareOwn(user, p)
-					}
-				}
-			}
-		}
-	}
-}
-
-// compareOwn notes what is not noted for the classes as a whole.
-func (d *differ) compareOwn(user string, p pair) {
-	src, dst := d.classes[p.src], d.classes[p.dst]
-	if src.user != "" && src.user == dst.user {
-		// Where nothing else changes, no rule made the pair be looked at.
-		d.comparePair(p)
-		return
-	}
-	was, is := d.allowed(0, src, dst, true), d.allowed(1, src, dst, true)
-	others, othersNow := d.allowed(0, src, dst, false), d.allowed(1, src, dst, false)
-	d.noteOwn(true, is.without(was), othersNow.without(others), user)
-	d.noteOwn(false, was.without(is), others.without(othersNow), user)
-}
-
-// noteOwn notes flows that a user gains or loses among the own devices, where others gain or lose some.
-func (d *differ) noteOwn(gain bool, flows, others flowSet, user string) {
-	if len(others.without(flows)) > 0 {
-		f, _ := d.kind(gain, others)
-		d.aside[f] = true
-	}
-	f, ok := d.kind(gain, flows.without(others))
-	if !ok {
-		return
-	}
-	if d.users[f] == nil {
-		d.users[f] = map[string]bool{}
-	}
-	d.users[f][user] = true
-}
-
 // difference puts what was found into words.
 func (d *differ) difference() Difference {
 	out := Difference{Unseen: d.unseen}
@@ -309,8 +248,8 @@ func (d *differ) difference() Difference {
 			out.Changes = append(out.Changes, d.change(f, byDst[dsts[0]], dsts))
 		}
 	}
-	for f, users := range d.users {
-		out.Changes = append(out.Changes, d.ownChange(f, users))
+	for f, own := range d.own {
+		out.Changes = append(out.Changes, d.ownChanges(f, own)...)
 	}
 	slices.SortFunc(out.Changes, func(a, b Change) int {
 		if a.Gain != b.Gain {
@@ -338,22 +277,5 @@ func (d *differ) change(f found, srcs bits, dsts []int) Change {
 	}
 	c.Who, c.What = d.names(f.gain, false).describe(from), d.names(f.gain, true).describe(to)
 	c.Sources, c.Destinations = fromSlots.count(), toSlots.count()
-	return c
-}
-
-// ownChange is for users who gain or lose among their own devices.
-func (d *differ) ownChange(f found, users map[string]bool) Change {
-	var points, slots bits
-	for u := range users {
-		for _, slot := range d.worlds[0].owned[u] {
-			slots.set(slot)
-			for _, p := range d.ownPoints(slot) {
-				points.set(p)
-			}
-		}
-	}
-	n := slots.count()
-	c := Change{Gain: f.gain, Who: d.names(f.gain, false).describe(points), What: []string{"autogroup:self"}, Sources: n, Destinations: n}
-	c.Flows, c.Except = d.flows[f.flows].words(d.protocols)
 	return c
 }

@@ -184,3 +184,30 @@ func TestDiff(t *testing.T) {
 		}
 	}
 }
+
+// TestDiffOfSomeOwnDevices: what a user loses on some of the own devices is not said of all of them.
+func TestDiffOfSomeOwnDevices(t *testing.T) {
+	dir := office()
+	for i, d := range dir.Devices {
+		if d.Name == "ann-phone" || d.Name == "bob-laptop" {
+			dir.Devices[i].Facts = map[string]string{"node:os": "linux"}
+		}
+	}
+	const own = `{"src": ["autogroup:member"], "dst": ["autogroup:self"], "ip": ["tcp:22"], "srcPosture": ["posture:linux"]},`
+	for _, c := range []struct{ name, kept, want string }{
+		{"where addresses are told apart", `{"src": ["bob"], "dst": ["100.64.0.2/31"], "ip": ["udp:53"]},`,
+			"device ann-phone (1 device) loses tcp:22 on autogroup:self (1 device)\n"},
+		{"where another grant makes up for it at one address", `{"src": ["autogroup:member"], "dst": ["100.64.0.1"], "ip": ["tcp:22"]},`,
+			"device ann-phone (1 device) loses tcp:22 on fd00:1::1 of ann-laptop (1 device)\n"},
+	} {
+		text := func(grants string) *policy.Policy {
+			return parse(t, `{"postures": {"posture:linux": ["node:os == 'linux'"]}, "grants": [`+grants+`]}`)
+		}
+		if got := Diff(text(own+c.kept), text(c.kept), dir, start).String(); got != c.want {
+			t.Errorf("%s: %swant %s", c.name, got, c.want)
+		}
+		if got, want := Diff(text(c.kept), text(own+c.kept), dir, start).String(), strings.ReplaceAll(c.want, "loses", "gains"); got != want {
+			t.Errorf("%s, the other way round: %swant %s", c.name, got, want)
+		}
+	}
+}

@@ -175,12 +175,29 @@ func (t *nameTable) describe(set bits) (out []string) {
 		}
 	}
 	slices.Sort(out)
-	for p := range left.all() {
+	return t.atlas.describeEach(out, left)
+}
+
+// describeEach appends points one by one, those of all addresses of a device together.
+func (a *atlas) describeEach(out []string, left bits) []string {
+	for i := range left.all() {
+		if !left.has(i) {
+			continue // one of a device
+		}
 		if len(out) >= maxNames {
 			return append(out, fmt.Sprintf("and %d more", left.count()))
 		}
-		left.clear(p)
-		out = append(out, t.atlas.title(t.atlas.points[p]))
+		p := a.points[i]
+		own := slices.DeleteFunc(slices.Clone(a.bySlot[p.slot]), func(q int) bool { return !a.points[q].own })
+		if p.own && !slices.ContainsFunc(own, func(q int) bool { return !left.has(q) }) {
+			out = append(out, "device "+a.worlds[0].entries[p.slot].Name)
+			for _, q := range own {
+				left.clear(q)
+			}
+			continue
+		}
+		left.clear(i)
+		out = append(out, a.title(p))
 	}
 	return out
 }
