@@ -2709,10 +2709,13 @@ func (x *RefusedFlowsRequest) GetLimit() uint32 {
 }
 
 type RefusedFlowsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
-	Flows         []*FlowRecord          `protobuf:"bytes,2,rep,name=flows,proto3" json:"flows,omitempty"`
-	LeftOut       uint64                 `protobuf:"varint,3,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Device string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// Times are by the device's clock.
+	Flows   []*FlowRecord `protobuf:"bytes,2,rep,name=flows,proto3" json:"flows,omitempty"`
+	LeftOut uint64        `protobuf:"varint,3,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	// How far the device's clock is ahead of the coordinator's; set if that is more than a minute.
+	ClockAhead    *durationpb.Duration `protobuf:"bytes,4,opt,name=clock_ahead,json=clockAhead,proto3" json:"clock_ahead,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2766,6 +2769,13 @@ func (x *RefusedFlowsResponse) GetLeftOut() uint64 {
 		return x.LeftOut
 	}
 	return 0
+}
+
+func (x *RefusedFlowsResponse) GetClockAhead() *durationpb.Duration {
+	if x != nil {
+		return x.ClockAhead
+	}
+	return nil
 }
 
 // Route is a CIDR that a device advertises or may carry.
@@ -3383,11 +3393,13 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\x13RefusedFlowsRequest\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12/\n" +
 	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"v\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xb2\x01\n" +
 	"\x14RefusedFlowsResponse\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12+\n" +
 	"\x05flows\x18\x02 \x03(\v2\x15.warren.v1.FlowRecordR\x05flows\x12\x19\n" +
-	"\bleft_out\x18\x03 \x01(\x04R\aleftOut\"\xdc\x02\n" +
+	"\bleft_out\x18\x03 \x01(\x04R\aleftOut\x12:\n" +
+	"\vclock_ahead\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"clockAhead\"\xdc\x02\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x1d\n" +
 	"\n" +
@@ -3560,61 +3572,62 @@ var file_warren_v1_admin_proto_depIdxs = []int32{
 	42, // 37: warren.v1.AccessAnswer.nearest:type_name -> warren.v1.AccessMiss
 	55, // 38: warren.v1.RefusedFlowsRequest.since:type_name -> google.protobuf.Duration
 	58, // 39: warren.v1.RefusedFlowsResponse.flows:type_name -> warren.v1.FlowRecord
-	53, // 40: warren.v1.Route.prefix:type_name -> warren.v1.Prefix
-	54, // 41: warren.v1.Route.at:type_name -> google.protobuf.Timestamp
-	53, // 42: warren.v1.Route.lan:type_name -> warren.v1.Prefix
-	45, // 43: warren.v1.ListRoutesResponse.routes:type_name -> warren.v1.Route
-	53, // 44: warren.v1.ApproveRoutesRequest.prefixes:type_name -> warren.v1.Prefix
-	45, // 45: warren.v1.ApproveRoutesResponse.routes:type_name -> warren.v1.Route
-	53, // 46: warren.v1.RevokeRoutesRequest.prefixes:type_name -> warren.v1.Prefix
-	45, // 47: warren.v1.RevokeRoutesResponse.routes:type_name -> warren.v1.Route
-	0,  // 48: warren.v1.AdminService.ServerStatus:input_type -> warren.v1.ServerStatusRequest
-	3,  // 49: warren.v1.AdminService.CreateToken:input_type -> warren.v1.CreateTokenRequest
-	5,  // 50: warren.v1.AdminService.ListTokens:input_type -> warren.v1.ListTokensRequest
-	7,  // 51: warren.v1.AdminService.RevokeToken:input_type -> warren.v1.RevokeTokenRequest
-	10, // 52: warren.v1.AdminService.ListDevices:input_type -> warren.v1.ListDevicesRequest
-	12, // 53: warren.v1.AdminService.RenameDevice:input_type -> warren.v1.RenameDeviceRequest
-	14, // 54: warren.v1.AdminService.RemoveDevice:input_type -> warren.v1.RemoveDeviceRequest
-	16, // 55: warren.v1.AdminService.ExpireDevice:input_type -> warren.v1.ExpireDeviceRequest
-	18, // 56: warren.v1.AdminService.ListRelays:input_type -> warren.v1.ListRelaysRequest
-	21, // 57: warren.v1.AdminService.RemoveRelay:input_type -> warren.v1.RemoveRelayRequest
-	27, // 58: warren.v1.AdminService.GetPolicy:input_type -> warren.v1.GetPolicyRequest
-	29, // 59: warren.v1.AdminService.ListPolicies:input_type -> warren.v1.ListPoliciesRequest
-	31, // 60: warren.v1.AdminService.CheckPolicy:input_type -> warren.v1.CheckPolicyRequest
-	33, // 61: warren.v1.AdminService.SetPolicy:input_type -> warren.v1.SetPolicyRequest
-	35, // 62: warren.v1.AdminService.ConfirmPolicy:input_type -> warren.v1.ConfirmPolicyRequest
-	37, // 63: warren.v1.AdminService.RollbackPolicy:input_type -> warren.v1.RollbackPolicyRequest
-	39, // 64: warren.v1.AdminService.ExplainAccess:input_type -> warren.v1.ExplainAccessRequest
-	43, // 65: warren.v1.AdminService.RefusedFlows:input_type -> warren.v1.RefusedFlowsRequest
-	46, // 66: warren.v1.AdminService.ListRoutes:input_type -> warren.v1.ListRoutesRequest
-	48, // 67: warren.v1.AdminService.ApproveRoutes:input_type -> warren.v1.ApproveRoutesRequest
-	50, // 68: warren.v1.AdminService.RevokeRoutes:input_type -> warren.v1.RevokeRoutesRequest
-	1,  // 69: warren.v1.AdminService.ServerStatus:output_type -> warren.v1.ServerStatusResponse
-	4,  // 70: warren.v1.AdminService.CreateToken:output_type -> warren.v1.CreateTokenResponse
-	6,  // 71: warren.v1.AdminService.ListTokens:output_type -> warren.v1.ListTokensResponse
-	8,  // 72: warren.v1.AdminService.RevokeToken:output_type -> warren.v1.RevokeTokenResponse
-	11, // 73: warren.v1.AdminService.ListDevices:output_type -> warren.v1.ListDevicesResponse
-	13, // 74: warren.v1.AdminService.RenameDevice:output_type -> warren.v1.RenameDeviceResponse
-	15, // 75: warren.v1.AdminService.RemoveDevice:output_type -> warren.v1.RemoveDeviceResponse
-	17, // 76: warren.v1.AdminService.ExpireDevice:output_type -> warren.v1.ExpireDeviceResponse
-	19, // 77: warren.v1.AdminService.ListRelays:output_type -> warren.v1.ListRelaysResponse
-	22, // 78: warren.v1.AdminService.RemoveRelay:output_type -> warren.v1.RemoveRelayResponse
-	28, // 79: warren.v1.AdminService.GetPolicy:output_type -> warren.v1.GetPolicyResponse
-	30, // 80: warren.v1.AdminService.ListPolicies:output_type -> warren.v1.ListPoliciesResponse
-	32, // 81: warren.v1.AdminService.CheckPolicy:output_type -> warren.v1.CheckPolicyResponse
-	34, // 82: warren.v1.AdminService.SetPolicy:output_type -> warren.v1.SetPolicyResponse
-	36, // 83: warren.v1.AdminService.ConfirmPolicy:output_type -> warren.v1.ConfirmPolicyResponse
-	38, // 84: warren.v1.AdminService.RollbackPolicy:output_type -> warren.v1.RollbackPolicyResponse
-	40, // 85: warren.v1.AdminService.ExplainAccess:output_type -> warren.v1.ExplainAccessResponse
-	44, // 86: warren.v1.AdminService.RefusedFlows:output_type -> warren.v1.RefusedFlowsResponse
-	47, // 87: warren.v1.AdminService.ListRoutes:output_type -> warren.v1.ListRoutesResponse
-	49, // 88: warren.v1.AdminService.ApproveRoutes:output_type -> warren.v1.ApproveRoutesResponse
-	51, // 89: warren.v1.AdminService.RevokeRoutes:output_type -> warren.v1.RevokeRoutesResponse
-	69, // [69:90] is the sub-list for method output_type
-	48, // [48:69] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	55, // 40: warren.v1.RefusedFlowsResponse.clock_ahead:type_name -> google.protobuf.Duration
+	53, // 41: warren.v1.Route.prefix:type_name -> warren.v1.Prefix
+	54, // 42: warren.v1.Route.at:type_name -> google.protobuf.Timestamp
+	53, // 43: warren.v1.Route.lan:type_name -> warren.v1.Prefix
+	45, // 44: warren.v1.ListRoutesResponse.routes:type_name -> warren.v1.Route
+	53, // 45: warren.v1.ApproveRoutesRequest.prefixes:type_name -> warren.v1.Prefix
+	45, // 46: warren.v1.ApproveRoutesResponse.routes:type_name -> warren.v1.Route
+	53, // 47: warren.v1.RevokeRoutesRequest.prefixes:type_name -> warren.v1.Prefix
+	45, // 48: warren.v1.RevokeRoutesResponse.routes:type_name -> warren.v1.Route
+	0,  // 49: warren.v1.AdminService.ServerStatus:input_type -> warren.v1.ServerStatusRequest
+	3,  // 50: warren.v1.AdminService.CreateToken:input_type -> warren.v1.CreateTokenRequest
+	5,  // 51: warren.v1.AdminService.ListTokens:input_type -> warren.v1.ListTokensRequest
+	7,  // 52: warren.v1.AdminService.RevokeToken:input_type -> warren.v1.RevokeTokenRequest
+	10, // 53: warren.v1.AdminService.ListDevices:input_type -> warren.v1.ListDevicesRequest
+	12, // 54: warren.v1.AdminService.RenameDevice:input_type -> warren.v1.RenameDeviceRequest
+	14, // 55: warren.v1.AdminService.RemoveDevice:input_type -> warren.v1.RemoveDeviceRequest
+	16, // 56: warren.v1.AdminService.ExpireDevice:input_type -> warren.v1.ExpireDeviceRequest
+	18, // 57: warren.v1.AdminService.ListRelays:input_type -> warren.v1.ListRelaysRequest
+	21, // 58: warren.v1.AdminService.RemoveRelay:input_type -> warren.v1.RemoveRelayRequest
+	27, // 59: warren.v1.AdminService.GetPolicy:input_type -> warren.v1.GetPolicyRequest
+	29, // 60: warren.v1.AdminService.ListPolicies:input_type -> warren.v1.ListPoliciesRequest
+	31, // 61: warren.v1.AdminService.CheckPolicy:input_type -> warren.v1.CheckPolicyRequest
+	33, // 62: warren.v1.AdminService.SetPolicy:input_type -> warren.v1.SetPolicyRequest
+	35, // 63: warren.v1.AdminService.ConfirmPolicy:input_type -> warren.v1.ConfirmPolicyRequest
+	37, // 64: warren.v1.AdminService.RollbackPolicy:input_type -> warren.v1.RollbackPolicyRequest
+	39, // 65: warren.v1.AdminService.ExplainAccess:input_type -> warren.v1.ExplainAccessRequest
+	43, // 66: warren.v1.AdminService.RefusedFlows:input_type -> warren.v1.RefusedFlowsRequest
+	46, // 67: warren.v1.AdminService.ListRoutes:input_type -> warren.v1.ListRoutesRequest
+	48, // 68: warren.v1.AdminService.ApproveRoutes:input_type -> warren.v1.ApproveRoutesRequest
+	50, // 69: warren.v1.AdminService.RevokeRoutes:input_type -> warren.v1.RevokeRoutesRequest
+	1,  // 70: warren.v1.AdminService.ServerStatus:output_type -> warren.v1.ServerStatusResponse
+	4,  // 71: warren.v1.AdminService.CreateToken:output_type -> warren.v1.CreateTokenResponse
+	6,  // 72: warren.v1.AdminService.ListTokens:output_type -> warren.v1.ListTokensResponse
+	8,  // 73: warren.v1.AdminService.RevokeToken:output_type -> warren.v1.RevokeTokenResponse
+	11, // 74: warren.v1.AdminService.ListDevices:output_type -> warren.v1.ListDevicesResponse
+	13, // 75: warren.v1.AdminService.RenameDevice:output_type -> warren.v1.RenameDeviceResponse
+	15, // 76: warren.v1.AdminService.RemoveDevice:output_type -> warren.v1.RemoveDeviceResponse
+	17, // 77: warren.v1.AdminService.ExpireDevice:output_type -> warren.v1.ExpireDeviceResponse
+	19, // 78: warren.v1.AdminService.ListRelays:output_type -> warren.v1.ListRelaysResponse
+	22, // 79: warren.v1.AdminService.RemoveRelay:output_type -> warren.v1.RemoveRelayResponse
+	28, // 80: warren.v1.AdminService.GetPolicy:output_type -> warren.v1.GetPolicyResponse
+	30, // 81: warren.v1.AdminService.ListPolicies:output_type -> warren.v1.ListPoliciesResponse
+	32, // 82: warren.v1.AdminService.CheckPolicy:output_type -> warren.v1.CheckPolicyResponse
+	34, // 83: warren.v1.AdminService.SetPolicy:output_type -> warren.v1.SetPolicyResponse
+	36, // 84: warren.v1.AdminService.ConfirmPolicy:output_type -> warren.v1.ConfirmPolicyResponse
+	38, // 85: warren.v1.AdminService.RollbackPolicy:output_type -> warren.v1.RollbackPolicyResponse
+	40, // 86: warren.v1.AdminService.ExplainAccess:output_type -> warren.v1.ExplainAccessResponse
+	44, // 87: warren.v1.AdminService.RefusedFlows:output_type -> warren.v1.RefusedFlowsResponse
+	47, // 88: warren.v1.AdminService.ListRoutes:output_type -> warren.v1.ListRoutesResponse
+	49, // 89: warren.v1.AdminService.ApproveRoutes:output_type -> warren.v1.ApproveRoutesResponse
+	51, // 90: warren.v1.AdminService.RevokeRoutes:output_type -> warren.v1.RevokeRoutesResponse
+	70, // [70:91] is the sub-list for method output_type
+	49, // [49:70] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_admin_proto_init() }

@@ -1241,7 +1241,9 @@ type FlowReport struct {
 	// Of kinds "refused" and "omitted", by time.
 	Flows []*FlowRecord `protobuf:"bytes,6,rep,name=flows,proto3" json:"flows,omitempty"`
 	// Older ones that there was no room for.
-	LeftOut       uint64 `protobuf:"varint,7,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	LeftOut uint64 `protobuf:"varint,7,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	// The device keeps no records of flows.
+	Unrecorded    bool `protobuf:"varint,8,opt,name=unrecorded,proto3" json:"unrecorded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1323,6 +1325,13 @@ func (x *FlowReport) GetLeftOut() uint64 {
 		return x.LeftOut
 	}
 	return 0
+}
+
+func (x *FlowReport) GetUnrecorded() bool {
+	if x != nil {
+		return x.Unrecorded
+	}
+	return false
 }
 
 type ReportFlowsResponse struct {
@@ -2238,7 +2247,7 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"\x04site\x18\x03 \x01(\bR\x04site\x12#\n" +
 	"\x03lan\x18\x04 \x01(\v2\x11.warren.v1.PrefixR\x03lan\"?\n" +
 	"\x12ReportFlowsRequest\x12)\n" +
-	"\x06report\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x06report\"\x87\x02\n" +
+	"\x06report\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x06report\"\xa7\x02\n" +
 	"\n" +
 	"FlowReport\x12\x1d\n" +
 	"\n" +
@@ -2249,7 +2258,10 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"\bquestion\x18\x04 \x01(\fR\bquestion\x12.\n" +
 	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12+\n" +
 	"\x05flows\x18\x06 \x03(\v2\x15.warren.v1.FlowRecordR\x05flows\x12\x19\n" +
-	"\bleft_out\x18\a \x01(\x04R\aleftOut\"\x15\n" +
+	"\bleft_out\x18\a \x01(\x04R\aleftOut\x12\x1e\n" +
+	"\n" +
+	"unrecorded\x18\b \x01(\bR\n" +
+	"unrecorded\"\x15\n" +
 	"\x13ReportFlowsResponse\":\n" +
 	"\rApplyResponse\x12)\n" +
 	"\x06record\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x06record\"e\n" +

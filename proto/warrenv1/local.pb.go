@@ -2955,7 +2955,9 @@ type WhoIsResponse struct {
 	Gateway string `protobuf:"bytes,6,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	Route   string `protobuf:"bytes,7,opt,name=route,proto3" json:"route,omitempty"`
 	// For ADDRESS:PORT: the flows through the tunnel that have it as an end. None: whatever comes from there did not come through the tunnel.
-	Flows         []*FlowRecord `protobuf:"bytes,8,rep,name=flows,proto3" json:"flows,omitempty"`
+	Flows []*FlowRecord `protobuf:"bytes,8,rep,name=flows,proto3" json:"flows,omitempty"`
+	// Of the policy, by the user, such as group:eng; none if the coordinator tells of none.
+	Groups        []string `protobuf:"bytes,9,rep,name=groups,proto3" json:"groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3042,6 +3044,13 @@ func (x *WhoIsResponse) GetRoute() string {
 func (x *WhoIsResponse) GetFlows() []*FlowRecord {
 	if x != nil {
 		return x.Flows
+	}
+	return nil
+}
+
+func (x *WhoIsResponse) GetGroups() []string {
+	if x != nil {
+		return x.Groups
 	}
 	return nil
 }
@@ -3802,7 +3811,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"lastAnswer\x12\x15\n" +
 	"\x06in_use\x18\t \x01(\bR\x05inUse\"(\n" +
 	"\fWhoIsRequest\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddress\"\xde\x01\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"\xf6\x01\n" +
 	"\rWhoIsResponse\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x12\n" +
@@ -3811,7 +3820,8 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x04self\x18\x05 \x01(\bR\x04self\x12\x18\n" +
 	"\agateway\x18\x06 \x01(\tR\agateway\x12\x14\n" +
 	"\x05route\x18\a \x01(\tR\x05route\x12+\n" +
-	"\x05flows\x18\b \x03(\v2\x15.warren.v1.FlowRecordR\x05flows\"\xd5\x01\n" +
+	"\x05flows\x18\b \x03(\v2\x15.warren.v1.FlowRecordR\x05flows\x12\x16\n" +
+	"\x06groups\x18\t \x03(\tR\x06groups\"\xd5\x01\n" +
 	"\fFlowsRequest\x12\x14\n" +
 	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\x12\x12\n" +
