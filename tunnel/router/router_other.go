@@ -2,7 +2,10 @@
 
 package router
 
-import "fmt"
+import (
+	"fmt"
+	"net/netip"
+)
 
 type platform struct{}
 
@@ -17,5 +20,22 @@ func CheckName(string) error { return nil }
 // Apply fails: only Linux has an implementation.
 func (r *Router) Apply(State) error { return ErrUnsupported }
 
+// Notes has nothing to tell.
+func (r *Router) Notes() []string { return nil }
+
 // Close does nothing.
 func (r *Router) Close() error { return nil }
+
+// CleanUp does nothing: nothing was changed.
+func CleanUp(string) ([]string, error) { return nil, nil }
+
+// KillSwitchOn reports false: this system has none yet.
+func KillSwitchOn() (bool, error) { return false, nil }
+
+// LiftKillSwitch does nothing: there is none to lift.
+func LiftKillSwitch() error { return nil }
+
+// WriteKillSwitch fails: only Linux has an implementation.
+func WriteKillSwitch(path, name string, _ []netip.Prefix) error {
+	return fmt.Errorf("kill switch of %s in %s: %w", name, path, ErrUnsupported)
+}

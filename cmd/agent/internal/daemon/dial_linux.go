@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"warren/tunnel/router"
 )
 
 // firewallMark is on every socket of the agent, so that a default route through the tunnel never carries the tunnel itself.
-const firewallMark = 0x77617272
+const firewallMark = router.Mark
 
 // segment is TCP's maximum segment size to coordinator and relays, in both directions: what IPv6's least MTU leaves. A way that loses longer
 // packets without a word would let a connection stand and carry nothing.
