@@ -76,24 +76,21 @@ func compiledDevice(d *store.Device) compile.Device {
 func (a *access) put(d *store.Device) effect {
 	k := d.Key.Raw()
 	self := a.members[k]
-	var u compile.Update
-	if d.Visible() {
-		u = a.compiled.SetDevice(compiledDevice(d))
-	} else {
-		u = a.compiled.RemoveDevice(k)
-	}
 	var old, now record.Digest
 	if self != nil {
 		old = self.own
 	}
+	var u compile.Update
 	if d.Visible() {
+		u = a.compiled.SetDevice(compiledDevice(d))
 		if self == nil {
 			self = &member{}
 			a.members[k] = self
 		}
-		self.own, now = sumOf(d), sumOf(d)
-		self.stale = self.stale || len(u.Gained)+len(u.Lost) > 0
+		now = sumOf(d)
+		self.own, self.stale = now, self.stale || len(u.Gained)+len(u.Lost) > 0
 	} else {
+		u = a.compiled.RemoveDevice(k)
 		delete(a.members, k)
 	}
 	a.resum(k, old, now, u)

@@ -69,7 +69,8 @@ func (s *Server) examine(ctx context.Context, text []byte) (*policy.Policy, *Rep
 		}
 		return nil, r, nil
 	}
-	known, err := s.names(ctx)
+	old, dir := s.hub.directory()
+	known, err := s.names(ctx, dir.Devices)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -79,7 +80,6 @@ func (s *Server) examine(ctx context.Context, text []byte) (*policy.Policy, *Rep
 		return nil, r, nil
 	}
 	now := s.cfg.Now()
-	old, dir := s.hub.directory()
 	r.Failures = compile.RunTests(p, dir, now)
 	r.Difference = compile.Diff(old, p, dir, now)
 	r.LocksOut = compile.LockedOut(old, p, dir, s.ownHost(), now)
@@ -88,7 +88,7 @@ func (s *Server) examine(ctx context.Context, text []byte) (*policy.Policy, *Rep
 }
 
 // names are the users and tags that devices and tokens have.
-func (s *Server) names(ctx context.Context) (policy.Names, error) {
+func (s *Server) names(ctx context.Context, devices []compile.Device) (policy.Names, error) {
 	n := policy.Names{Users: map[string]bool{}, Tags: map[string]bool{}}
 	add := func(owner string, tags []string) {
 		if owner != "" {
@@ -98,8 +98,7 @@ func (s *Server) names(ctx context.Context) (policy.Names, error) {
 			n.Tags[t] = true
 		}
 	}
-	_, dir := s.hub.directory()
-	for _, d := range dir.Devices {
+	for _, d := range devices {
 		add(d.Owner, d.Tags)
 	}
 	err := s.store.View(ctx, func(tx store.Tx) error {

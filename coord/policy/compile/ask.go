@@ -22,15 +22,14 @@ func (c *Compiler) Attrs(id ID) (out []string) {
 			out = append(out, a.Attrs...)
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return sortedUnique(out)
 }
 
 // ApprovesRoute reports whether autoApprovers let a device, known or not, carry a CIDR without a person's approval.
 func (c *Compiler) ApprovesRoute(d Device, route netip.Prefix) bool {
 	e := c.newEntry(&d)
 	return slices.ContainsFunc(c.program.policy.Approvers, func(a policy.RouteApprover) bool {
-		return a.Route.Bits() <= route.Bits() && a.Route.Contains(route.Addr()) && c.selects(a.By, e)
+		return within(a.Route, route) && c.selects(a.By, e)
 	})
 }
 

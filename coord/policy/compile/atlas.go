@@ -102,7 +102,7 @@ func (a *atlas) addParts(slot int, e *entry, refs []sideRef, has [][]netip.Prefi
 	for p := range all {
 		var in []sideRef
 		for i, r := range refs {
-			if slices.ContainsFunc(has[i], func(h netip.Prefix) bool { return h.Bits() <= p.Bits() && h.Contains(p.Addr()) }) {
+			if slices.ContainsFunc(has[i], func(h netip.Prefix) bool { return within(h, p) }) {
 				in = append(in, r)
 			}
 		}

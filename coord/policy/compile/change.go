@@ -65,8 +65,8 @@ func (c *Compiler) SetUser(name string, u User) Update {
 
 // SetGroup says who is in a group of sign-in; nobody removes it.
 func (c *Compiler) SetGroup(name string, users []string) Update {
-	old, members := c.groups[name], slices.Compact(slices.Sorted(slices.Values(users)))
-	left, joined := slices.DeleteFunc(slices.Clone(old), inSorted(members)), slices.DeleteFunc(slices.Clone(members), inSorted(old))
+	old, members := c.groups[name], sortedUnique(slices.Clone(users))
+	left, joined := without(old, members), without(members, old)
 	var selectors []int
 	for _, group := range append(slices.Clone(c.foreign[name]), name) {
 		if i, ok := c.byGroup[group]; ok {
@@ -97,8 +97,7 @@ func (c *Compiler) reselect(users []string, selectors []int, change func()) Upda
 			sides = append(sides, c.program.selectors[i].sides...)
 		}
 	}
-	slices.Sort(sides)
-	sides = slices.Compact(sides)
+	sides = sortedUnique(sides)
 	var before [][]netip.Prefix // a device may stay in a side with other prefixes
 	for _, slot := range slots {
 		for _, s := range sides {
@@ -141,13 +140,6 @@ func (n *concern) reselected(slot, side int, before []netip.Prefix) {
 	}
 	if !n.peers(slot).empty() || !n.hit.empty() {
 		n.hit.set(slot)
-	}
-}
-
-func inSorted(list []string) func(string) bool {
-	return func(s string) bool {
-		_, ok := slices.BinarySearch(list, s)
-		return ok
 	}
 }
 
@@ -208,14 +200,6 @@ func sameParts(a, b *entry) bool {
 	prefixes := func(x, y part) bool { return x.Prefix == y.Prefix }
 	return slices.EqualFunc(a.own, b.own, prefixes) && slices.EqualFunc(a.carried, b.carried, prefixes) &&
 		a.Exit == b.Exit && slices.Equal(a.Tags, b.Tags) && a.user == b.user
-}
-
-// without gives the elements of a, which is sorted as b is, that b has not.
-func without(a, b []int) []int {
-	return slices.DeleteFunc(slices.Clone(a), func(x int) bool {
-		_, ok := slices.BinarySearch(b, x)
-		return ok
-	})
 }
 
 // concern collects the devices whose view a change alters.

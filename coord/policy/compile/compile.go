@@ -84,15 +84,6 @@ func (c *Compiler) load(p *program) {
 // Policy is what is in force.
 func (c *Compiler) Policy() *policy.Policy { return c.program.policy }
 
-// Device gives a device as it was set.
-func (c *Compiler) Device(id ID) (Device, bool) {
-	slot, ok := c.slots[id]
-	if !ok {
-		return Device{}, false
-	}
-	return c.entries[slot].Device, true
-}
-
 // Peers gives the devices that id may talk to or hear from, in no particular order.
 func (c *Compiler) Peers(id ID) iter.Seq[ID] {
 	slot, ok := c.slots[id]

@@ -79,7 +79,7 @@ func newDirectory(dir Directory) *directory {
 	d.signIn = map[string][]string{}
 	d.groups = map[string][]string{}
 	for name, users := range dir.Groups {
-		d.groups[name] = slices.Compact(slices.Sorted(slices.Values(users)))
+		d.groups[name] = sortedUnique(slices.Clone(users))
 		for _, u := range d.groups[name] {
 			d.signIn[u] = append(d.signIn[u], name)
 		}
@@ -93,8 +93,7 @@ func (d *directory) newEntry(dev *Device) *entry {
 	for _, t := range dev.Tags {
 		e.Tags = append(e.Tags, strings.TrimPrefix(t, "tag:"))
 	}
-	slices.Sort(e.Tags)
-	e.Tags = slices.Compact(e.Tags)
+	e.Tags = sortedUnique(e.Tags)
 	if len(e.Tags) == 0 {
 		e.user = e.Owner
 	}

@@ -16,6 +16,11 @@ func byName(dir Directory, name string) End {
 	return End{Device: dir.Devices[i].ID}
 }
 
+func nameOf(dir Directory, id ID) string {
+	i := slices.IndexFunc(dir.Devices, func(d Device) bool { return d.ID == id })
+	return dir.Devices[i].Name
+}
+
 func TestExplain(t *testing.T) {
 	const text = `{
 	"groups": {"group:eng": ["ann", "bob"]},

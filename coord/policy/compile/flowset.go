@@ -23,8 +23,7 @@ func mentioned(programs ...*program) (out []uint8) {
 			}
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return sortedUnique(out)
 }
 
 // newFlowSet takes flows apart by protocols.

@@ -33,8 +33,7 @@ func (c *Compiler) userSelectors(user string) []int {
 			out = append(out, i)
 		}
 	}
-	slices.Sort(out)
-	out = slices.Compact(out)
+	out = sortedUnique(out)
 	if len(c.owned[user]) > 0 {
 		c.ofUser[user] = out
 	}
@@ -120,8 +119,7 @@ func (c *Compiler) sidesWithAny(selectors []int) (out []int) {
 	for _, i := range selectors {
 		out = append(out, c.program.selectors[i].sides...)
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return sortedUnique(out)
 }
 
 // plain reports whether e has nothing but its own addresses.

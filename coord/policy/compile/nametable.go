@@ -102,20 +102,12 @@ func (c *Compiler) namesFor(e *entry, destination bool) (out []*selector) {
 	return out
 }
 
-func sortedUnique[T cmp.Ordered](list []T) []T {
-	slices.Sort(list)
-	return slices.Compact(list)
-}
-
 // hasAll reports whether parts have all of prefixes.
 func hasAll(parts []part, list []netip.Prefix) bool {
 	return len(list) > 0 && !slices.ContainsFunc(list, func(n netip.Prefix) bool {
 		return !slices.ContainsFunc(parts, func(h part) bool { return within(h.Prefix, n) })
 	})
 }
-
-// within reports whether n lies in h.
-func within(h, n netip.Prefix) bool { return h.Bits() <= n.Bits() && h.Contains(n.Addr()) }
 
 // hasSome reports whether parts have some of a point: what lies in a narrower prefix of the device belongs to another one.
 func (a *atlas) hasSome(parts []part, p point) bool {

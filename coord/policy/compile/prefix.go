@@ -64,6 +64,9 @@ func contains(parts []part, a netip.Addr) bool {
 	return slices.ContainsFunc(parts, func(p part) bool { return p.Contains(a) })
 }
 
+// within reports whether n lies in h.
+func within(h, n netip.Prefix) bool { return h.Bits() <= n.Bits() && h.Contains(n.Addr()) }
+
 // apart sorts parts and drops those that others contain.
 func apart(parts []part) []part {
 	slices.SortFunc(parts, compareParts)

@@ -176,8 +176,7 @@ func (t *trial) usersOf(group string) []string {
 	for _, f := range defined.Foreign {
 		out = append(out, t.groups[f]...)
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return sortedUnique(out)
 }
 
 // supposed gives a device for a selector that is not of a group or of addresses.

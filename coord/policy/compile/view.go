@@ -198,8 +198,7 @@ func (b *builder) routes() (out []Route) {
 	if len(b.opposite) == 0 {
 		return nil
 	}
-	slices.Sort(b.opposite)
-	b.opposite = slices.Compact(b.opposite)
+	b.opposite = sortedUnique(b.opposite)
 	for slot := range b.carriers.all() {
 		if slot == b.slot {
 			continue
