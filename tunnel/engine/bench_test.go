@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -36,7 +37,7 @@ func BenchmarkTunnel(b *testing.B) {
 func newBound(b *testing.B, addr netip.Addr) *node {
 	n := &node{key: key.NewNode(), device: key.NewDevice().Public(), addr: addr, tun: newMemTUN(conn.IdealBatchSize)}
 	n.bind = bind.New(bind.Config{Private: n.key, OnInitiation: func(k key.NodePublic) { n.bind.Release(k) }})
-	n.bound = newWireguard(n.tun, n.bind, slog.New(slog.DiscardHandler))
+	n.bound = newWireguard(n.tun, n.bind, slog.New(slog.DiscardHandler), new(atomic.Uint64))
 	if err := n.bound.up(n.key); err != nil {
 		b.Fatal(err)
 	}

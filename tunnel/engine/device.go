@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -23,8 +24,9 @@ type wireguard struct {
 	dev *device.Device
 }
 
-func newWireguard(t tun.Device, b conn.Bind, log *slog.Logger) *wireguard {
-	return &wireguard{dev: device.NewDevice(t, b, deviceLogger(log))}
+// newWireguard makes a device that counts packets from addresses that are another configured peer's.
+func newWireguard(t tun.Device, b conn.Bind, log *slog.Logger, disallowed *atomic.Uint64) *wireguard {
+	return &wireguard{dev: device.NewDevice(t, b, deviceLogger(log, disallowed))}
 }
 
 func (w *wireguard) up(private key.NodePrivate) error {
@@ -102,12 +104,16 @@ const quietFor = 10 * time.Second
 
 // deviceLogger passes the device's words on to slog: what it calls errors as warnings, each kind once in a while, and the rest only
 // where somebody debugs below the level of debug. Packets that could not be sent are no news: the Bind counts them and paths change.
-func deviceLogger(log *slog.Logger) *device.Logger {
+// Nothing but its words tells of packets from addresses that their sender may not have.
+func deviceLogger(log *slog.Logger, disallowed *atomic.Uint64) *device.Logger {
 	const chatter = slog.LevelDebug - 4
 	var mu sync.Mutex
 	last := map[string]time.Time{} // by format string, so bounded by the device's source
 	return &device.Logger{
 		Verbosef: func(format string, args ...any) {
+			if strings.Contains(format, "disallowed source address") {
+				disallowed.Add(1)
+			}
 			if ctx := context.Background(); log.Enabled(ctx, chatter) {
 				log.Log(ctx, chatter, "wireguard: "+fmt.Sprintf(format, args...))
 			}

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -52,6 +53,10 @@ type Config struct {
 	MaxConfigured int
 	// OnActive and OnIdle tell that a peer (by its current node key) was configured or removed. Run calls them, one after the other.
 	OnActive, OnIdle func(peer key.NodePublic)
+	// OnWord is told what the agent of another device has sent by SendWord, OnProbe that a host has answered a Probe. The packet path calls them, several
+	// goroutines at once: they must not block.
+	OnWord  func(from key.DevicePublic, payload []byte)
+	OnProbe func(target netip.Addr, id, seq uint16)
 	// Filter is what the packet filter is made with.
 	Filter filter.Config
 	// SocketDir is where the UAPI socket NAME.sock is made; empty for the place where wg looks.
@@ -65,8 +70,10 @@ type Peer struct {
 	NodeKey key.NodePublic
 	// NextNodeKey is the key being rotated to, or zero. A peer that calls with it is served under it.
 	NextNodeKey key.NodePublic
-	// Prefixes is what the peer carries, its own addresses among them.
+	// Prefixes is what the peer carries, its own addresses among them. Of gateways with the same CIDR only the one that is used may have it here.
 	Prefixes []netip.Prefix
+	// Addresses are its own. Without, its agent cannot be talked to.
+	Addresses []netip.Addr
 }
 
 // id is what a peer is known by whatever its node keys.
@@ -77,19 +84,28 @@ func (p *Peer) id() [key.Size]byte {
 	return p.Device.Raw()
 }
 
-// Map is a whole network map: peers that are not in it are removed.
+// Map is a whole network map: peers that are not in it are removed. Its fields are as those of Change.
 type Map struct {
-	Self []netip.Addr
-	// Carries is what this device carries besides its own addresses.
-	Carries []netip.Prefix
-	Peers   []Peer
-	Grants  []*pb.Grant
+	Self     []netip.Addr
+	Carries  []netip.Prefix
+	Siblings []tundev.Sibling
+	Probe    []netip.Addr
+	Overlay  []netip.Prefix
+	Grants   []*pb.Grant
+	Peers    []Peer
 }
 
 // Change is what changed in the map. All but the peers is given whole.
 type Change struct {
+	// Self are this device's overlay addresses, Carries what it carries besides.
 	Self    []netip.Addr
 	Carries []netip.Prefix
+	// Siblings are other devices that carry the same CIDRs.
+	Siblings []tundev.Sibling
+	// Probe are the addresses that Engine.Probe sends from, at most one of each family: no device has them.
+	Probe []netip.Addr
+	// Overlay is what addresses of devices are from.
+	Overlay []netip.Prefix
 	Grants  []*pb.Grant
 	// Gone are the devices that have left, Put those that are new or changed after that.
 	Gone []key.DevicePublic
@@ -120,6 +136,8 @@ type Engine struct {
 	dev  *wireguard
 	tun  *tundev.Device
 	want wants
+	// disallowed counts packets that WireGuard has dropped, since another configured peer carries their source.
+	disallowed atomic.Uint64
 
 	// known is the keys of the map, current and next, for Want: [key.Size]byte -> struct{}.
 	known sync.Map
@@ -149,8 +167,8 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1)}
 	e.want.init()
-	e.tun = tundev.Wrap(cfg.TUN, tundev.Config{Log: cfg.Log, Wanted: e.Want, Filter: cfg.Filter})
-	e.dev = newWireguard(e.tun, cfg.Bind, cfg.Log)
+	e.tun = tundev.Wrap(cfg.TUN, tundev.Config{Log: cfg.Log, Wanted: e.Want, OnWord: cfg.OnWord, OnProbe: cfg.OnProbe, Filter: cfg.Filter})
+	e.dev = newWireguard(e.tun, cfg.Bind, cfg.Log, &e.disallowed)
 	e.roster = newRoster(e.dev, cfg.Bind, e.tun, cfg.Log, cfg.IdleAfter, cfg.MaxConfigured)
 	if err := e.dev.up(cfg.Private); err != nil {
 		e.dev.close()
@@ -221,7 +239,9 @@ func (e *Engine) Want(peer key.NodePublic) {
 func (e *Engine) SetMap(m Map) {
 	e.mu.Lock()
 	gone, put := e.roster.diff(m.Peers)
-	e.update(gone, &Change{Self: m.Self, Carries: m.Carries, Grants: m.Grants, Put: put})
+	e.update(gone, &Change{
+		Self: m.Self, Carries: m.Carries, Siblings: m.Siblings, Probe: m.Probe, Overlay: m.Overlay, Grants: m.Grants, Put: put,
+	})
 	e.mu.Unlock()
 	e.woken()
 }
@@ -247,7 +267,10 @@ func (e *Engine) woken() {
 
 // update is for a caller that holds mu.
 func (e *Engine) update(gone [][key.Size]byte, c *Change) {
-	u := tundev.Update{Put: make([]tundev.Peer, 0, len(c.Put))}
+	u := tundev.Update{
+		Put: make([]tundev.Peer, 0, len(c.Put)), Addresses: append([]netip.Addr{}, c.Self...), Probe: append([]netip.Addr{}, c.Probe...),
+		Overlay: append([]netip.Prefix{}, c.Overlay...), Siblings: append([]tundev.Sibling{}, c.Siblings...),
+	}
 	leaves := func(id [key.Size]byte) {
 		if m := e.roster.members[id]; m != nil && e.roster.byKey[m.NodeKey.Raw()] == m {
 			u.Gone = append(u.Gone, m.NodeKey)
@@ -260,7 +283,7 @@ func (e *Engine) update(gone [][key.Size]byte, c *Change) {
 		if m := e.roster.members[p.id()]; m != nil && !m.NodeKey.Equal(p.NodeKey) {
 			leaves(p.id())
 		}
-		u.Put = append(u.Put, tundev.Peer{Node: p.NodeKey, Device: p.Device, Prefixes: p.Prefixes})
+		u.Put = append(u.Put, tundev.Peer{Node: p.NodeKey, Device: p.Device, Prefixes: p.Prefixes, Addresses: p.Addresses})
 	}
 	if self := c.self(); !slices.Equal(self, e.self) {
 		e.self, u.Self = self, self
@@ -301,7 +324,31 @@ func (e *Engine) Stats() []PeerStats {
 }
 
 // Packets tells what became of packets between the host and the tunnel.
-func (e *Engine) Packets() tundev.Counters { return e.tun.Counters() }
+func (e *Engine) Packets() tundev.Counters {
+	c := e.tun.Counters()
+	c.Forged += e.disallowed.Load()
+	return c
+}
+
+// SendWord sends a payload of our own, of at most tundev.MaxWord bytes, to the agent of another device, which is configured for it if need be. It never
+// blocks; the word may be lost.
+func (e *Engine) SendWord(to key.DevicePublic, payload []byte) error {
+	return e.tun.SendWord(to, payload)
+}
+
+// Probe has an echo request take the way of forwarded packets to a host behind this device; Config.OnProbe is told of the answer.
+func (e *Engine) Probe(target netip.Addr, id, seq uint16) error { return e.tun.Probe(target, id, seq) }
+
+// Uses says which gateway a device uses for a CIDR that siblings carry, too; zero: this one. See tundev.Device.Uses.
+func (e *Engine) Uses(device key.DevicePublic, cidr netip.Prefix, sibling key.DevicePublic) bool {
+	return e.tun.Uses(device, cidr, sibling)
+}
+
+// Traffic tells when packets last went to and came from each prefix of a device.
+func (e *Engine) Traffic(device key.DevicePublic) []tundev.Traffic { return e.tun.Traffic(device) }
+
+// Hosts gives a few hosts of a CIDR that this device carries that were heard of lately, newest first.
+func (e *Engine) Hosts(carried netip.Prefix) []tundev.Host { return e.tun.Hosts(carried) }
 
 // Collect tells what happened to flows since the last time; see filter.Collect.
 func (e *Engine) Collect(tell func(*filter.Record), omitted func(*filter.Peer, filter.Omitted)) {

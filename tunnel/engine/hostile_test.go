@@ -163,4 +163,7 @@ func TestForgedSource(t *testing.T) {
 			b.ping(t, a) // what was forged would come before it
 		}
 	}
+	if c := a.engine.Packets(); c.Forged != 4 {
+		t.Errorf("of 4 forged packets %d were counted", c.Forged)
+	}
 }

@@ -236,7 +236,7 @@ func (r *roster) diff(peers []Peer) (gone [][key.Size]byte, put []Peer) {
 }
 
 func (p *Peer) same(o *Peer) bool {
-	return p.NodeKey.Equal(o.NodeKey) && p.NextNodeKey.Equal(o.NextNodeKey) && slices.Equal(p.Prefixes, o.Prefixes)
+	return p.NodeKey.Equal(o.NodeKey) && p.NextNodeKey.Equal(o.NextNodeKey) && slices.Equal(p.Prefixes, o.Prefixes) && slices.Equal(p.Addresses, o.Addresses)
 }
 
 // change takes what changed in the map: the ids of members that have left, and then those that are new or changed. Members stay configured if

@@ -48,8 +48,8 @@ func (s *site) setMap(peers int, grants ...string) {
 		s.Fatal(err)
 	}
 	list := []Peer{
-		{s.nodes[0], s.ids[0], []netip.Prefix{netip.MustParsePrefix(peerA + "/32"), netip.MustParsePrefix("10.2.0.0/16")}},
-		{s.nodes[1], s.ids[1], []netip.Prefix{netip.MustParsePrefix(peerB + "/32")}},
+		{Node: s.nodes[0], Device: s.ids[0], Prefixes: []netip.Prefix{netip.MustParsePrefix(peerA + "/32"), netip.MustParsePrefix("10.2.0.0/16")}},
+		{Node: s.nodes[1], Device: s.ids[1], Prefixes: []netip.Prefix{netip.MustParsePrefix(peerB + "/32")}},
 	}
 	self := []netip.Prefix{netip.MustParsePrefix(us + "/32"), netip.MustParsePrefix("10.1.0.0/16")}
 	gone := slices.DeleteFunc(s.told, func(k key.NodePublic) bool {

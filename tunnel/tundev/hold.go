@@ -5,8 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/gaissmai/bart"
-
 	"warren/tunnel/filter"
 )
 
@@ -19,14 +17,20 @@ const (
 	wantAgain = time.Second
 )
 
+// held is a packet that waits.
+type held struct {
+	packet []byte
+	made   bool // by us, between own addresses: no grant is needed for it
+}
+
 // hold keeps a copy of b until p is configured and those before it are gone, and reports whether that is so by now.
-func (d *Device) hold(p *peer, b []byte) (direct bool) {
+func (d *Device) hold(p *peer, b []byte, made bool) (direct bool) {
 	d.mu.Lock()
 	if p.direct.Load() {
 		d.mu.Unlock()
 		return true
 	}
-	d.push(p, b)
+	d.push(p, b, made)
 	now := time.Now()
 	want := !p.configured.Load() && now.Sub(p.wantedAt) >= wantAgain
 	if want {
@@ -41,7 +45,7 @@ func (d *Device) hold(p *peer, b []byte) (direct bool) {
 
 // push appends a copy of b to what waits for p. Older packets make room: p's own, or else those of some other peer. The caller holds mu, as
 // for all that follows.
-func (d *Device) push(p *peer, b []byte) {
+func (d *Device) push(p *peer, b []byte, made bool) {
 	if d.peers[p.key.Raw()] != p {
 		d.counters.heldDropped.Add(1) // the map has changed meanwhile
 		return
@@ -56,7 +60,7 @@ func (d *Device) push(p *peer, b []byte) {
 		d.pop(victim)
 		d.counters.heldDropped.Add(1)
 	}
-	p.held = append(p.held, append([]byte(nil), b...))
+	p.held = append(p.held, held{append([]byte(nil), b...), made})
 	d.holding[p] = struct{}{}
 	d.held++
 	d.bytes += len(b)
@@ -64,17 +68,17 @@ func (d *Device) push(p *peer, b []byte) {
 }
 
 // pop takes the oldest packet that waits for p.
-func (d *Device) pop(p *peer) []byte {
-	b := p.held[0]
-	p.held[0] = nil
+func (d *Device) pop(p *peer) held {
+	h := p.held[0]
+	p.held[0] = held{}
 	p.held = p.held[1:]
 	d.held--
-	d.bytes -= len(b)
+	d.bytes -= len(h.packet)
 	if len(p.held) == 0 {
 		p.held = nil
 		delete(d.holding, p)
 	}
-	return b
+	return h
 }
 
 // release lets what waits for p be read, and reports whether that is anything.
@@ -100,7 +104,7 @@ func (d *Device) takeReleased(bufs [][]byte, sizes []int, offset int) (n int) {
 			if n == len(bufs) {
 				return n
 			}
-			sizes[n] = copy(bufs[n][offset:], d.pop(p))
+			sizes[n] = copy(bufs[n][offset:], d.pop(p).packet)
 			n++
 		}
 		p.direct.Store(p.configured.Load())
@@ -113,21 +117,22 @@ func (d *Device) takeReleased(bufs [][]byte, sizes []int, offset int) (n int) {
 	return n
 }
 
-// reconsider drops, after a change of the map, what t would not send to the peer that it waits for.
-func (d *Device) reconsider(t *bart.Table[*peer]) {
+// reconsider drops, after a change of the map, what v would not send to the peer that it waits for.
+func (d *Device) reconsider(v *view) {
 	now := d.now()
 	for _, p := range slices.Collect(maps.Keys(d.holding)) {
 		waited := len(p.held)
 		for range waited {
-			b := d.pop(p)
-			_, dst, err := filter.Addresses(b)
-			if to, ok := t.Lookup(dst); err != nil || !ok || to != p || d.filter.Again(&p.account.Peer, b, now) != filter.Pass {
+			h := d.pop(p)
+			_, dst, err := filter.Addresses(h.packet)
+			to, ok := v.routes.Lookup(dst)
+			if err != nil || !ok || to.peer != p || !h.made && d.filter.Again(&p.account.Peer, h.packet, now) != filter.Pass {
 				d.counters.heldDropped.Add(1)
 				continue
 			}
-			p.held = append(p.held, b)
+			p.held = append(p.held, h)
 			d.held++
-			d.bytes += len(b)
+			d.bytes += len(h.packet)
 		}
 		if len(p.held) > 0 {
 			d.holding[p] = struct{}{}

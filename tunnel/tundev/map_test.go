@@ -55,18 +55,18 @@ func (n *naive) check(d *Device, universe []netip.Prefix) error {
 		case raw != nil:
 			want[x.String()] = fmt.Sprintf("%x", raw)
 		}
-		if p, ok := d.routes.Load().Get(x); ok {
+		if p, ok := d.view.Load().routes.Get(x); ok {
 			size++
 			raw := p.key.Raw()
-			if got[x.String()] = fmt.Sprintf("%x", raw[:]); p == d.us {
+			if got[x.String()] = fmt.Sprintf("%x", raw[:]); p.peer == d.us {
 				got[x.String()] = "us"
-			} else if d.peers[raw] != p || d.accounts[p.account.ID] != p.account {
+			} else if d.peers[raw] != p.peer || d.accounts[p.account.ID] != p.account {
 				return fmt.Errorf("%s: the peer is not the one that is known by its key", x)
 			}
 		}
 	}
-	if diff := cmp.Diff(want, got); diff != "" || size != d.routes.Load().Size() || len(d.peers) != len(n.peers) {
-		return fmt.Errorf("%d routes, %d peers, want %d (-want +got):\n%s", d.routes.Load().Size(), len(d.peers), len(n.peers), diff)
+	if diff := cmp.Diff(want, got); diff != "" || size != d.view.Load().routes.Size() || len(d.peers) != len(n.peers) {
+		return fmt.Errorf("%d routes, %d peers, want %d (-want +got):\n%s", d.view.Load().routes.Size(), len(d.peers), len(n.peers), diff)
 	}
 	keys := map[[key.Size]byte]int{}
 	for _, p := range n.peers {
@@ -141,21 +141,21 @@ func TestUpdateKeeps(t *testing.T) {
 	setMap(t, d, ks, all, route{"10.0.0.1/32", 0}, route{"10.0.0.2/32", 1})
 	d.Configured(ks[0], true)
 	d.SetMTU(ks[1], 1300)
-	before := d.routes.Load()
+	before := d.view.Load().routes
 	d.Update(Update{Put: []Peer{{Node: ks[0], Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32"), netip.MustParsePrefix("10.9.0.0/16")}}}})
-	p, ok := d.routes.Load().Lookup(netip.MustParseAddr("10.9.1.1"))
-	if !ok || p != d.peers[ks[0].Raw()] || !p.configured.Load() {
+	p, ok := d.view.Load().routes.Lookup(netip.MustParseAddr("10.9.1.1"))
+	if !ok || p.peer != d.peers[ks[0].Raw()] || !p.configured.Load() {
 		t.Errorf("the changed peer is %+v", p)
 	}
-	if q, _ := d.routes.Load().Lookup(netip.MustParseAddr("10.0.0.2")); q == nil || q.mtu.Load() != 1300 {
+	if q, _ := d.view.Load().routes.Lookup(netip.MustParseAddr("10.0.0.2")); q == nil || q.mtu.Load() != 1300 {
 		t.Errorf("the other is %+v", q)
 	}
 	if _, ok := before.Lookup(netip.MustParseAddr("10.9.1.1")); ok {
 		t.Error("a table changed that packets look things up in")
 	}
 	d.Update(Update{Gone: ks[:1]})
-	if p.configured.Load() || d.routes.Load().Size() != 2 {
-		t.Errorf("a peer that has left is configured: %v; %d routes", p.configured.Load(), d.routes.Load().Size())
+	if p.configured.Load() || d.view.Load().routes.Size() != 2 {
+		t.Errorf("a peer that has left is configured: %v; %d routes", p.configured.Load(), d.view.Load().routes.Size())
 	}
 }
 

@@ -57,7 +57,7 @@ func (d *Device) fits(b []byte, mtu int) bool {
 		return true // a relay carries it
 	}
 	d.counters.tooBig.Add(1)
-	if d.tooBig.allow(time.Now()) {
+	if d.tooBig.allow(time.Now(), answersPerSecond, answersBurst) {
 		d.answer(tooBig(b, mtu))
 	}
 	return false
@@ -70,25 +70,26 @@ func (d *Device) answer(m []byte) {
 	}
 }
 
-// answers limits how many are made.
-type answers struct {
+// limiter limits how often something happens.
+type limiter struct {
 	mu     sync.Mutex
 	tokens float64
 	at     time.Time
 }
 
-func (a *answers) allow(now time.Time) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.at.IsZero() {
-		a.tokens, a.at = answersBurst, now
+// allow takes a token, of which so many come in a second, and no more than a burst are kept.
+func (l *limiter) allow(now time.Time, perSecond, burst float64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.at.IsZero() {
+		l.tokens, l.at = burst, now
 	}
-	a.tokens = min(answersBurst, a.tokens+now.Sub(a.at).Seconds()*answersPerSecond)
-	a.at = now
-	if a.tokens < 1 {
+	l.tokens = min(burst, l.tokens+now.Sub(l.at).Seconds()*perSecond)
+	l.at = now
+	if l.tokens < 1 {
 		return false
 	}
-	a.tokens--
+	l.tokens--
 	return true
 }
 

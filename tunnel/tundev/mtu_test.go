@@ -169,11 +169,11 @@ func FuzzClampMSS(f *testing.F) {
 }
 
 func TestAnswersAreLimited(t *testing.T) {
-	var a answers
+	var a limiter
 	now, n := time.Unix(0, 0), 0
 	for range 10 * 1000 {
 		now = now.Add(time.Millisecond)
-		if a.allow(now) {
+		if a.allow(now, answersPerSecond, answersBurst) {
 			n++
 		}
 	}

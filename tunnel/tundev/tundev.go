@@ -11,6 +11,11 @@
 //	hold.go    packets that wait for their peer
 //	mtu.go     packets longer than a peer's path carries
 //	run.go     packets of one flow in a row, judged once
+//	word.go    what agents say to each other
+//	sibling.go packets that another gateway of the same CIDR hands over
+//	inject.go  packets to peers that do not come from the host
+//	probe.go   echo requests to hosts behind this device
+//	notes.go   what was sent and received lately
 //	reader.go  reading from the inner device so that released packets need not wait for the next one
 package tundev
 
@@ -19,6 +24,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,20 +41,26 @@ type Config struct {
 	Log *slog.Logger
 	// Wanted is told that a packet waits for a peer. It must not block.
 	Wanted func(peer key.NodePublic)
-	Filter filter.Config
+	// OnWord is told what the agent of another device has sent by SendWord. The payload, of 1 to MaxWord bytes, is whatever that agent likes. It is called
+	// from where packets of that peer arrive, by several goroutines at once, and must not block.
+	OnWord func(from key.DevicePublic, payload []byte)
+	// OnProbe is told that a host has answered a Probe. It is called from where packets of the host leave, and must not block.
+	OnProbe func(target netip.Addr, id, seq uint16)
+	Filter  filter.Config
 }
 
 // peer is a device of the map. It stays the same object as long as its key is in the map.
 type peer struct {
-	key      key.NodePublic
-	account  *account
-	prefixes []netip.Prefix // that it carries; masked
+	key       key.NodePublic
+	account   *account // nil for those that stand for no device
+	entries   []*entry // what it carries, in order; guarded by Device.setting
+	addresses atomic.Pointer[addresses]
 	// configured says that the WireGuard device has it; direct that, besides, nothing waits for it, so that order is kept without waiting.
 	configured, direct atomic.Bool
 	mtu                atomic.Int32 // the largest packet for it; 0: the interface's
 	// What follows belongs to Device.mu.
-	held     [][]byte // oldest first
-	queued   bool     // in Device.released
+	held     []held // oldest first
+	queued   bool   // in Device.released
 	wantedAt time.Time
 }
 
@@ -57,13 +69,16 @@ type Device struct {
 	tun.Device
 	cfg    Config
 	filter *filter.Filter
-	routes atomic.Pointer[bart.Table[*peer]] // an immutable snapshot of the map
-	us     *peer                             // stands for our own addresses and what else we carry
-	began  time.Time
+	view   atomic.Pointer[view]
+	// us stands for our own addresses and what else we carry, prober for the address of probes, nobody for what is no device's.
+	us, prober, nobody *peer
+	began              time.Time
 
 	setting   sync.Mutex // held while the map changes
-	contested map[netip.Prefix][]*peer
+	contested map[netip.Prefix][]*entry
 	self      []netip.Prefix
+	addresses []netip.Addr
+	siblings  []Sibling
 
 	mu       sync.Mutex
 	peers    map[[key.Size]byte]*peer    // by node key; changed under setting as well
@@ -74,13 +89,15 @@ type Device struct {
 	bytes    int
 	pending  atomic.Bool // there is something in released
 
+	injected queue
+	learnt   learnt
 	inner    reader
-	tooBig   answers
+	tooBig   limiter
 	counters counters
 }
 
 type counters struct {
-	noPeer, held, heldDropped, notOurs, forged, tooBig, clamped atomic.Uint64
+	noPeer, held, heldDropped, notOurs, forged, tooBig, clamped, words, wordsDropped, injectedDropped, handed, unwrapped, refused, probeAnswers atomic.Uint64
 }
 
 // Counters are what became of packets, besides the filter's verdicts.
@@ -90,8 +107,15 @@ type Counters struct {
 	NoPeer, Held, HeldDropped, NotOurs, Forged uint64
 	// TooBig were longer than the path carries, and answered by ICMP; Clamped were TCP SYNs whose MSS was lowered.
 	TooBig, Clamped uint64
-	Filter          filter.Counters
-	Table           filter.Stats
+	// Words came from agents of peers; WordsDropped came from others or were too many, or the host has tried to send some.
+	Words, WordsDropped uint64
+	// Handed were given to a sibling, Unwrapped came from one. Refused came in such a packet and may not, or the host has tried to send some. InjectedDropped are
+	// words and packets of siblings for which there was no room.
+	Handed, Unwrapped, Refused, InjectedDropped uint64
+	// ProbeAnswers came from hosts that this device has probed.
+	ProbeAnswers uint64
+	Filter       filter.Counters
+	Table        filter.Stats
 }
 
 // Wrap takes over inner: closing the Device closes it.
@@ -102,11 +126,19 @@ func Wrap(inner tun.Device, cfg Config) *Device {
 	if cfg.Wanted == nil {
 		cfg.Wanted = func(key.NodePublic) {}
 	}
+	if cfg.OnWord == nil {
+		cfg.OnWord = func(key.DevicePublic, []byte) {}
+	}
+	if cfg.OnProbe == nil {
+		cfg.OnProbe = func(netip.Addr, uint16, uint16) {}
+	}
 	d := &Device{
-		Device: inner, cfg: cfg, filter: filter.New(cfg.Filter), began: time.Now(), us: new(peer), contested: map[netip.Prefix][]*peer{},
+		Device: inner, cfg: cfg, filter: filter.New(cfg.Filter), began: time.Now(),
+		us: new(peer), prober: new(peer), nobody: new(peer), contested: map[netip.Prefix][]*entry{},
 		peers: map[[key.Size]byte]*peer{}, accounts: map[[key.Size]byte]*account{}, holding: map[*peer]struct{}{}, inner: newReader(inner),
 	}
-	d.routes.Store(new(bart.Table[*peer]))
+	d.learnt.by = map[netip.Prefix][]Host{}
+	d.view.Store(&view{routes: new(bart.Table[*entry])})
 	return d
 }
 
@@ -145,6 +177,11 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 				return n, nil
 			}
 		}
+		if d.injected.pending.Load() {
+			if n := d.takeInjected(bufs, sizes, offset); n > 0 {
+				return n, nil
+			}
+		}
 		n, err := d.inner.read(bufs, sizes, offset)
 		n = d.outgoing(bufs[:n], sizes, offset)
 		if errors.Is(err, os.ErrDeadlineExceeded) || (n == 0 && err == nil) {
@@ -159,7 +196,7 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 
 // outgoing keeps those packets of a batch that may go now, in front, and tells how many they are.
 func (d *Device) outgoing(bufs [][]byte, sizes []int, offset int) int {
-	t, now, kept := d.routes.Load(), d.now(), 0
+	v, now, kept := d.view.Load(), d.now(), 0
 	last := run{direction: filter.Out}
 	for i := range bufs {
 		b := bufs[i][offset : offset+sizes[i]]
@@ -168,37 +205,67 @@ func (d *Device) outgoing(bufs [][]byte, sizes []int, offset int) int {
 			if !d.leaves(last.peer, b) {
 				continue
 			}
-		case sizes[i] == 0 || !d.passes(t, b, now, &last):
+		case len(b) == 0:
 			continue
+		default:
+			if b = d.passes(v, bufs[i][offset:], len(b), now, &last); b == nil {
+				continue
+			}
 		}
 		if kept != i {
 			// Copied, not swapped: WireGuard keeps each buffer together with other state of the same place in the batch, and would go on
 			// reading into a buffer that is being encrypted.
-			sizes[kept] = copy(bufs[kept][offset:], bufs[i][offset:offset+sizes[i]])
+			copy(bufs[kept][offset:], b)
 		}
+		sizes[kept] = len(b)
 		kept++
 	}
 	last.end(d.filter)
 	return kept
 }
 
-// passes decides about one packet to a peer.
-func (d *Device) passes(t *bart.Table[*peer], b []byte, now time.Duration, last *run) bool {
-	_, dst, err := filter.Addresses(b)
+// passes decides about one packet to a peer, at the beginning of a buffer, and gives what is to be sent in its place; nil for nothing.
+func (d *Device) passes(v *view, buf []byte, size int, now time.Duration, last *run) []byte {
+	b := buf[:size]
+	src, dst, err := filter.Addresses(b)
 	if err != nil {
-		return false
+		return nil
 	}
-	p, ok := t.Lookup(dst)
-	if !ok || p == d.us {
+	to, ok := v.routes.Lookup(dst)
+	switch {
+	case ok && to.peer == d.prober:
+		d.probed(b)
+		return nil
+	case !ok || to.account == nil:
 		d.counters.noPeer.Add(1)
-		return false
+		return nil
+	case d.inBand(v, to, b):
+		d.notMade(b)
+		return nil
 	}
-	j := d.filter.Judge(filter.Out, &p.account.Peer, b, now)
+	if via := d.handTo(v, to, src); via != nil {
+		return d.handOver(v, via, buf, size)
+	}
+	j := d.filter.Judge(filter.Out, &to.account.Peer, b, now)
 	if j.Verdict != filter.Pass {
-		return false
+		return nil
 	}
-	last.begin(b, p, j.Flow)
-	return d.leaves(p, b)
+	note(&to.sent, now)
+	d.learn(v, src, now)
+	last.begin(b, to.peer, j.Flow)
+	if !d.leaves(to.peer, b) {
+		return nil
+	}
+	return b
+}
+
+// notMade counts a packet that only agents may make.
+func (d *Device) notMade(b []byte) {
+	if protocol(b) == protoWord {
+		d.counters.wordsDropped.Add(1)
+	} else {
+		d.counters.refused.Add(1)
+	}
 }
 
 // leaves decides about a packet that may go to its peer.
@@ -206,15 +273,15 @@ func (d *Device) leaves(p *peer, b []byte) bool {
 	if mtu := int(p.mtu.Load()); mtu > 0 && !d.fits(b, mtu) {
 		return false
 	}
-	return p.direct.Load() || d.hold(p, b)
+	return p.direct.Load() || d.hold(p, b, false)
 }
 
 // Write implements tun.Device: packets from peers go to the host if they are for it, or for what it carries, and the filter passes them.
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
-	t, now, kept := d.routes.Load(), d.now(), 0
+	v, now, kept := d.view.Load(), d.now(), 0
 	last := run{direction: filter.In}
 	for i := range bufs {
-		if b := bufs[i][offset:]; !last.goesOn(b) && !d.arrives(t, b, now, &last) {
+		if b := bufs[i][offset:]; !last.goesOn(b) && !d.arrives(v, b, now, &last) {
 			continue
 		}
 		if kept != i {
@@ -233,29 +300,69 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 }
 
 // arrives decides about one packet from a peer.
-func (d *Device) arrives(t *bart.Table[*peer], b []byte, now time.Duration, last *run) bool {
+func (d *Device) arrives(v *view, b []byte, now time.Duration, last *run) bool {
 	src, dst, err := filter.Addresses(b)
 	if err != nil {
 		return false
 	}
-	if p, ok := t.Lookup(dst); !ok || p != d.us {
+	to, ok := v.routes.Lookup(dst)
+	from, known := v.routes.Lookup(src)
+	switch {
+	case !ok || to.peer != d.us && !(known && v.transit(from, to, src, dst)):
 		d.counters.notOurs.Add(1)
 		return false
-	}
-	p, ok := t.Lookup(src)
-	if !ok || !p.configured.Load() {
+	case !known || !from.configured.Load():
 		d.counters.forged.Add(1)
 		return false
+	case to.own && d.agents(v, from, b, now):
+		return false
 	}
-	j := d.filter.Judge(filter.In, &p.account.Peer, b, now)
+	j := d.filter.Judge(filter.In, &from.account.Peer, b, now)
 	if j.Verdict != filter.Pass {
 		return false
 	}
-	if mtu := int(p.mtu.Load()); mtu > 0 && clampMSS(b, mtu) {
+	note(&from.received, now)
+	if mtu := v.returnMTU(from, dst); mtu > 0 && clampMSS(b, mtu) {
 		d.counters.clamped.Add(1)
 	}
-	last.begin(b, p, j.Flow)
+	last.begin(b, from.peer, j.Flow)
 	return true
+}
+
+// transit reports whether a packet from one peer may go on to another through the host: if one of them is a host behind a peer, and of what we carry.
+func (v *view) transit(from, to *entry, src, dst netip.Addr) bool {
+	carries := func(e *entry, a netip.Addr) bool {
+		return !e.own && slices.ContainsFunc(v.carried, func(x netip.Prefix) bool { return x.Contains(a) })
+	}
+	return from.account != to.account && from.account != nil && to.account != nil && (carries(to, dst) || carries(from, src))
+}
+
+// agents takes a packet from a peer to one of our addresses if it is one that agents make, and reports whether it is.
+func (d *Device) agents(v *view, from *entry, b []byte, now time.Duration) bool {
+	switch protocol(b) {
+	case protoWord:
+		d.hear(from, b)
+		return true
+	case protoIPv4, protoIPv6:
+		if from.own && v.isSiblingFor(from.account, netip.Addr{}) {
+			d.unwrap(v, from, b, now)
+			return true
+		}
+	}
+	return false
+}
+
+// returnMTU is how long answers to a packet from a peer may be; 0: not known, and no less than the interface's. Those of hosts that siblings can reach, too, may be handed over.
+func (v *view) returnMTU(from *entry, dst netip.Addr) int {
+	mtu := int(from.mtu.Load())
+	if v.mtu == 0 || !slices.ContainsFunc(v.siblings, func(s siblings) bool { return s.prefix.Contains(dst) }) {
+		return mtu
+	}
+	least := v.mtu - header6
+	if mtu > 0 {
+		least = min(mtu, least)
+	}
+	return max(least, 0)
 }
 
 // Counters gives the counts so far.
@@ -263,7 +370,10 @@ func (d *Device) Counters() Counters {
 	return Counters{
 		NoPeer: d.counters.noPeer.Load(), Held: d.counters.held.Load(), HeldDropped: d.counters.heldDropped.Load(),
 		NotOurs: d.counters.notOurs.Load(), Forged: d.counters.forged.Load(),
-		TooBig: d.counters.tooBig.Load(), Clamped: d.counters.clamped.Load(), Filter: d.filter.Counters(), Table: d.filter.Stats(),
+		TooBig: d.counters.tooBig.Load(), Clamped: d.counters.clamped.Load(),
+		Words: d.counters.words.Load(), WordsDropped: d.counters.wordsDropped.Load(),
+		Handed: d.counters.handed.Load(), Unwrapped: d.counters.unwrapped.Load(), Refused: d.counters.refused.Load(),
+		InjectedDropped: d.counters.injectedDropped.Load(), ProbeAnswers: d.counters.probeAnswers.Load(), Filter: d.filter.Counters(), Table: d.filter.Stats(),
 	}
 }
 

@@ -61,7 +61,7 @@ func (s *scene) checkAccounts() {
 			s.Error("packets wait for a peer that others may reach past them")
 		}
 		for _, b := range p.held {
-			held, bytes = held+1, bytes+len(b)
+			held, bytes = held+1, bytes+len(b.packet)
 		}
 	}
 	if held != d.held || bytes != d.bytes || held > maxHeldTotal || bytes > maxHeldBytes {
@@ -160,7 +160,7 @@ func TestReleasedNoMore(t *testing.T) {
 		d := Wrap(inner, Config{})
 		setMap(t, d, ks, all, route{"10.0.0.1/32", 0}, route{"10.0.0.2/32", 1})
 		for i, dst := range []string{"10.0.0.1", "10.0.0.2"} {
-			d.hold(d.peers[ks[i].Raw()], to(dst, i+1))
+			d.hold(d.peers[ks[i].Raw()], to(dst, i+1), false)
 			d.Configured(ks[i], true)
 		}
 		d.Configured(ks[0], false)
