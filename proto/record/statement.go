@@ -2,11 +2,13 @@ package record
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 
@@ -76,6 +78,19 @@ type Statement struct {
 	*pb.MapStatement
 	Device   key.DevicePublic
 	Prefixes []netip.Prefix // of the network
+	Routes   []Route        // that the device may use
+	Waiting  []netip.Prefix // what the device itself advertises and nobody has approved
+}
+
+// DefaultPriority is that of a gateway of which nothing is said.
+const DefaultPriority = 100
+
+// Route is a CIDR, or all addresses of a family, and a device that carries it.
+type Route struct {
+	Prefix  netip.Prefix
+	Gateway [key.Size]byte // device key
+	// Priority is 1 to 255; of several gateways with the same prefix the highest one that works is used.
+	Priority uint8
 }
 
 // OpenStatement verifies, parses and checks the map statement made for device d of network n.
@@ -91,48 +106,69 @@ func OpenStatement(by key.SigningPublic, n NetworkID, d key.DevicePublic, s *pb.
 	if !bytes.Equal(m.GetNetworkId(), n[:]) || !forDevice.Equal(d) {
 		return nil, errors.New("map statement is for another network or device")
 	}
-	prefixes, err := checkStatement(m)
-	if err != nil {
+	st := &Statement{MapStatement: m, Device: forDevice}
+	if err := st.open(); err != nil {
 		return nil, fmt.Errorf("map statement: %w", err)
 	}
-	return &Statement{m, forDevice, prefixes}, nil
+	return st, nil
 }
 
-// checkStatement checks the form of m and gives the network's prefixes.
-func checkStatement(m *pb.MapStatement) ([]netip.Prefix, error) {
-	if len(m.GetGrants()) > MaxGrants || len(m.GetRelays()) > MaxRelays || len(m.GetEndpoints()) > MaxURLs {
-		return nil, errors.New("too many grants, relays or endpoints")
+// open checks the message's form, and decodes what others would have to.
+func (s *Statement) open() (err error) {
+	if err := checkStatement(s.MapStatement); err != nil {
+		return err
 	}
-	if len(m.GetDigest()) != sha256.Size || !m.GetGoodUntil().IsValid() || !m.GetIssuedAt().IsValid() {
-		return nil, errors.New("digest or times are malformed")
+	if s.Routes, err = openRoutes(s.GetRoutes()); err != nil {
+		return err
 	}
-	if len(m.GetRoutes()) > MaxMapRoutes {
+	if s.Waiting, err = PrefixesFromProto(s.GetWaitingRoutes(), MaxRoutes); err != nil {
+		return fmt.Errorf("waiting routes: %w", err)
+	}
+	s.Prefixes, err = PrefixesFromProto(s.GetNetworkPrefixes(), maxNetworkPrefixes)
+	return err
+}
+
+func openRoutes(in []*pb.MapRoute) (out []Route, err error) {
+	if len(in) > MaxMapRoutes {
 		return nil, errors.New("too many routes")
 	}
-	for _, r := range m.GetRoutes() {
-		if _, err := PrefixesFromProto([]*pb.Prefix{r.GetPrefix()}, 1); err != nil || len(r.GetGatewayKey()) != key.Size {
+	for _, r := range in {
+		p, err := PrefixesFromProto([]*pb.Prefix{r.GetPrefix()}, 1)
+		if err != nil || len(r.GetGatewayKey()) != key.Size || r.GetPriority() > math.MaxUint8 {
 			return nil, fmt.Errorf("route %v is malformed", r)
 		}
+		out = append(out, Route{p[0], [key.Size]byte(r.GetGatewayKey()), uint8(cmp.Or(r.GetPriority(), DefaultPriority))})
+	}
+	return out, nil
+}
+
+// checkStatement checks the form of m.
+func checkStatement(m *pb.MapStatement) error {
+	if len(m.GetGrants()) > MaxGrants || len(m.GetRelays()) > MaxRelays || len(m.GetEndpoints()) > MaxURLs {
+		return errors.New("too many grants, relays or endpoints")
+	}
+	if len(m.GetDigest()) != sha256.Size || !m.GetGoodUntil().IsValid() || !m.GetIssuedAt().IsValid() {
+		return errors.New("digest or times are malformed")
 	}
 	for _, g := range m.GetGrants() {
 		if _, err := PrefixesFromProto(g.GetSources(), MaxPrefixes); err != nil {
-			return nil, fmt.Errorf("grant %q: %w", g.GetId(), err)
+			return fmt.Errorf("grant %q: %w", g.GetId(), err)
 		}
 		if _, err := PrefixesFromProto(g.GetDestinations(), MaxPrefixes); err != nil {
-			return nil, fmt.Errorf("grant %q: %w", g.GetId(), err)
+			return fmt.Errorf("grant %q: %w", g.GetId(), err)
 		}
 		for _, f := range g.GetFlows() {
 			if f.GetProtocol() > 255 || f.GetLastPort() > 65535 || f.GetFirstPort() > f.GetLastPort() {
-				return nil, fmt.Errorf("grant %q: flow %d %d-%d is malformed", g.GetId(), f.GetProtocol(), f.GetFirstPort(), f.GetLastPort())
+				return fmt.Errorf("grant %q: flow %d %d-%d is malformed", g.GetId(), f.GetProtocol(), f.GetFirstPort(), f.GetLastPort())
 			}
 		}
 	}
 	for _, r := range m.GetRelays() {
 		if len(r.GetRelayKey()) != key.Size || len(r.GetUrls()) > MaxURLs || len(r.GetStun()) > MaxURLs || CheckRegion(r.GetRegion()) != nil {
-			return nil, fmt.Errorf("relay %q is malformed", r.GetName())
+			return fmt.Errorf("relay %q is malformed", r.GetName())
 		}
 	}
-	return PrefixesFromProto(m.GetNetworkPrefixes(), maxNetworkPrefixes)
+	return nil
 }
 
 // GoodAt reports whether a map with this statement may be used at now, and else when it ran out.
@@ -183,7 +219,7 @@ func OpenTicket(by key.SigningPublic, n NetworkID, now time.Time, s *pb.Signed) 
 
 // SignStatement signs m, which must be fit to be opened again.
 func SignStatement(by key.SigningPrivate, m *pb.MapStatement) (*pb.Signed, error) {
-	if _, err := checkStatement(m); err != nil {
+	if err := (&Statement{MapStatement: m}).open(); err != nil {
 		return nil, fmt.Errorf("refused to sign a map statement: %w", err)
 	}
 	return Sign(by, ContextStatement, proto.Clone(m))

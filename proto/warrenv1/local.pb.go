@@ -733,9 +733,11 @@ func (x *SetResponse) GetStatus() *StatusResponse {
 }
 
 type DownRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Needed while the kill switch is on: without the tunnel nothing would leave the host at all.
+	LiftKillSwitch bool `protobuf:"varint,1,opt,name=lift_kill_switch,json=liftKillSwitch,proto3" json:"lift_kill_switch,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DownRequest) Reset() {
@@ -766,6 +768,13 @@ func (x *DownRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use DownRequest.ProtoReflect.Descriptor instead.
 func (*DownRequest) Descriptor() ([]byte, []int) {
 	return file_warren_v1_local_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DownRequest) GetLiftKillSwitch() bool {
+	if x != nil {
+		return x.LiftKillSwitch
+	}
+	return false
 }
 
 type DownResponse struct {
@@ -3614,8 +3623,9 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"SetRequest\x12/\n" +
 	"\bsettings\x18\x01 \x01(\v2\x13.warren.v1.SettingsR\bsettings\"@\n" +
 	"\vSetResponse\x121\n" +
-	"\x06status\x18\x01 \x01(\v2\x19.warren.v1.StatusResponseR\x06status\"\r\n" +
-	"\vDownRequest\"\x0e\n" +
+	"\x06status\x18\x01 \x01(\v2\x19.warren.v1.StatusResponseR\x06status\"7\n" +
+	"\vDownRequest\x12(\n" +
+	"\x10lift_kill_switch\x18\x01 \x01(\bR\x0eliftKillSwitch\"\x0e\n" +
 	"\fDownResponse\"$\n" +
 	"\fLeaveRequest\x12\x14\n" +
 	"\x05force\x18\x01 \x01(\bR\x05force\")\n" +

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+	"google.golang.org/protobuf/proto"
 
 	"warren/cmd/agent/internal/local"
 	"warren/proto/token"
@@ -47,13 +49,17 @@ If no daemon runs, the installed service is started, or else a daemon of its own
 		if err != nil {
 			return err
 		}
+		chosen, err := settings(cmd)
+		if err != nil {
+			return err
+		}
 		late := fmt.Errorf("not connected after %s; \"warren status\" tells what is missing", timeout)
 		ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, late)
 		defer cancel()
 		if err := a.ensureDaemon(ctx); err != nil {
 			return err
 		}
-		err = a.runUp(ctx, &pb.UpRequest{Token: text, Settings: settings(cmd)})
+		err = a.runUp(ctx, &pb.UpRequest{Token: text, Settings: chosen})
 		if errors.Is(context.Cause(ctx), late) && err != nil || connect.CodeOf(err) == connect.CodeDeadlineExceeded {
 			return late // the daemon may have noticed first
 		}
@@ -127,23 +133,6 @@ func (a *app) printUp(s *pb.StatusResponse) error {
 	return err
 }
 
-// settingsFlags adds the flags for what up and set can change, and gives a function that tells which were named.
-func settingsFlags(cmd *cobra.Command) func(*cobra.Command) *pb.Settings {
-	var name, operator string
-	cmd.Flags().StringVar(&name, "name", "", "`name` of this device in the network")
-	cmd.Flags().StringVar(&operator, "operator", "", "`user`, or group:NAME, who may use warren without root; \"\" for nobody")
-	return func(cmd *cobra.Command) *pb.Settings {
-		s := new(pb.Settings)
-		if cmd.Flags().Changed("name") {
-			s.Name = &name
-		}
-		if cmd.Flags().Changed("operator") {
-			s.Operator = &operator
-		}
-		return s
-	}
-}
-
 func (a *app) set() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set",
@@ -152,9 +141,12 @@ func (a *app) set() *cobra.Command {
 	}
 	settings := settingsFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s := settings(cmd)
-		if s.Name == nil && s.Operator == nil {
-			return usagef("set: nothing to set; name --name or --operator")
+		s, err := settings(cmd)
+		if err != nil {
+			return err
+		}
+		if proto.Equal(s, new(pb.Settings)) {
+			return usagef("set: nothing to set; name what to set, such as --name; see --help")
 		}
 		r, err := a.client().Set(cmd.Context(), connect.NewRequest(&pb.SetRequest{Settings: s}))
 		if err != nil {
@@ -169,15 +161,47 @@ func (a *app) set() *cobra.Command {
 }
 
 func (a *app) down() *cobra.Command {
-	return &cobra.Command{
+	var yes bool
+	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "Take the tunnel down; this device stays a member",
-		Args:  args(cobra.NoArgs),
+		Long: `Takes the tunnel down; this device stays a member. While the kill switch is on it asks first, since it has to be lifted: without the
+tunnel nothing would leave this host.`,
+		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := a.client().Down(cmd.Context(), connect.NewRequest(&pb.DownRequest{}))
+			s, err := a.client().Status(cmd.Context(), connect.NewRequest(&pb.StatusRequest{}))
+			if err != nil {
+				return err
+			}
+			lift := s.Msg.GetKillSwitch()
+			if lift && !yes {
+				if err := a.ask("The kill switch is on. Lift it, and let traffic leave this host outside the tunnel?"); err != nil {
+					return err
+				}
+			}
+			_, err = a.client().Down(cmd.Context(), connect.NewRequest(&pb.DownRequest{LiftKillSwitch: lift}))
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "lift the kill switch without asking")
+	return cmd
+}
+
+// ask puts a question to a person; anything but yes is an error, also where there is nobody to ask.
+func (a *app) ask(question string) error {
+	f, ok := a.in.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return errors.New("the kill switch is on and would be lifted; nothing was changed; say --yes to do it without a question")
+	}
+	fmt.Fprintf(a.err, "%s [y/N] ", question)
+	answer, err := bufio.NewReader(io.LimitReader(f, 64)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("standard input: %w", err)
+	}
+	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+		return errors.New("nothing was changed")
+	}
+	return nil
 }
 
 func (a *app) leave() *cobra.Command {

@@ -10,13 +10,11 @@ import (
 
 	"connectrpc.com/connect"
 
-	"warren/cmd/agent/internal/local"
 	"warren/cmd/agent/internal/state"
 	"warren/coord/client"
 	"warren/internal/buildversion"
 	"warren/internal/unixsock"
 	"warren/proto/key"
-	"warren/proto/record"
 	"warren/proto/token"
 	pb "warren/proto/warrenv1"
 	"warren/proto/warrenv1/warrenv1connect"
@@ -98,6 +96,9 @@ func (a *api) bringUp(ctx context.Context, caller unixsock.Caller, m *pb.UpReque
 		return nil, nil, internal(err)
 	}
 	d.applyOperator()
+	if err := d.applyRouting(); err != nil {
+		return nil, nil, err
+	}
 	if d.session != nil && (enrolling || d.session.rejected()) {
 		d.session.askAgain() // what the coordinator said before may hold no longer
 	}
@@ -179,63 +180,8 @@ func skewText(d time.Duration) string {
 	return fmt.Sprintf("this machine's clock is %s %s the coordinator's; set it, or the map on disk may count as too old", d.Abs().Round(time.Second), way)
 }
 
-// withSettings gives a copy of the state with the settings applied, after checking all of them.
-func (d *daemon) withSettings(caller unixsock.Caller, s *pb.Settings) (*state.State, error) {
-	next := *d.state
-	if s == nil {
-		return &next, nil
-	}
-	if s.Name != nil {
-		if err := record.CheckLabel(s.GetName()); err != nil {
-			return nil, connect.NewError(connect.CodeInvalidArgument, err)
-		}
-		next.Name = s.GetName()
-	}
-	if s.Operator != nil {
-		if !caller.Administrator() {
-			return nil, connect.NewError(connect.CodePermissionDenied, errors.New("only root may change the operator; run with sudo"))
-		}
-		if _, err := local.LookUpOperator(s.GetOperator()); err != nil {
-			return nil, connect.NewError(connect.CodeFailedPrecondition, err)
-		}
-		next.Operator = s.GetOperator()
-	}
-	return &next, nil
-}
-
-// Set implements LocalService.
-func (a *api) Set(ctx context.Context, req *connect.Request[pb.SetRequest]) (*connect.Response[pb.SetResponse], error) {
-	caller, err := a.admit(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := a.d.set(ctx, caller, req.Msg.GetSettings()); err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&pb.SetResponse{Status: a.d.status()}), nil
-}
-
-func (d *daemon) set(ctx context.Context, caller unixsock.Caller, s *pb.Settings) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	next, err := d.withSettings(caller, s)
-	if err != nil {
-		return err
-	}
-	if s != nil && s.Name != nil && next.Membership != nil {
-		if err := d.rename(ctx, next.Name); err != nil {
-			return err
-		}
-	}
-	if err := d.save(next); err != nil {
-		return internal(err)
-	}
-	d.applyOperator()
-	return nil
-}
-
 // Down implements LocalService.
-func (a *api) Down(ctx context.Context, _ *connect.Request[pb.DownRequest]) (*connect.Response[pb.DownResponse], error) {
+func (a *api) Down(ctx context.Context, req *connect.Request[pb.DownRequest]) (*connect.Response[pb.DownResponse], error) {
 	if _, err := a.admit(ctx); err != nil {
 		return nil, err
 	}
@@ -244,10 +190,18 @@ func (a *api) Down(ctx context.Context, _ *connect.Request[pb.DownRequest]) (*co
 	defer d.mu.Unlock()
 	next := *d.state
 	next.Up = false
+	if next.Routing.KillSwitch && !req.Msg.GetLiftKillSwitch() {
+		return nil, connect.NewError(connect.CodeFailedPrecondition,
+			errors.New("the kill switch is on, and without the tunnel nothing would leave this host; lift it first with \"warren up --kill-switch=false\""))
+	}
+	next.Routing.KillSwitch = false
 	if err := d.save(&next); err != nil {
 		return nil, internal(err)
 	}
 	d.stopSession()
+	if err := d.applyKillSwitch(); err != nil {
+		return nil, internal(err)
+	}
 	return connect.NewResponse(&pb.DownResponse{}), nil
 }
 

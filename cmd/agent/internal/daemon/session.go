@@ -64,6 +64,7 @@ type session struct {
 	monitor   *netmon.Monitor
 	relays    *relays
 	client    *client.Client
+	networks  *networks
 
 	known   atomic.Pointer[known]
 	former  former
@@ -97,6 +98,7 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 	if err := s.makeTunnel(); err != nil {
 		return nil, err
 	}
+	s.networks = newNetworks(s)
 	if err := s.makeNAT(); err != nil {
 		return nil, err
 	}

@@ -12,8 +12,6 @@ import (
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/bind"
-	"warren/tunnel/engine"
-	"warren/tunnel/router"
 )
 
 // known is an immutable index of the map, read on the packet path.
@@ -56,7 +54,6 @@ func (s *session) applyMap(m *client.Map) {
 	if m.Self != nil {
 		self = m.Self
 	}
-	s.applyAddresses(self, m.Statement)
 	s.relays.set(m.Statement.GetRelays())
 	s.forget(gone)
 	s.gatherer.SetServers(stunServers(m.Statement))
@@ -67,29 +64,16 @@ func (s *session) applyMap(m *client.Map) {
 		reachable = append(reachable, traversal.Peer{Device: p.Key, Node: p.NodeKey, NextNode: p.NextNodeKey})
 	}
 	s.traversal.SetPeers(reachable)
-	c := engine.Change{Self: self.Addresses, Grants: m.Statement.GetGrants()}
-	for _, p := range gone {
-		c.Gone = append(c.Gone, p.Key)
-	}
 	for _, p := range put {
 		s.relays.add(p.Key.Raw())
-		c.Put = append(c.Put, engine.Peer{Device: p.Key, NodeKey: p.NodeKey, NextNodeKey: p.NextNodeKey, Prefixes: hostPrefixes(p.Addresses)})
 	}
-	s.engine.Update(c)
-	s.changed.Wake()
-}
-
-// applyAddresses gives the interface the device's addresses and routes the network's prefixes to it.
-func (s *session) applyAddresses(self *record.Device, st *record.Statement) {
 	mtu := defaultMTU
-	if st.GetMtu() != 0 {
-		mtu = int(min(max(st.GetMtu(), 1280), 65535))
-	}
-	err := s.router.Apply(router.State{Addresses: hostPrefixes(self.Addresses), Routes: st.Prefixes, MTU: mtu})
-	if err != nil {
-		s.log.Error("addresses and routes not applied", "err", err)
+	if m.Statement.GetMtu() != 0 {
+		mtu = int(min(max(m.Statement.GetMtu(), 1280), 65535))
 	}
 	s.traversal.SetMTU(mtu)
+	s.networks.setMap(m, self, mtu, gone, put)
+	s.changed.Wake()
 }
 
 func stunServers(st *record.Statement) []string {

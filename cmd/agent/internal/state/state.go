@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 
 	"warren/internal/atomicfile"
 	"warren/internal/filelock"
@@ -22,7 +23,7 @@ import (
 )
 
 // Version is the layout of the directory that this program writes. It reads it and older ones.
-const Version = 1
+const Version = 2
 
 const (
 	fileName = "state.json"
@@ -53,6 +54,8 @@ type State struct {
 	Operator string
 	// Port is the UDP port of the last run, kept so that NAT mappings and peers' candidates stay valid; 0: none yet.
 	Port uint16
+	// Routing is forgotten with the membership, but for the kill switch.
+	Routing Routing
 }
 
 // Membership is the network that the device belongs to.
@@ -109,6 +112,7 @@ type onDisk struct {
 	Name       string          `json:"name,omitempty"`
 	Operator   string          `json:"operator,omitempty"`
 	Port       uint16          `json:"port,omitempty"`
+	Routing    *Routing        `json:"routing,omitempty"`
 }
 
 type membershipJSON struct {
@@ -169,6 +173,12 @@ func parse(b []byte) (*State, error) {
 func (f *onDisk) state() (*State, error) {
 	s := &State{Up: f.Up, Name: f.Name, Operator: f.Operator, Port: f.Port}
 	var err error
+	if f.Routing != nil {
+		if err := f.Routing.check(); err != nil {
+			return nil, fmt.Errorf("damaged: %w", err)
+		}
+		s.Routing = *f.Routing
+	}
 	if len(f.DeviceKey) > 0 {
 		if s.Device, err = key.DevicePrivateFromBytes(f.DeviceKey); err != nil {
 			return nil, fmt.Errorf("damaged: device key: %w", err)
@@ -215,6 +225,9 @@ func (f *membershipJSON) membership() (*Membership, error) {
 // Save replaces the state: after a crash the old or the new one is found.
 func (d *Dir) Save(s *State) error {
 	f := onDisk{Version: Version, Up: s.Up, Name: s.Name, Operator: s.Operator, Port: s.Port}
+	if !reflect.ValueOf(s.Routing).IsZero() {
+		f.Routing = &s.Routing
+	}
 	if !s.Device.IsZero() {
 		f.DeviceKey, f.NodeKey = s.Device.Bytes(), s.Node.Bytes()
 	}
@@ -238,11 +251,11 @@ func (d *Dir) Save(s *State) error {
 	return nil
 }
 
-// Forget removes keys, membership and map: what leave does. Settings stay.
+// Forget removes keys, membership, map and routing: what leave does. The operator stays, and the kill switch.
 func (d *Dir) Forget(s *State) (*State, error) {
 	if err := os.Remove(d.MapFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	kept := &State{Operator: s.Operator}
+	kept := &State{Operator: s.Operator, Routing: Routing{KillSwitch: s.Routing.KillSwitch}}
 	return kept, d.Save(kept)
 }

@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+
+	"warren/proto/cidr"
+	pb "warren/proto/warrenv1"
+)
+
+// settingsGiven tells what was named of the settings, after a check of all that can be checked without the daemon.
+type settingsGiven func(*cobra.Command) (*pb.Settings, error)
+
+// settingValues are those of the flags; which of them count is for the command to say.
+type settingValues struct {
+	name, operator, exitNode           string
+	advertise, site, probe, prefer     []string
+	advertiseExit, accept, allow, kill bool
+	priority                           uint8
+}
+
+// settingsFlags adds the flags for what up and set can change.
+func settingsFlags(cmd *cobra.Command) settingsGiven {
+	v := new(settingValues)
+	f := cmd.Flags()
+	f.StringVar(&v.name, "name", "", "`name` of this device in the network")
+	f.StringVar(&v.operator, "operator", "", "`user`, or group:NAME, who may use warren without root; \"\" for nobody")
+	f.StringSliceVar(&v.advertise, "advertise", nil,
+		"carry this `CIDR` for others, such as 192.168.10.0/24, or 192.168.1.0/24=10.77.1.0/24 to show it under another; may be repeated, \"\" for none")
+	f.StringSliceVar(&v.site, "site", nil, "carry this `CIDR`, with real addresses both ways, to link it with other sites; may be repeated, \"\" for none")
+	f.BoolVar(&v.advertiseExit, "advertise-exit", false, "offer to be an exit node, through which others reach the internet")
+	f.Uint8Var(&v.priority, "priority", 100, "`rank` among gateways with the same CIDR, 1 to 255; the highest that works is used")
+	f.StringSliceVar(&v.probe, "probe", nil, "`address` of a host on the LAN, by which the gateway finds out whether it reaches it; may be repeated, \"\" to learn some")
+	f.BoolVar(&v.accept, "accept-routes", true, "use the CIDRs that other devices carry")
+	f.StringSliceVar(&v.prefer, "prefer-lan", nil, "`CIDR` for which the network that this host is connected to wins; may be repeated, \"\" for none")
+	f.StringVar(&v.exitNode, "exit-node", "", "send all traffic through this `device`, or auto to have one chosen; \"\" for none")
+	f.BoolVar(&v.allow, "exit-allow-lan", false, "beside an exit node, reach the networks that this host is connected to")
+	f.BoolVar(&v.kill, "kill-switch", false, "let nothing leave this host but through the tunnel, until it is set to false")
+	return func(cmd *cobra.Command) (*pb.Settings, error) { return v.given(cmd) }
+}
+
+func (v *settingValues) given(cmd *cobra.Command) (*pb.Settings, error) {
+	s := new(pb.Settings)
+	changed := cmd.Flags().Changed
+	for flag, set := range map[string]func(){
+		"name":           func() { s.Name = &v.name },
+		"operator":       func() { s.Operator = &v.operator },
+		"advertise":      func() { s.Advertise = &pb.TextList{Values: v.advertise} },
+		"site":           func() { s.Site = &pb.TextList{Values: v.site} },
+		"advertise-exit": func() { s.AdvertiseExit = &v.advertiseExit },
+		"priority":       func() { p := uint32(v.priority); s.Priority = &p },
+		"probe":          func() { s.Probe = &pb.TextList{Values: v.probe} },
+		"accept-routes":  func() { s.AcceptRoutes = &v.accept },
+		"prefer-lan":     func() { s.PreferLan = &pb.TextList{Values: v.prefer} },
+		"exit-node":      func() { s.ExitNode = &v.exitNode },
+		"exit-allow-lan": func() { s.ExitAllowLan = &v.allow },
+		"kill-switch":    func() { s.KillSwitch = &v.kill },
+	} {
+		if changed(flag) {
+			set()
+		}
+	}
+	return s, checkSettings(s)
+}
+
+// checkSettings refuses before anything is started or changed what no network makes right. The daemon checks again, with what it knows.
+func checkSettings(s *pb.Settings) error {
+	if _, err := cidr.Parse(s.GetAdvertise().GetValues(), s.GetSite().GetValues(), s.GetAdvertiseExit(), nil); err != nil {
+		return usageError{err}
+	}
+	if s.Priority != nil && s.GetPriority() == 0 {
+		return usagef("--priority 0: a priority is 1 to 255")
+	}
+	for _, t := range s.GetProbe().GetValues() {
+		if a, err := netip.ParseAddr(t); err != nil || a.Zone() != "" {
+			return usagef("--probe %.60q: not an address; name a host by its address, such as 192.168.10.1", t)
+		}
+	}
+	for _, t := range s.GetPreferLan().GetValues() {
+		p, err := netip.ParsePrefix(t)
+		if err != nil {
+			return usagef("--prefer-lan %.60q: not a CIDR, such as 192.168.10.0/24", t)
+		}
+		if p != p.Masked() {
+			return usageError{fmt.Errorf("--prefer-lan %s: has bits set beyond its length; write %s", p, p.Masked())}
+		}
+	}
+	if s.GetAdvertiseExit() && s.GetExitNode() != "" {
+		return usagef("--advertise-exit and --exit-node: an exit node sends its own traffic out by itself; choose one of the two")
+	}
+	return nil
+}
