@@ -1271,7 +1271,7 @@ type AdvertisedStatus struct {
 	Prefix string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
 	// On the LAN, if it is translated.
 	Lan string `protobuf:"bytes,2,opt,name=lan,proto3" json:"lan,omitempty"`
-	// "masquerade", "site" or "exit".
+	// "masqueraded", "site", "translated" or "exit".
 	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// "approved", "waiting" or "untold" (the coordinator does not know it yet).
 	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`

@@ -28,6 +28,12 @@ type (
 		Peers       []peerJSON      `json:"peers"`
 		Warnings    []string        `json:"warnings"`
 		NAT         *natJSON        `json:"nat,omitempty"`
+		// Routes are the CIDRs of others, Advertised are this device's own.
+		Routes       []routeJSON      `json:"routes"`
+		Advertised   []advertisedJSON `json:"advertised"`
+		Exit         *exitJSON        `json:"exit,omitempty"`
+		AcceptRoutes bool             `json:"accept_routes"`
+		KillSwitch   bool             `json:"kill_switch"`
 	}
 	selfJSON struct {
 		Name      string   `json:"name"`
@@ -87,6 +93,8 @@ func statusView(s *pb.StatusResponse) statusJSON {
 		Warnings:    list(s.GetWarnings()),
 	}
 	v.NAT = natView(s.GetNat())
+	v.Routes, v.Advertised, v.Exit = routesView(s.GetRoutes()), advertisedView(s.GetAdvertised()), exitView(s.GetExit())
+	v.AcceptRoutes, v.KillSwitch = s.GetAcceptRoutes(), s.GetKillSwitch()
 	for _, p := range s.GetPeers() {
 		v.Peers = append(v.Peers, peerJSON{
 			Name: p.GetName(), Addresses: list(p.GetAddresses()), NodeKey: p.GetNodeKey(), Online: p.GetOnline(),
@@ -144,6 +152,9 @@ func printStatus(w io.Writer, s *pb.StatusResponse) error {
 		fmt.Fprintf(w, "coordinator %s  not connected; map is %s old\n", c.GetUrl(), age)
 	}
 	printNAT(w, s.GetNat())
+	if err := printRoutes(w, s); err != nil {
+		return err
+	}
 	if len(s.GetPeers()) == 0 {
 		_, err := fmt.Fprintln(w, "\nno peers yet: run \"warren up\" with a token on another device")
 		return err

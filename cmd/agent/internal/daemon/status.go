@@ -28,6 +28,7 @@ func (d *daemon) status() *pb.StatusResponse {
 		Self: &pb.Self{}, Coordinator: &pb.CoordinatorStatus{}, Operator: d.state.Operator, Pid: uint32(os.Getpid()),
 	}
 	m := d.state.Membership
+	r.KillSwitch, r.AcceptRoutes = d.state.Routing.KillSwitch, !d.state.Routing.RefuseRoutes
 	if m == nil {
 		return r
 	}
@@ -80,6 +81,7 @@ func (s *session) fill(r *pb.StatusResponse, now time.Time) {
 		r.State = pb.StatusResponse_STATE_UP
 	}
 	r.Nat = s.natStatus()
+	s.networks.fill(r)
 	if k.m == nil {
 		return
 	}

@@ -1,0 +1,183 @@
+package daemon
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"warren/cmd/agent/internal/state"
+	"warren/coord/client"
+	"warren/proto/key"
+	"warren/proto/record"
+	pb "warren/proto/warrenv1"
+	"warren/tunnel/engine"
+	"warren/tunnel/router"
+)
+
+// host stands for engine and router, and keeps what they were told.
+type host struct {
+	peers   map[string][]netip.Prefix
+	carries []netip.Prefix
+	state   router.State
+	names   map[deviceKey]string
+	puts    int
+}
+
+func (h *host) Update(c engine.Change) {
+	h.carries = c.Carries
+	for _, k := range c.Gone {
+		delete(h.peers, h.names[k.Raw()])
+	}
+	for _, p := range c.Put {
+		h.peers[h.names[p.Device.Raw()]] = p.Prefixes
+		h.puts++
+	}
+}
+
+func (h *host) Apply(s router.State) error { h.state = s; return nil }
+
+func prefixes(texts ...string) (out []netip.Prefix) {
+	for _, t := range texts {
+		out = append(out, netip.MustParsePrefix(t))
+	}
+	return out
+}
+
+// office is a map with two gateways of 10.1.0.0/16, of which b is preferred, one of 10.0.0.0/8, and an exit node.
+type office struct {
+	*networks
+	host *host
+	m    *client.Map
+	gone []*record.Device
+}
+
+func newOffice(t *testing.T, routing state.Routing) *office {
+	t.Helper()
+	self := &record.Device{Key: key.NewDevice().Public(), Name: "self", Addresses: []netip.Addr{netip.MustParseAddr("100.64.0.1")}}
+	h := &host{peers: map[string][]netip.Prefix{}, names: map[deviceKey]string{}}
+	o := &office{host: h, networks: &networks{
+		log: slog.New(slog.DiscardHandler), engine: h, router: h, routing: routing, self: self, mtu: defaultMTU,
+		chosen: map[netip.Prefix]deviceKey{}, given: map[deviceKey][]netip.Prefix{},
+	}}
+	o.m = &client.Map{Self: self, Statement: &record.Statement{MapStatement: new(pb.MapStatement), Prefixes: prefixes("100.64.0.0/16")}}
+	o.peer("a", "100.64.0.2", 100, "10.1.0.0/16")
+	o.peer("b", "100.64.0.3", 200, "10.1.0.0/16")
+	o.peer("wide", "100.64.0.4", 100, "10.0.0.0/8")
+	o.peer("exit", "100.64.0.5", 100, "0.0.0.0/0", "::/0")
+	o.peer("plain", "100.64.0.6", 100)
+	return o
+}
+
+func (o *office) peer(name, address string, priority uint8, carries ...string) {
+	p := &record.Device{
+		Key: key.NewDevice().Public(), NodeKey: key.NewNode().Public(), Name: name, Addresses: []netip.Addr{netip.MustParseAddr(address)},
+		Routes: prefixes(carries...),
+	}
+	o.host.names[p.Key.Raw()] = name
+	o.m.Peers = append(o.m.Peers, p)
+	for _, r := range p.Routes {
+		o.m.Statement.Routes = append(o.m.Statement.Routes, record.Route{Prefix: r, Gateway: p.Key.Raw(), Priority: priority})
+	}
+}
+
+func (o *office) use() *office {
+	o.setMap(o.m, o.self, defaultMTU, nil, o.m.Peers)
+	return o
+}
+
+// check compares what each peer has besides its own address, and which routes the host has besides the network's.
+func (o *office) check(t *testing.T, peers map[string][]netip.Prefix, routes ...string) {
+	t.Helper()
+	got := map[string][]netip.Prefix{}
+	for name, list := range o.host.peers {
+		if len(list) > 1 {
+			got[name] = list[1:]
+		}
+	}
+	equal := cmp.Options{cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmpopts.EquateEmpty()}
+	if diff := cmp.Diff(peers, got, equal); diff != "" {
+		t.Errorf("peers (-want +got):\n%s", diff)
+	}
+	want := append(prefixes(routes...), o.m.Statement.Prefixes...)
+	slices.SortFunc(want, netip.Prefix.Compare)
+	if diff := cmp.Diff(want, o.host.state.Routes, equal); diff != "" {
+		t.Errorf("routes (-want +got):\n%s", diff)
+	}
+}
+
+func TestNetworksChoose(t *testing.T) {
+	o := newOffice(t, state.Routing{}).use()
+	o.check(t, map[string][]netip.Prefix{"b": prefixes("10.1.0.0/16"), "wide": prefixes("10.0.0.0/8")}, "10.0.0.0/8", "10.1.0.0/16")
+
+	o.set(state.Routing{RefuseRoutes: true})
+	o.check(t, map[string][]netip.Prefix{})
+
+	o.host.puts = 0
+	o.set(state.Routing{ExitNode: "exit"})
+	if o.host.puts != 3 {
+		t.Errorf("%d peers were put, want the 3 that changed", o.host.puts)
+	}
+	all := map[string][]netip.Prefix{"b": prefixes("10.1.0.0/16"), "wide": prefixes("10.0.0.0/8"), "exit": prefixes("0.0.0.0/0", "::/0")}
+	o.check(t, all, "0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "::/0")
+	o.set(state.Routing{ExitNode: autoExit})
+	o.check(t, all, "0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "::/0")
+
+	o.set(state.Routing{ExitNode: "plain", RefuseRoutes: true})
+	o.check(t, map[string][]netip.Prefix{})
+}
+
+// TestNetworksUnsigned: what the coordinator says beyond what the authority has signed is not believed.
+func TestNetworksUnsigned(t *testing.T) {
+	o := newOffice(t, state.Routing{ExitNode: autoExit})
+	for _, p := range o.m.Peers {
+		p.Routes = nil
+	}
+	o.use().check(t, map[string][]netip.Prefix{})
+}
+
+func TestNetworksCarry(t *testing.T) {
+	o := newOffice(t, state.Routing{Site: []string{"10.1.0.0/16"}, Advertise: []string{"192.168.1.0/24=10.77.1.0/24", "10.5.0.0/16"}, AdvertiseExit: true})
+	o.self.Routes = prefixes("10.1.0.0/16", "10.77.1.0/24", "0.0.0.0/0", "10.9.0.0/16")
+	o.use()
+	equal := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+	if diff := cmp.Diff(prefixes("0.0.0.0/0", "10.1.0.0/16", "10.77.1.0/24"), o.host.carries, equal); diff != "" {
+		t.Errorf("carried, of what is advertised and approved (-want +got):\n%s", diff)
+	}
+	want := []router.Carried{
+		{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Kind: router.Site},
+		{Prefix: netip.MustParsePrefix("10.77.1.0/24"), Kind: router.Masquerade, LAN: netip.MustParsePrefix("192.168.1.0/24")},
+	}
+	if diff := cmp.Diff(want, o.host.state.Carried, equal); diff != "" {
+		t.Errorf("host (-want +got):\n%s", diff)
+	}
+	if !o.host.state.Exit.IPv4 || o.host.state.Exit.IPv6 {
+		t.Errorf("exit node of %+v, want IPv4, which is approved", o.host.state.Exit)
+	}
+	o.check(t, map[string][]netip.Prefix{"wide": prefixes("10.0.0.0/8")}, "10.0.0.0/8") // not 10.1.0.0/16, which is its own
+}
+
+func TestNetworksStatus(t *testing.T) {
+	o := newOffice(t, state.Routing{ExitNode: "plain", KillSwitch: true, Advertise: []string{"10.5.0.0/16", "10.6.0.0/16", "10.7.0.0/16"}})
+	o.self.Routes, o.m.Statement.Waiting = prefixes("10.5.0.0/16"), prefixes("10.6.0.0/16")
+	o.use()
+	var s pb.StatusResponse
+	o.fill(&s)
+	states := map[string]string{}
+	for _, a := range s.GetAdvertised() {
+		states[a.GetPrefix()] = a.GetState()
+	}
+	if diff := cmp.Diff(map[string]string{"10.5.0.0/16": "approved", "10.6.0.0/16": "waiting", "10.7.0.0/16": "untold"}, states); diff != "" {
+		t.Errorf("advertised (-want +got):\n%s", diff)
+	}
+	if e := s.GetExit(); e.GetNode() != "" || !strings.Contains(e.GetProblem(), "plain is no exit node for this device; those are exit") {
+		t.Errorf("exit %v", e)
+	}
+	if len(s.GetRoutes()) != 2 || s.GetRoutes()[1].GetGateway() != "b" || len(s.GetRoutes()[1].GetGateways()) != 2 || !s.GetKillSwitch() {
+		t.Errorf("routes %v", s.GetRoutes())
+	}
+}

@@ -1,0 +1,118 @@
+package daemon
+
+import (
+	"net/netip"
+	"slices"
+
+	"warren/proto/cidr"
+	pb "warren/proto/warrenv1"
+)
+
+// What a CIDR is used for, as in pb.RouteStatus.
+const (
+	useTunnel  = "tunnel"
+	useLAN     = "lan"
+	useRefused = "refused"
+	useOwn     = "own"
+	useNone    = "none"
+)
+
+// fill adds what is known of routes.
+func (n *networks) fill(r *pb.StatusResponse) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r.AcceptRoutes = !n.routing.RefuseRoutes
+	r.KillSwitch = n.routing.KillSwitch
+	if n.err != nil {
+		r.Warnings = append(r.Warnings, n.err.Error())
+	}
+	r.Advertised = n.advertisedStatus()
+	if n.m == nil {
+		return
+	}
+	names := map[deviceKey]string{}
+	for _, p := range n.m.Peers {
+		names[p.Key.Raw()] = p.Name
+	}
+	offers := n.offers()
+	for _, p := range sortedKeys(offers) {
+		if p.Bits() == 0 {
+			continue // in Exit
+		}
+		s := &pb.RouteStatus{Prefix: p.String(), Gateway: names[n.chosen[p]], Use: n.use(p)}
+		for _, o := range offers[p] {
+			s.Gateways = append(s.Gateways, &pb.GatewayStatus{Name: names[o.Gateway], Priority: uint32(o.Priority), Health: "unknown"})
+		}
+		r.Routes = append(r.Routes, s)
+	}
+	r.Exit = n.exitStatus(names)
+}
+
+// use says what becomes of packets for a CIDR that gateways carry.
+func (n *networks) use(p netip.Prefix) string {
+	if slices.ContainsFunc(n.carried(), func(r cidrRoute) bool { return r.Prefix == p }) {
+		return useOwn
+	}
+	if n.routing.RefuseRoutes {
+		return useRefused
+	}
+	if _, ok := n.chosen[p]; !ok {
+		return useNone
+	}
+	return useTunnel
+}
+
+func (n *networks) exitStatus(names map[deviceKey]string) *pb.ExitStatus {
+	if n.routing.ExitNode == "" {
+		return nil
+	}
+	s := &pb.ExitStatus{Wanted: n.routing.ExitNode, AllowLan: n.routing.ExitAllowLAN}
+	for _, r := range cidr.Exits() {
+		id, ok := n.chosen[r.Prefix]
+		if !ok {
+			continue
+		}
+		s.Node = names[id]
+		s.Ipv4, s.Ipv6 = s.GetIpv4() || r.Prefix.Addr().Is4(), s.GetIpv6() || r.Prefix.Addr().Is6()
+	}
+	if s.GetNode() == "" {
+		s.Problem = "there is no exit node that this device may use; nothing leaves this host until there is one, or --exit-node=\"\" is set"
+		if n.routing.ExitNode != autoExit {
+			if _, err := newKnown(n.m).exitNode(n.routing.ExitNode); err != nil {
+				s.Problem = err.Error()
+			}
+		}
+	}
+	return s
+}
+
+// advertisedStatus is what this device advertises and what has become of it.
+func (n *networks) advertisedStatus() (out []*pb.AdvertisedStatus) {
+	routes, err := n.routing.Routes(n.overlay())
+	if err != nil {
+		return nil // told as a warning
+	}
+	for _, r := range routes {
+		s := &pb.AdvertisedStatus{Prefix: r.Prefix.String(), Kind: r.Kind.String(), State: "untold", Health: "unknown", Priority: uint32(n.routing.Rank())}
+		if r.LAN != r.Prefix {
+			s.Lan = r.LAN.String()
+		}
+		switch {
+		case slices.Contains(n.self.Routes, r.Prefix):
+			s.State = "approved"
+		case n.m != nil && slices.Contains(n.m.Statement.Waiting, r.Prefix):
+			s.State = "waiting"
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func sortedKeys[V any](m map[netip.Prefix]V) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(m))
+	for p := range m {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return out
+}
