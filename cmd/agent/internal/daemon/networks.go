@@ -247,4 +247,3 @@ func (k *known) exitNode(text string) (*record.Device, error) {
 	}
 	return nil, fmt.Errorf("no peer is called %q, and there is no exit node yet", text)
 }
-
