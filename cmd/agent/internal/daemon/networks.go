@@ -41,8 +41,7 @@ type networks struct {
 	mtu     int
 	chosen  map[netip.Prefix]deviceKey
 	given   map[deviceKey][]netip.Prefix // the CIDRs that each peer has in the engine
-	applied router.State
-	err     error // of the last change of the host
+	err     error                        // of the last change of the host
 }
 
 func newNetworks(s *session) *networks {

@@ -53,7 +53,6 @@ type office struct {
 	*networks
 	host *host
 	m    *client.Map
-	gone []*record.Device
 }
 
 func newOffice(t *testing.T, routing state.Routing) *office {
