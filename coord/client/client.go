@@ -1,5 +1,6 @@
 // Package client is the agent's side of coordination. Enrol makes a device a member by a join token; a Client, made by New, keeps its
-// network map in step with the coordinator and on disk, and changes the device's own record by Leave, SetName and SetNodeKey.
+// network map in step with the coordinator and on disk, and changes the device's own record by Leave, SetName, SetNodeKey and
+// Advertise.
 //
 // Verification and bookkeeping of the map are in mapsync; this package carries messages and decides when to try again.
 package client

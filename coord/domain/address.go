@@ -47,13 +47,14 @@ func CheckPrefix(p netip.Prefix, v6 bool) error {
 const tries = 64
 
 // PickAddresses chooses one free address in each prefix. The host part drawn for IPv4 is also used for IPv6, so that a person sees
-// that they belong together; never the first address, which people take for a gateway, nor the last one of an IPv4 prefix.
+// that they belong together; never the first address, which people take for a gateway, nor the last one of an IPv4 prefix, nor the one before it, from
+// which gateways probe their LANs.
 func PickAddresses(prefixes []netip.Prefix, taken func(netip.Addr) bool, random io.Reader) ([]netip.Addr, error) {
 	bits := 32
 	for _, p := range prefixes {
 		bits = min(bits, p.Addr().BitLen()-p.Bits())
 	}
-	last := uint64(1)<<bits - 2
+	last := uint64(1)<<bits - 3
 	free := func(host uint64) ([]netip.Addr, bool) {
 		out := make([]netip.Addr, 0, len(prefixes))
 		for _, p := range prefixes {

@@ -1,8 +1,8 @@
 // Package domain is the pure core of coordination: what a network, its join tokens and its devices are, and how they may change. It
 // holds no clock, no database and no socket: callers pass the time, randomness and what is taken already, and store what it returns.
 //
-// Enrol, Rename, Expire, Remove, Restore and ApplySelf make the next state of a device and leave the old one as it was; NewToken and
-// Token.Admit rule tokens; PickName and PickAddresses choose what a new device gets. Which peers a device
+// Enrol, Rename, Expire, Remove, Restore, RuleRoutes and ApplySelf make the next state of a device and leave the old one as it was, and Settle
+// works out which routes it then carries; NewToken and Token.Admit rule tokens; PickName and PickAddresses choose what a new device gets. Which peers a device
 // may know of, package policy/compile says.
 package domain
 
@@ -56,6 +56,9 @@ type Device struct {
 	Gone bool
 	// Sequence is the highest of the device's signed changes.
 	Sequence uint64
+	// Advertised is what it offers to carry, Rulings who may have it carry what; both in order of prefixes. Routes follow from them, by Settle.
+	Advertised []Advertised
+	Rulings    []Ruling
 }
 
 // Request is what a device asks for when it enrols. Its form has been checked except for Name and Hostname.
@@ -122,7 +125,7 @@ func errNodeKeyTaken(k key.NodePublic) error {
 	return fmt.Errorf("%w: another device uses %s; a node key belongs to one device, make a new one", ErrNodeKey, k.Short())
 }
 
-// sameRecord compares what peers see of a and b besides the version. Addresses and routes do not change yet.
+// sameRecord compares what peers see of a and b besides the version and Routes, which Settle compares. Addresses do not change yet.
 func sameRecord(a, b *Device) bool {
 	return a.Name == b.Name && a.Owner == b.Owner && a.Ephemeral == b.Ephemeral && a.Removed == b.Removed &&
 		slices.Equal(a.Tags, b.Tags) && a.ExpiresAt.Equal(b.ExpiresAt) &&
@@ -237,6 +240,7 @@ func Remove(n *Network, d *Device, now time.Time) (*Device, error) {
 	}
 	next := *d
 	next.Removed, next.RemovedAt = true, now
+	next.Routes, next.Advertised, next.Rulings = nil, nil, nil
 	next.bump(n)
 	return &next, nil
 }

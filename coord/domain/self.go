@@ -7,7 +7,7 @@ import (
 	"warren/proto/key"
 )
 
-// SelfChange is one signed change that a device asks for. One of Leave, Name and Node is set.
+// SelfChange is one signed change that a device asks for. One of Leave, Name, Node and Advertise is set.
 type SelfChange struct {
 	// By is the key that signed, and Sequence the number that it signed.
 	By       key.DevicePublic
@@ -15,6 +15,9 @@ type SelfChange struct {
 	Leave    bool
 	Name     string
 	Node     key.NodePublic
+	// Advertise says that Routes are all that the device offers to carry.
+	Advertise bool
+	Routes    []Advertised
 }
 
 // CheckSelf decides whether c may be considered for d at all: a device changes itself only, and each change once.
@@ -43,8 +46,11 @@ func ApplySelf(n *Network, d *Device, c SelfChange, taken Taken, now time.Time) 
 	if !d.Removed && d.Expired(now) {
 		return nil, fmt.Errorf("%w at %s; renew it by \"warren up\" with a new token", ErrExpired, d.ExpiresAt.UTC().Format(time.RFC3339))
 	}
-	if !c.Node.IsZero() {
+	switch {
+	case !c.Node.IsZero():
 		return RotateNodeKey(n, d, c.Node, taken.Node)
+	case c.Advertise:
+		return advertise(n, d, c.Routes)
 	}
 	return Rename(n, d, c.Name, taken.Name)
 }

@@ -30,3 +30,6 @@ const (
 	// Stopping says that the coordinator is shutting down.
 	Stopping = "stopping"
 )
+
+// NoSuchChange is in the text of the refusal of a change that the coordinator is too old for. It has no Header of its own.
+const NoSuchChange = "no change that this coordinator knows"

@@ -31,12 +31,16 @@ type member struct {
 	peers record.Digest
 	stale bool
 	told  *told // nil: to be made
+	// device is its newest state.
+	device *store.Device
 }
 
 // told is what a device's statement says of grants and routes.
 type told struct {
 	grants []*pb.Grant
 	routes []*pb.MapRoute
+	// waiting is what the device itself advertises and may not carry yet.
+	waiting []*pb.Prefix
 	// fit says that a statement can hold them.
 	fit bool
 }
@@ -58,7 +62,7 @@ func newAccess(p *policy.Policy, dir compile.Directory, now time.Time) *access {
 // load adds a device while nobody watches.
 func (a *access) load(d *store.Device) {
 	if d.Visible() {
-		a.members[d.Key.Raw()] = &member{own: sumOf(d), stale: true}
+		a.members[d.Key.Raw()] = &member{own: sumOf(d), stale: true, device: d}
 	}
 }
 
@@ -76,6 +80,7 @@ func compiledDevice(d *store.Device) compile.Device {
 func (a *access) put(d *store.Device) effect {
 	k := d.Key.Raw()
 	self := a.members[k]
+	a.reprioritise(self, d)
 	var old, now record.Digest
 	if self != nil {
 		old = self.own
@@ -89,6 +94,7 @@ func (a *access) put(d *store.Device) effect {
 		}
 		now = sumOf(d)
 		self.own, self.stale = now, self.stale || len(u.Gained)+len(u.Lost) > 0
+		self.device, self.told = d, nil
 	} else {
 		u = a.compiled.RemoveDevice(k)
 		delete(a.members, k)
@@ -96,6 +102,23 @@ func (a *access) put(d *store.Device) effect {
 	a.resum(k, old, now, u)
 	a.forget(u.Changed)
 	return effect{gained: u.Gained, lost: u.Lost}
+}
+
+// renew takes a state of a device that differs from the one before in nothing that others are told.
+func (a *access) renew(d *store.Device) {
+	if m := a.members[d.Key.Raw()]; m != nil {
+		m.device, m.told = d, nil
+	}
+}
+
+// reprioritise is for a gateway that carries what it did, with other priorities, of which compiled knows nothing.
+func (a *access) reprioritise(self *member, d *store.Device) {
+	if self == nil || !slices.ContainsFunc(d.Routes, func(p netip.Prefix) bool { return self.device.Priority(p) != d.Priority(p) }) {
+		return
+	}
+	for p := range a.compiled.Peers(d.Key.Raw()) {
+		a.members[p].told = nil
+	}
 }
 
 // forget drops what was made for statements that changed.
@@ -187,21 +210,40 @@ func (a *access) tell(k rawKey) *told {
 		return &told{fit: true}
 	}
 	if m.told == nil {
-		m.told = toldBy(a.compiled.View(k))
+		m.told = toldBy(a.compiled.View(k), a.priority)
+		m.told.waiting = record.PrefixesToProto(m.device.WaitingRoutes())
 	}
 	return m.told
 }
 
-func toldBy(v compile.View) *told {
+// priority is that with which a gateway carries a CIDR.
+func (a *access) priority(gateway rawKey, p netip.Prefix) uint8 {
+	m := a.members[gateway]
+	if m == nil {
+		return 0
+	}
+	return m.device.Priority(p)
+}
+
+// anyPriority is for views that are only to be measured.
+func anyPriority(rawKey, netip.Prefix) uint8 { return record.DefaultPriority }
+
+// toldBy makes a view ready for a statement, with the priorities that gateways have.
+func toldBy(v compile.View, priority func(rawKey, netip.Prefix) uint8) *told {
 	t := &told{grants: v.Grants}
 	for _, r := range v.Routes {
-		t.routes = append(t.routes, &pb.MapRoute{Prefix: record.PrefixesToProto([]netip.Prefix{r.Prefix})[0], GatewayKey: slices.Clone(r.Gateway[:])})
+		t.routes = append(t.routes, &pb.MapRoute{
+			Prefix: record.PrefixToProto(r.Prefix), GatewayKey: slices.Clone(r.Gateway[:]),
+			Priority: uint32(priority(r.Gateway, r.Prefix)),
+		})
 	}
 	t.fit = len(t.grants) <= record.MaxGrants && len(t.routes) <= record.MaxMapRoutes && t.size() <= maxTold
 	return t
 }
 
-// maxTold bounds what grants and routes take in a map statement, in bytes. The rest is for relays and endpoints.
+// maxTold bounds what grants and routes take in a map statement, in bytes. The rest is for relays, endpoints and routes that wait.
 const maxTold = record.MaxPayload - 64<<10
 
-func (t *told) size() int { return proto.Size(&pb.MapStatement{Grants: t.grants, Routes: t.routes}) }
+func (t *told) size() int {
+	return proto.Size(&pb.MapStatement{Grants: t.grants, Routes: t.routes, WaitingRoutes: t.waiting})
+}

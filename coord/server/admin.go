@@ -193,10 +193,15 @@ func (a *admin) changeDevice(ctx context.Context, which string, f func(*batch, *
 		if err != nil {
 			return err
 		}
-		if changed, err = f(b, d); err != nil {
+		next, err := f(b, d)
+		if err != nil {
 			return err
 		}
-		return b.put(changed)
+		if err := b.put(next); err != nil {
+			return err
+		}
+		changed = &b.devices[0].Device
+		return nil
 	})
 	switch {
 	case err == nil:

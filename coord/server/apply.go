@@ -9,6 +9,7 @@ import (
 	"connectrpc.com/connect"
 
 	"warren/coord/domain"
+	"warren/coord/reason"
 	"warren/proto/key"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
@@ -91,8 +92,11 @@ func changeOf(m *pb.ApplyBody, by key.DevicePublic) (domain.SelfChange, error) {
 		if c.Node, err = key.NodePublicFromBytes(x.SetNodeKey.GetNodeKey()); err != nil {
 			err = fmt.Errorf("node key: %w", err)
 		}
+	case *pb.ApplyBody_Advertise:
+		c.Advertise = true
+		c.Routes, err = advertisedFrom(x.Advertise)
 	default:
-		err = errors.New("no change that this coordinator knows")
+		err = errors.New(reason.NoSuchChange)
 	}
 	if err == nil && c.Sequence > math.MaxInt64 {
 		err = fmt.Errorf("sequence number %d is too large", c.Sequence) // the database's integers are signed

@@ -11,6 +11,7 @@ import (
 
 	"warren/coord/domain"
 	"warren/coord/policy"
+	"warren/coord/policy/compile"
 	"warren/coord/reason"
 	"warren/coord/store"
 	"warren/proto/key"
@@ -36,6 +37,8 @@ type batch struct {
 	policy             *policy.Policy
 	confirmBy          time.Time
 	confirmed, advance bool
+	asked              *compile.Compiler // by approvers
+	rulings            []ruled
 
 	// plan.go fills these.
 	planned    bool
@@ -62,23 +65,30 @@ func (s *Server) commit(ctx context.Context, f func(*batch) error) error {
 		if err := f(b); err != nil {
 			return err
 		}
+		if err := b.settleAll(); err != nil {
+			return err
+		}
 		return s.hub.plan(b)
 	})
 	switch {
 	case err == nil:
 		s.hub.publish(b)
+		b.logRulings()
 	case b != nil && b.planned:
 		s.hub.undo(b)
 	}
 	return err
 }
 
-// put stores a device's next state. If its version is new, the state is signed and everybody whom it concerns is told.
+// put stores a device's next state, with the routes that it then carries. If its version is new, the state is signed and everybody whom it concerns
+// is told.
 func (b *batch) put(d *domain.Device) error {
 	old, err := b.tx.Device(d.Key)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
+	d = b.settle(old, d)
+	b.noteRulings(old, d)
 	next := &store.Device{Device: *d}
 	if old != nil && old.Version == d.Version {
 		next.Signed = old.Signed
@@ -145,6 +155,7 @@ func (s *Server) refusal(err error) *connect.Error {
 		{domain.ErrExpired, reason.Expired, connect.CodePermissionDenied},
 		{domain.ErrSequence, reason.Sequence, connect.CodeAborted},
 		{domain.ErrFull, whyFull, connect.CodeResourceExhausted},
+		{domain.ErrRoute, whyRoute, connect.CodeInvalidArgument},
 		{errForm, whyMalformed, connect.CodeInvalidArgument},
 	} {
 		if errors.Is(err, c.is) {
@@ -159,6 +170,7 @@ const (
 	whyMalformed = "malformed"
 	whyRate      = "rate"
 	whyFull      = "full"
+	whyRoute     = "route"
 	whyChallenge = "challenge"
 	whySession   = "session"
 )

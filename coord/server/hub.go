@@ -129,6 +129,18 @@ func (h *hub) relayList() []*pb.Relay {
 	return out
 }
 
+// advertisers lists the devices that offer to carry something, in no particular order.
+func (h *hub) advertisers() (out []key.DevicePublic) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, d := range h.devices {
+		if len(d.Advertised) > 0 {
+			out = append(out, d.Key)
+		}
+	}
+	return out
+}
+
 // device gives the published state of k, or nil.
 func (h *hub) device(k key.DevicePublic) *store.Device {
 	h.mu.Lock()

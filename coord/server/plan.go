@@ -62,6 +62,7 @@ func (h *hub) planDevice(b *batch, d *store.Device) error {
 	}
 	b.latest[k] = d
 	if old != nil && old.Version == d.Version {
+		h.planWaiting(b, old, d)
 		return nil
 	}
 	was := before(old, d)
@@ -79,6 +80,16 @@ func (h *hub) planDevice(b *batch, d *store.Device) error {
 		err = b.planHidden(old, d, e)
 	}
 	return err
+}
+
+// planWaiting plans for a device of which others are told nothing new: it has to know itself which of its routes wait.
+func (h *hub) planWaiting(b *batch, old, d *store.Device) {
+	if !d.Visible() || slices.Equal(old.WaitingRoutes(), d.WaitingRoutes()) {
+		return
+	}
+	b.undo = append(b.undo, func() { h.access.renew(old) })
+	h.access.renew(d)
+	b.ownRow(d.Key.Raw(), store.Change{Kind: pb.Kind_KIND_STATEMENT})
 }
 
 // planPolicy plans for another policy, or for time windows that open and close.

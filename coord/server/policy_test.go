@@ -438,7 +438,7 @@ func TestTooLarge(t *testing.T) {
 	}
 	// If it comes to that all the same, nothing is allowed.
 	a := c.member(c.token(domain.TokenWish{}), "a")
-	v := view{told: toldBy(compiled.View(compile.ID{1}))}
+	v := view{told: toldBy(compiled.View(compile.ID{1}), anyPriority)}
 	if v.told.fit {
 		t.Fatalf("%d bytes fit", v.told.size())
 	}

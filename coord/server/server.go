@@ -11,6 +11,7 @@
 //	plan.go       what a change means to the views of devices
 //	publish.go    who is told, and what waits for each
 //	policy.go     the policy, set, confirmed and rolled back; examine.go: what a document would do
+//	routes.go     what devices offer to carry, and may
 //	enrol.go, login.go, apply.go, watch.go   the agents' calls; stream.go: what a Watch sends
 //	admin.go      the administrators' calls
 package server
@@ -243,13 +244,14 @@ func (s *Server) statement(d key.DevicePublic, v view) (*pb.Signed, error) {
 	id, raw, t := s.network.ID, v.digest, v.told
 	if !t.fit {
 		s.log.Error("the grants that concern a device do not fit into its map, so nothing is allowed there; make the policy shorter", "device", d.Short(), "bytes", t.size())
-		t = new(told)
+		t = &told{waiting: t.waiting}
 	}
 	prefixes := record.PrefixesToProto(s.network.Prefixes)
 	return record.SignStatement(s.id.signing, &pb.MapStatement{
 		NetworkId: id[:], DeviceKey: d.Bytes(), Epoch: s.network.Epoch, Revision: v.revision,
 		IssuedAt: timestamp(now), GoodUntil: timestamp(now.Add(s.cfg.MapMaxAge)),
 		NetworkPrefixes: prefixes, Grants: t.grants, Routes: t.routes, Relays: v.relays, Endpoints: s.cfg.Endpoints, Digest: raw[:],
+		WaitingRoutes: t.waiting,
 	})
 }
 

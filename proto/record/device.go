@@ -193,9 +193,23 @@ func addressesFromProto(in [][]byte) ([]netip.Addr, error) {
 func PrefixesToProto(in []netip.Prefix) []*pb.Prefix {
 	var out []*pb.Prefix
 	for _, p := range in {
-		out = append(out, &pb.Prefix{Address: p.Addr().AsSlice(), Bits: uint32(p.Bits())})
+		out = append(out, PrefixToProto(p))
 	}
 	return out
+}
+
+// PrefixToProto encodes one prefix.
+func PrefixToProto(p netip.Prefix) *pb.Prefix {
+	return &pb.Prefix{Address: p.Addr().AsSlice(), Bits: uint32(p.Bits())}
+}
+
+// PrefixFromProto decodes one prefix, as PrefixesFromProto does.
+func PrefixFromProto(m *pb.Prefix) (netip.Prefix, error) {
+	out, err := PrefixesFromProto([]*pb.Prefix{m}, 1)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return out[0], nil
 }
 
 // PrefixesFromProto decodes at most limit prefixes; each must be masked and not IPv4-mapped.

@@ -25,17 +25,21 @@ func (c *Compiler) Attrs(id ID) (out []string) {
 	return sortedUnique(out)
 }
 
-// ApprovesRoute reports whether autoApprovers let a device, known or not, carry a CIDR without a person's approval.
+// ApprovesRoute reports whether autoApprovers let a device, known or not, carry a CIDR without a person's approval. All addresses of a family are
+// for those who may be exit nodes.
 func (c *Compiler) ApprovesRoute(d Device, route netip.Prefix) bool {
-	e := c.newEntry(&d)
-	return slices.ContainsFunc(c.program.policy.Approvers, func(a policy.RouteApprover) bool {
+	e, p := c.newEntry(&d), c.program.policy
+	if route.Bits() == 0 {
+		return c.selects(p.ExitApprover, e)
+	}
+	return slices.ContainsFunc(p.Approvers, func(a policy.RouteApprover) bool {
 		return within(a.Route, route) && c.selects(a.By, e)
 	})
 }
 
-// ApprovesExit reports whether autoApprovers let a device be an exit node without a person's approval.
-func (c *Compiler) ApprovesExit(d Device) bool {
-	return c.selects(c.program.policy.ExitApprover, c.newEntry(&d))
+// Under gives a Compiler that answers ApprovesRoute and MayTag as if p were in force, and nothing else. It is good until c changes.
+func (c *Compiler) Under(p *policy.Policy) *Compiler {
+	return &Compiler{directory: c.directory, program: newProgram(p, c.now), now: c.now}
 }
 
 // MayTag reports whether tagOwners let a user give a device a tag. Administrators may always.

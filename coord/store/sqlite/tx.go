@@ -150,13 +150,15 @@ func (t *tx) UseToken(id string, device key.DevicePublic, request [32]byte, at t
 	return t.exec("UPDATE tokens SET uses = uses + 1 WHERE id = ?", id)
 }
 
-const deviceColumns = "payload, signature, removed_at, gone, sequence, hostname, os, version, last_seen"
+const deviceColumns = "payload, signature, removed_at, gone, sequence, hostname, os, version, last_seen, advertised, rulings"
 
 func scanDevice(scan func(...any) error) (*store.Device, error) {
 	var d store.Device
 	var s pb.Signed
 	var removed, seen int64
-	if err := scan(&s.Payload, &s.Signature, &removed, &d.Gone, &d.Sequence, &d.Hostname, &d.OS, &d.AgentVersion, &seen); err != nil {
+	var adverts, rulings string
+	err := scan(&s.Payload, &s.Signature, &removed, &d.Gone, &d.Sequence, &d.Hostname, &d.OS, &d.AgentVersion, &seen, &adverts, &rulings)
+	if err != nil {
 		return nil, err
 	}
 	parsed, err := record.ParseDevice(&s)
@@ -165,7 +167,7 @@ func scanDevice(scan func(...any) error) (*store.Device, error) {
 	}
 	d.Device.Device, d.Signed = *parsed, &s
 	d.RemovedAt, d.LastSeen = fromNano(removed), fromNano(seen)
-	return &d, nil
+	return &d, decodeRoutes(&d.Device, adverts, rulings)
 }
 
 func (t *tx) Device(k key.DevicePublic) (*store.Device, error) {
@@ -190,12 +192,17 @@ func (t *tx) PutDevice(d *store.Device) error {
 	if !d.Removed {
 		name = d.Name
 	}
-	err := t.exec("INSERT INTO devices (key, name, "+deviceColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"+
+	adverts, rulings, err := encodeRoutes(&d.Device)
+	if err != nil {
+		return err
+	}
+	err = t.exec("INSERT INTO devices (key, name, "+deviceColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"+
 		" ON CONFLICT (key) DO UPDATE SET name = excluded.name, payload = excluded.payload, signature = excluded.signature,"+
 		" removed_at = excluded.removed_at, gone = excluded.gone, sequence = excluded.sequence, hostname = excluded.hostname,"+
-		" os = excluded.os, version = excluded.version, last_seen = excluded.last_seen",
+		" os = excluded.os, version = excluded.version, last_seen = excluded.last_seen,"+
+		" advertised = excluded.advertised, rulings = excluded.rulings",
 		d.Key.Bytes(), name, d.Signed.GetPayload(), d.Signed.GetSignature(), toNano(d.RemovedAt), d.Gone, int64(d.Sequence),
-		d.Hostname, d.OS, d.AgentVersion, toNano(d.LastSeen))
+		d.Hostname, d.OS, d.AgentVersion, toNano(d.LastSeen), adverts, rulings)
 	if err != nil {
 		return err
 	}

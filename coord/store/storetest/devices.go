@@ -9,6 +9,7 @@ import (
 
 	"warren/coord/domain"
 	"warren/coord/store"
+	"warren/proto/cidr"
 	"warren/proto/key"
 	pb "warren/proto/warrenv1"
 )
@@ -22,6 +23,7 @@ func devices(s *suite) {
 		d.Hostname, d.OS, d.AgentVersion = "ann's laptop", "linux", "1.2"
 		d.LastSeen = time.Unix(1_800_000_001, 7).UTC()
 		d.Gone, d.Sequence = true, 1<<62
+		d.Advertised, d.Rulings = routes()
 	})
 	plain := s.device(2, nil)
 	s.put(full, plain)
@@ -39,12 +41,31 @@ func devices(s *suite) {
 	next := full.Device
 	next.Version.Counter++
 	next.Name, next.NodeKey, next.NextNodeKey, next.Gone = "renamed", full.NextNodeKey, key.NodePublic{}, false
+	next.Advertised, next.Rulings = next.Advertised[1:], nil
 	s.put(s.sign(&next))
 	s.view(func(tx store.Tx) error {
 		got, err := tx.Device(full.Key)
 		same(s, "the next state", got, s.sign(&next))
 		return err
 	})
+}
+
+// routes are of each kind.
+func routes() ([]domain.Advertised, []domain.Ruling) {
+	route := func(k cidr.Kind, prefix, lan string, priority uint8) domain.Advertised {
+		return domain.Advertised{Route: cidr.Route{Kind: k, Prefix: netip.MustParsePrefix(prefix), LAN: netip.MustParsePrefix(lan)}, Priority: priority}
+	}
+	at := time.Unix(1_800_000_002, 9).UTC()
+	return []domain.Advertised{
+			route(cidr.Exit, "0.0.0.0/0", "0.0.0.0/0", 1),
+			route(cidr.Masqueraded, "10.0.0.0/8", "10.0.0.0/8", 100),
+			route(cidr.Translated, "172.16.0.0/24", "192.168.0.0/24", 255),
+			route(cidr.Site, "fd01::/48", "fd01::/48", 7),
+		}, []domain.Ruling{
+			{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Approved: true, By: "ann", At: at},
+			{Prefix: netip.MustParsePrefix("172.16.0.0/24"), By: "ann", At: at},
+			{Prefix: netip.MustParsePrefix("fd01::/48"), Approved: true, Policy: true, At: at},
+		}
 }
 
 // claims: no two devices share a name, an address or a node key, whatever the caller believes.
