@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
+	"go4.org/netipx"
 	"google.golang.org/protobuf/proto"
 
 	"warren/proto/key"
@@ -91,6 +93,18 @@ type Route struct {
 	Gateway [key.Size]byte // device key
 	// Priority is 1 to 255; of several gateways with the same prefix the highest one that works is used.
 	Priority uint8
+}
+
+// ProbeAddresses are those that no device gets, and from which gateways probe their LANs: the last but one of each of the network's prefixes, at most
+// one of a family.
+func (s *Statement) ProbeAddresses() (out []netip.Addr) {
+	for _, p := range s.Prefixes {
+		a := netipx.PrefixLastIP(p).Prev()
+		if !slices.ContainsFunc(out, func(o netip.Addr) bool { return o.Is4() == a.Is4() }) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // OpenStatement verifies, parses and checks the map statement made for device d of network n.

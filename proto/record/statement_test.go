@@ -3,6 +3,8 @@ package record
 import (
 	"bytes"
 	"errors"
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -206,4 +208,16 @@ func FuzzStatement(f *testing.F) {
 		}
 		st.GoodAt(at())
 	})
+}
+
+// TestProbeAddresses: the last address but one, which no device gets, of each family once.
+func TestProbeAddresses(t *testing.T) {
+	s := &Statement{}
+	for _, p := range []string{"100.70.0.0/16", "fd12:3456:789a::/48", "10.9.0.0/24"} {
+		s.Prefixes = append(s.Prefixes, netip.MustParsePrefix(p))
+	}
+	want := []netip.Addr{netip.MustParseAddr("100.70.255.254"), netip.MustParseAddr("fd12:3456:789a:ffff:ffff:ffff:ffff:fffe")}
+	if got := s.ProbeAddresses(); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"warren/proto/record"
 	"warren/tunnel/engine"
 	"warren/tunnel/router"
+	"warren/tunnel/tundev"
 )
 
 type cidrRoute = cidr.Route
@@ -81,9 +82,15 @@ func (n *networks) update(gone, put []*record.Device) {
 	before := n.given
 	n.choose()
 	n.given = n.shares()
-	c := engine.Change{Self: n.self.Addresses, Grants: n.m.Statement.GetGrants()}
+	c := engine.Change{
+		Self: n.self.Addresses, Overlay: n.overlay(), Probe: n.m.Statement.ProbeAddresses(), Grants: n.m.Statement.GetGrants(),
+	}
+	offers := n.offers()
 	for _, r := range n.carried() {
 		c.Carries = append(c.Carries, r.Prefix)
+		if others := offers[r.Prefix]; len(others) > 0 && r.Kind != cidr.Exit {
+			c.Siblings = append(c.Siblings, sibling(r.Prefix, others))
+		}
 	}
 	named := map[deviceKey]bool{}
 	for _, p := range gone {
@@ -101,6 +108,17 @@ func (n *networks) update(gone, put []*record.Device) {
 	}
 	n.engine.Update(c)
 	n.apply()
+}
+
+// sibling names those who carry the same CIDR.
+func sibling(p netip.Prefix, others []record.Route) tundev.Sibling {
+	s := tundev.Sibling{Prefix: p}
+	for _, o := range others {
+		if k, err := key.DevicePublicFromBytes(o.Gateway[:]); err == nil {
+			s.Devices = append(s.Devices, k)
+		}
+	}
+	return s
 }
 
 func (n *networks) peer(p *record.Device) engine.Peer {
@@ -195,6 +213,7 @@ func (n *networks) shares() map[deviceKey][]netip.Prefix {
 func (n *networks) apply() {
 	st := router.State{
 		Addresses: hostPrefixes(n.self.Addresses), MTU: n.mtu, Network: n.overlay(), Routes: slices.Clone(n.overlay()),
+		Probes: n.m.Statement.ProbeAddresses(),
 	}
 	for p := range n.chosen {
 		st.Routes = append(st.Routes, p)
