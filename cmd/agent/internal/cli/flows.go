@@ -4,18 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/netip"
-	"slices"
-	"strconv"
-	"text/tabwriter"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"warren/cmd/agent/internal/local"
+	"warren/cmd/internal/flowview"
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/flowlog"
 )
@@ -66,7 +61,7 @@ With --follow it prints what happens from now on; with --json that is one record
 func (a *app) listFlows(stream *connect.ServerStreamForClient[pb.FlowsResponse]) error {
 	list, leftOut := []flowlog.Record{}, uint64(0)
 	for stream.Receive() {
-		records, err := flowRecords(stream.Msg())
+		records, err := flowview.AllFromWire(stream.Msg().GetRecords())
 		if err != nil {
 			return err
 		}
@@ -82,19 +77,14 @@ func (a *app) listFlows(stream *connect.ServerStreamForClient[pb.FlowsResponse])
 	if a.json {
 		return a.printJSON(list)
 	}
-	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "TIME\tKIND\tPEER\tUSER\tFLOW\tFROM\tTO\tGRANT\tRECEIVED\tSENT\tWHY")
-	for i := range list {
-		printFlow(t, &list[i], "\t")
-	}
-	return t.Flush()
+	return flowview.Table(a.out, list)
 }
 
 // followFlows prints each as it comes.
 func (a *app) followFlows(stream *connect.ServerStreamForClient[pb.FlowsResponse]) error {
 	lines := json.NewEncoder(a.out)
 	for stream.Receive() {
-		list, err := flowRecords(stream.Msg())
+		list, err := flowview.AllFromWire(stream.Msg().GetRecords())
 		if err != nil {
 			return err
 		}
@@ -102,7 +92,7 @@ func (a *app) followFlows(stream *connect.ServerStreamForClient[pb.FlowsResponse
 			if a.json {
 				err = lines.Encode(&list[i])
 			} else {
-				err = printFlow(a.out, &list[i], "  ")
+				err = flowview.Line(a.out, &list[i], "  ")
 			}
 			if err != nil {
 				return err
@@ -116,69 +106,4 @@ func (a *app) followFlows(stream *connect.ServerStreamForClient[pb.FlowsResponse
 		return err
 	}
 	return errors.New("the daemon has ended")
-}
-
-func flowRecords(m *pb.FlowsResponse) (out []flowlog.Record, err error) {
-	for _, r := range m.GetRecords() {
-		record, err := local.FlowFromWire(r)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, record)
-	}
-	return out, nil
-}
-
-// printFlow prints one line, its columns separated as given.
-func printFlow(w io.Writer, r *flowlog.Record, separator string) error {
-	why, flow, from, to := r.Reason, r.Protocol, flowEnd(r.Source, r.SourcePort), flowEnd(r.Destination, r.DestinationPort)
-	if r.Flows > 1 {
-		flow += " x " + strconv.FormatUint(r.Flows, 10)
-	}
-	if r.Kind == flowlog.Omitted {
-		why = fmt.Sprintf("%d new, %d ended, %d refused", r.OmittedNew, r.OmittedEnded, r.OmittedRefused)
-	}
-	if r.Kind == flowlog.Refused {
-		why = "no grant"
-	}
-	columns := []string{
-		r.At.Local().Format(time.TimeOnly), r.Kind, r.Device, r.User, flow, from, to, r.Grant,
-		amount(r.ReceivedBytes, r.ReceivedPackets), amount(r.SentBytes, r.SentPackets), why,
-	}
-	for i, c := range columns {
-		if c == "" {
-			columns[i] = "-"
-		}
-	}
-	if columns[len(columns)-1] == "-" {
-		columns = slices.Delete(columns, len(columns)-1, len(columns))
-	}
-	for i, c := range columns {
-		if i > 0 {
-			c = separator + c
-		}
-		if _, err := io.WriteString(w, c); err != nil {
-			return err
-		}
-	}
-	_, err := io.WriteString(w, "\n")
-	return err
-}
-
-func flowEnd(a netip.Addr, port uint16) string {
-	switch {
-	case !a.IsValid():
-		return ""
-	case port == 0:
-		return a.String()
-	}
-	return netip.AddrPortFrom(a, port).String()
-}
-
-// amount is bytes and packets.
-func amount(bytes, packets uint64) string {
-	if packets == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%s in %d", bytesText(bytes), packets)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"warren/cmd/internal/flowview"
 	pb "warren/proto/warrenv1"
 )
 
@@ -164,7 +165,7 @@ func printStatus(w io.Writer, s *pb.StatusResponse) error {
 	fmt.Fprintln(t, "PEER\tADDRESS\tONLINE\tPATH\tRTT\tHANDSHAKE\tRECEIVED\tSENT")
 	for _, p := range s.GetPeers() {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.GetName(), first(p.GetAddresses()), yesNo(p.GetOnline()),
-			pathText(p.GetPath()), rttText(p.GetPath()), agoText(p.GetLastHandshake()), bytesText(p.GetRxBytes()), bytesText(p.GetTxBytes()))
+			pathText(p.GetPath()), rttText(p.GetPath()), agoText(p.GetLastHandshake()), flowview.Bytes(p.GetRxBytes()), flowview.Bytes(p.GetTxBytes()))
 	}
 	return t.Flush()
 }
@@ -205,20 +206,6 @@ func agoText(t *timestamppb.Timestamp) string {
 		return "-"
 	}
 	return time.Since(t.AsTime()).Round(time.Second).String() + " ago"
-}
-
-// bytesText uses binary units, as wg does.
-func bytesText(n uint64) string {
-	const step = 1024
-	if n < step {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, units := float64(n)/step, []string{"KiB", "MiB", "GiB", "TiB", "PiB"}
-	i := 0
-	for v >= step && i < len(units)-1 {
-		v, i = v/step, i+1
-	}
-	return fmt.Sprintf("%.1f %s", v, units[i])
 }
 
 func (a *app) ip() *cobra.Command {

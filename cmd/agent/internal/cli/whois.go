@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"warren/cmd/agent/internal/local"
+	"warren/cmd/internal/flowview"
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/flowlog"
 )
@@ -17,6 +18,7 @@ import (
 type whoIsJSON struct {
 	Device    string           `json:"device"`
 	User      string           `json:"user"`
+	Groups    []string         `json:"groups"`
 	Tags      []string         `json:"tags"`
 	Addresses []string         `json:"addresses"`
 	Self      bool             `json:"self"`
@@ -26,24 +28,17 @@ type whoIsJSON struct {
 }
 
 func whoIsView(m *pb.WhoIsResponse) (whoIsJSON, error) {
-	v := whoIsJSON{
-		Device: m.GetDevice(), User: m.GetUser(), Tags: list(m.GetTags()), Addresses: list(m.GetAddresses()), Self: m.GetSelf(),
-		Gateway: m.GetGateway(), Route: m.GetRoute(), Flows: []flowlog.Record{},
-	}
-	for _, f := range m.GetFlows() {
-		r, err := local.FlowFromWire(f)
-		if err != nil {
-			return v, err
-		}
-		v.Flows = append(v.Flows, r)
-	}
-	return v, nil
+	flows, err := flowview.AllFromWire(m.GetFlows())
+	return whoIsJSON{
+		Device: m.GetDevice(), User: m.GetUser(), Groups: list(m.GetGroups()), Tags: list(m.GetTags()), Addresses: list(m.GetAddresses()), Self: m.GetSelf(),
+		Gateway: m.GetGateway(), Route: m.GetRoute(), Flows: flows,
+	}, err
 }
 
 func (a *app) whoIs() *cobra.Command {
 	return &cobra.Command{
 		Use:   "whois ADDRESS[:PORT]",
-		Short: "Tell who is behind an address: device, user and tags",
+		Short: "Tell who is behind an address: device, user, groups and tags",
 		Long: `Tells whose address it is, by the records that the network's authority has signed. With a port, as a service sees its client, it
 shows the flows through the tunnel that have it as an end: what has none did not come through the tunnel. A service asks the same over
 the daemon's socket; see docs/identity.md.`,
@@ -80,7 +75,7 @@ func printWhoIs(w io.Writer, v whoIsJSON, withPort bool) error {
 		device = fmt.Sprintf("somebody behind %s, which carries %s", v.Gateway, v.Route)
 	}
 	for _, line := range [][2]string{
-		{"device", device}, {"user", v.User}, {"tags", strings.Join(v.Tags, " ")}, {"addresses", strings.Join(v.Addresses, " ")},
+		{"device", device}, {"user", v.User}, {"groups", strings.Join(v.Groups, " ")}, {"tags", strings.Join(v.Tags, " ")}, {"addresses", strings.Join(v.Addresses, " ")},
 	} {
 		if line[1] != "" {
 			fmt.Fprintf(t, "%s\t%s\n", line[0], line[1])

@@ -11,7 +11,7 @@ import (
 
 	"connectrpc.com/connect"
 
-	"warren/cmd/agent/internal/local"
+	"warren/cmd/internal/flowview"
 	"warren/internal/buildversion"
 	"warren/internal/ipproto"
 	"warren/proto/key"
@@ -145,7 +145,7 @@ func sendFlows(out *connect.ServerStream[pb.FlowsResponse], list []flowlog.Recor
 		n := min(len(list), flowPortion)
 		m := &pb.FlowsResponse{LeftOut: leftOut}
 		for i := range list[:n] {
-			m.Records = append(m.Records, local.FlowToWire(&list[i]))
+			m.Records = append(m.Records, flowview.ToWire(&list[i]))
 		}
 		if err := out.Send(m); err != nil {
 			return err

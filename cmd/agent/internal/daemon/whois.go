@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"warren/cmd/agent/internal/local"
+	"warren/cmd/internal/flowview"
 	"warren/internal/unixsock"
 	"warren/proto/key"
 	"warren/proto/record"
@@ -130,7 +131,7 @@ func (s *session) flowsOf(end netip.AddrPort, device key.DevicePublic) (out []*p
 	s.engine.Flows(device, func(r *filter.Record) bool {
 		if r.Src == end || r.Dst == end {
 			record := flowlog.FromFilter(r, s.resolve(r.Peer.ID), now)
-			out = append(out, local.FlowToWire(&record))
+			out = append(out, flowview.ToWire(&record))
 		}
 		return len(out) < maxWhoIsFlows
 	})

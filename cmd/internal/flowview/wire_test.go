@@ -1,4 +1,4 @@
-package local
+package flowview
 
 import (
 	"net/netip"
@@ -27,12 +27,12 @@ func TestFlowsOverTheWire(t *testing.T) {
 		{At: at, Kind: "omitted", OmittedNew: 7, OmittedEnded: 8, OmittedRefused: 9},
 		{},
 	} {
-		got, err := FlowFromWire(FlowToWire(&want))
+		got, err := FromWire(ToWire(&want))
 		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" || err != nil {
 			t.Errorf("%v (-want +got):\n%s", err, diff)
 		}
 	}
-	if _, err := FlowFromWire(&pb.FlowRecord{Source: "nowhere"}); err == nil {
+	if _, err := FromWire(&pb.FlowRecord{Source: "nowhere"}); err == nil {
 		t.Error("an address that is none was taken")
 	}
 }

@@ -1,4 +1,4 @@
-package local
+package flowview
 
 import (
 	"errors"
@@ -12,12 +12,12 @@ import (
 	"warren/tunnel/flowlog"
 )
 
-// FlowToWire encodes a record for the local API.
-func FlowToWire(r *flowlog.Record) *pb.FlowRecord {
+// ToWire encodes a record for an API.
+func ToWire(r *flowlog.Record) *pb.FlowRecord {
 	out := &pb.FlowRecord{
-		At: Stamp(r.At), Kind: r.Kind, Direction: r.Direction, Device: r.Device, User: r.User, Tags: r.Tags, Protocol: r.Protocol,
+		At: stamp(r.At), Kind: r.Kind, Direction: r.Direction, Device: r.Device, User: r.User, Tags: r.Tags, Protocol: r.Protocol,
 		SourcePort: uint32(r.SourcePort), DestinationPort: uint32(r.DestinationPort), Grant: r.Grant, Reason: r.Reason,
-		Began: Stamp(r.Began), Last: Stamp(r.Last), SentPackets: r.SentPackets, SentBytes: r.SentBytes,
+		Began: stamp(r.Began), Last: stamp(r.Last), SentPackets: r.SentPackets, SentBytes: r.SentBytes,
 		ReceivedPackets: r.ReceivedPackets, ReceivedBytes: r.ReceivedBytes, Flows: r.Flows,
 		OmittedNew: r.OmittedNew, OmittedEnded: r.OmittedEnded, OmittedRefused: r.OmittedRefused,
 	}
@@ -27,8 +27,8 @@ func FlowToWire(r *flowlog.Record) *pb.FlowRecord {
 	return out
 }
 
-// FlowFromWire decodes one.
-func FlowFromWire(m *pb.FlowRecord) (flowlog.Record, error) {
+// FromWire decodes one.
+func FromWire(m *pb.FlowRecord) (flowlog.Record, error) {
 	r := flowlog.Record{
 		At: moment(m.GetAt()), Kind: m.GetKind(), Direction: m.GetDirection(), Device: m.GetDevice(), User: m.GetUser(), Tags: m.GetTags(),
 		Protocol: m.GetProtocol(), SourcePort: uint16(m.GetSourcePort()), DestinationPort: uint16(m.GetDestinationPort()),
@@ -42,18 +42,30 @@ func FlowFromWire(m *pb.FlowRecord) (flowlog.Record, error) {
 	return r, errors.Join(errSource, errDestination)
 }
 
+// AllFromWire decodes many.
+func AllFromWire(list []*pb.FlowRecord) ([]flowlog.Record, error) {
+	out := make([]flowlog.Record, 0, len(list))
+	for _, m := range list {
+		r, err := FromWire(m)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
 func address(s string) (a netip.Addr, err error) {
 	if s == "" {
 		return a, nil
 	}
 	if a, err = netip.ParseAddr(s); err != nil {
-		return a, fmt.Errorf("flow record from the daemon: %w", err)
+		return a, fmt.Errorf("flow record: %w", err)
 	}
 	return a, nil
 }
 
-// Stamp is t as a message has it: nil is never.
-func Stamp(t time.Time) *timestamppb.Timestamp {
+func stamp(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil
 	}
