@@ -22,6 +22,7 @@ import (
 	crand "crypto/rand"
 
 	"connectrpc.com/connect"
+	"golang.org/x/time/rate"
 
 	"warren/coord/client/mapsync"
 	"warren/coord/reason"
@@ -61,6 +62,8 @@ type Config struct {
 	OnPresence func(device [key.Size]byte, online bool)
 	OnState    func(State)
 	OnBlocked  func(device key.DevicePublic, blocked bool)
+	// OnFlowsWanted is asked, from a goroutine of its own, for flows that this device has refused. Nil: the coordinator is not answered.
+	OnFlowsWanted func(FlowsWanted) RefusedFlows
 }
 
 // State is how things stand with the coordinator.
@@ -89,6 +92,8 @@ type Client struct {
 	core    *mapsync.Core
 	blocked *blocklist
 	state   State
+	// questions bounds how often the coordinator is answered.
+	questions *rate.Limiter
 }
 
 // New makes a client and loads the map from disk if there is one that may still be used. A map that cannot be used is reported to the log
@@ -121,7 +126,7 @@ func New(cfg Config) (*Client, error) {
 	if len(cfg.Endpoints) == 0 {
 		return nil, errors.New("no coordinator address is known")
 	}
-	c := &Client{cfg: cfg, reset: make(chan struct{}, 1)}
+	c := &Client{cfg: cfg, reset: make(chan struct{}, 1), questions: newQuestionLimit()}
 	c.core = mapsync.New(mapsync.Config{Network: cfg.Network, Authority: cfg.Authority, Device: cfg.Device.Public()})
 	c.blocked = &blocklist{cfg: &c.cfg}
 	crand.Read(c.instance[:])

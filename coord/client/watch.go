@@ -68,7 +68,7 @@ func (c *Client) watchOnce(ctx context.Context) error {
 		return refused(err)
 	}
 	defer stream.Close()
-	return c.follow(ctx, cancel, stream)
+	return c.follow(ctx, cancel, l, stream)
 }
 
 var errReset = errors.New("connecting anew")
@@ -89,11 +89,13 @@ func (c *Client) resetCancels(ctx context.Context, cancel context.CancelCauseFun
 }
 
 // follow handles messages until the stream ends or falls silent.
-func (c *Client) follow(ctx context.Context, cancel context.CancelCauseFunc, stream *connect.ServerStreamForClient[pb.WatchResponse]) error {
+func (c *Client) follow(ctx context.Context, cancel context.CancelCauseFunc, l *link, stream *connect.ServerStreamForClient[pb.WatchResponse]) error {
 	silence := deadAfter(defaultKeepAlive)
 	watchdog := time.AfterFunc(silence, func() { cancel(fmt.Errorf("nothing heard for %s", silence)) })
 	defer watchdog.Stop()
 	c.blocked.begin()
+	questions := c.newAnswerer(ctx, l)
+	defer questions.close()
 	for stream.Receive() {
 		m := stream.Msg()
 		if h := m.GetHello(); h != nil {
@@ -104,6 +106,10 @@ func (c *Client) follow(ctx context.Context, cancel context.CancelCauseFunc, str
 			c.setState(s)
 		}
 		watchdog.Reset(silence)
+		if q := m.GetFlowsWanted(); q != nil {
+			questions.handle(q)
+			continue
+		}
 		if err := c.handle(m); err != nil {
 			return err
 		}

@@ -173,6 +173,7 @@ const (
 	whyRoute     = "route"
 	whyChallenge = "challenge"
 	whySession   = "session"
+	whyQuestion  = "question"
 )
 
 // errForm is wrapped by what no program of ours asks for.

@@ -33,7 +33,8 @@ type follower struct {
 	statements      int
 	keepAlives      int
 	snapshots       int
-	changes         int // records and removals outside a snapshot
+	changes         int             // records and removals outside a snapshot
+	question        *pb.FlowsWanted // not seen to yet
 	within          bool
 	mayKnow         func(rawKey) bool // nil: all devices
 }
@@ -159,6 +160,8 @@ func (f *follower) handle(m *pb.WatchResponse) (err error) {
 			return fmt.Errorf("%x is online, and no statement has vouched for its record", k[:4])
 		}
 		f.online[k] = e.Presence.GetOnline()
+	case *pb.WatchResponse_FlowsWanted:
+		f.question = e.FlowsWanted
 	case *pb.WatchResponse_Ticket:
 		f.tickets++
 		_, err = record.OpenTicket(f.signing, c.srv.Network(), c.now(), e.Ticket)

@@ -163,3 +163,14 @@ func (h *hub) sighting(k key.DevicePublic, now time.Time) (online bool, remote, 
 	}
 	return online, remote, h.starts[k.Raw()].warning(now)
 }
+
+// put puts a question to a device, and gives the Watch that it goes down; nil: the device is offline.
+func (h *hub) put(q *question) *watch {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := h.watches[q.device.Key.Raw()]
+	if w != nil {
+		w.ask(q.FlowsWanted)
+	}
+	return w
+}

@@ -13,6 +13,7 @@
 //	policy.go     the policy, set, confirmed and rolled back; examine.go: what a document would do
 //	routes.go     what devices offer to carry, and may
 //	enrol.go, login.go, apply.go, watch.go   the agents' calls; stream.go: what a Watch sends
+//	flows.go      what devices have refused, when an administrator asks
 //	admin.go      the administrators' calls
 package server
 
@@ -117,6 +118,7 @@ type Server struct {
 	metrics     *metrics
 	limits      *limits
 	bounds      bounds
+	questions   questions
 	stopping    chan struct{}
 	stopOnce    sync.Once
 
@@ -147,6 +149,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Log, id: id, store: st, startedAt: cfg.Now(), secret: newSecret(),
 		metrics: newMetrics(cfg.Registerer), limits: newLimits(cfg.Now), bounds: defaultBounds(), stopping: make(chan struct{}),
+		questions: questions{open: map[rawKey]*question{}},
 	}
 	if err := s.loadNetwork(ctx); err != nil {
 		return nil, err
@@ -221,13 +224,19 @@ func (s *Server) Authority() key.AuthorityPublic { return s.id.authority.Public(
 // RelayKey is the identity of the relay in this process.
 func (s *Server) RelayKey() key.DevicePrivate { return s.id.relay }
 
-// maxRequest bounds what a caller can make the server read, in bytes.
+// maxRequest bounds what a caller can make the server read, in bytes. A report of flows may be longer.
 const maxRequest = 64 << 10
 
 // Handler serves CoordinatorService to agents and relays.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(warrenv1connect.NewCoordinatorServiceHandler(&agents{Server: s}, connect.WithReadMaxBytes(maxRequest)))
+	mux.Handle(warrenv1connect.NewCoordinatorServiceHandler(&agents{Server: s}, connect.WithConditionalHandlerOptions(func(call connect.Spec) []connect.HandlerOption {
+		most := maxRequest
+		if call.Procedure == warrenv1connect.CoordinatorServiceReportFlowsProcedure {
+			most += record.MaxFlowReport
+		}
+		return []connect.HandlerOption{connect.WithReadMaxBytes(most)}
+	})))
 	return withDeadlines(mux)
 }
 

@@ -73,6 +73,11 @@ func (s *stream) step(ctx context.Context) error {
 	if closed := s.w.take(s.presence); closed != nil {
 		return closed
 	}
+	if q := s.w.question(); q != nil {
+		if err := s.send(&pb.WatchResponse{Event: &pb.WatchResponse_FlowsWanted{FlowsWanted: q}}); err != nil {
+			return err
+		}
+	}
 	if err := s.catchUp(ctx); err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ type watch struct {
 	role   pb.Role
 	me     instance
 	wake   chan struct{}
+	gone   chan struct{} // closed when the stream has ended
 
 	os, version string
 
@@ -29,13 +30,14 @@ type watch struct {
 
 	mu       sync.Mutex
 	presence map[rawKey]bool // not sent yet; one entry a peer at most
+	wanted   *pb.FlowsWanted // not sent yet
 	closed   *connect.Error
 }
 
 func newWatch(v session) *watch {
 	return &watch{
 		device: v.device, role: v.role, me: v.me, os: v.os, version: v.version,
-		wake: make(chan struct{}, 1), presence: map[rawKey]bool{},
+		wake: make(chan struct{}, 1), gone: make(chan struct{}), presence: map[rawKey]bool{},
 	}
 }
 
@@ -60,6 +62,23 @@ func (w *watch) forget(peer key.DevicePublic) {
 	w.mu.Lock()
 	delete(w.presence, peer.Raw())
 	w.mu.Unlock()
+}
+
+// ask queues a question, in place of one that was not sent yet.
+func (w *watch) ask(m *pb.FlowsWanted) {
+	w.mu.Lock()
+	w.wanted = m
+	w.mu.Unlock()
+	w.poke()
+}
+
+// question gives what was queued by ask, or nil.
+func (w *watch) question() *pb.FlowsWanted {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m := w.wanted
+	w.wanted = nil
+	return m
 }
 
 // close ends the stream for this reason.
@@ -89,6 +108,7 @@ func (a *agents) Watch(ctx context.Context, req *connect.Request[pb.WatchRequest
 	}
 	v.me.remote = remoteOf(req)
 	w := newWatch(v)
+	defer close(w.gone)
 	if refused := a.hub.join(w, a.cfg.Now()); refused != nil {
 		return refused
 	}

@@ -30,10 +30,20 @@ const (
 	ContextLogin       Context = "warren login v1"
 	ContextApply       Context = "warren apply v1"
 	ContextRelay       Context = "warren relay proof v1"
+	ContextFlows       Context = "warren refused flows v1"
 )
 
 // MaxPayload bounds a signed payload in bytes; a longer one is refused before it is verified.
 const MaxPayload = 1 << 20
+
+// Bounds on what a device reports of the flows that it refused.
+const (
+	MaxFlows      = 1000
+	MaxFlowReport = 256 << 10 // bytes of the payload
+)
+
+// QuestionSize is how long the coordinator's question for such flows is, in bytes.
+const QuestionSize = 16
 
 // ErrSignature says that a signature is not the expected key's over the payload in this context.
 var ErrSignature = errors.New("signature does not verify")

@@ -24,7 +24,7 @@ import (
 
 // Bounds, in records.
 const (
-	maxRecent   = 2048 // kept for whoever asks
+	maxRecent   = 2048 // kept for whoever asks, and that many refused ones besides
 	maxFollower = 4096 // waiting for a follower
 	maxExport   = 8192 // waiting for an exporter
 )
@@ -35,9 +35,29 @@ type Log struct {
 	counts    [4]atomic.Uint64 // by kinds
 
 	mu        sync.Mutex
-	recent    []Record // a ring once it is full
-	next      int      // where in it the next record goes
+	recent    ring
+	refused   ring // what tells of refused flows: however much is allowed, it stays
 	followers map[*Queue]struct{}
+}
+
+// ring has the newest records.
+type ring struct {
+	list []Record
+	next int // where the next record goes, once it is full
+}
+
+func (r *ring) put(one Record) {
+	if len(r.list) < maxRecent {
+		r.list = append(r.list, one)
+		return
+	}
+	r.list[r.next] = one
+	r.next = (r.next + 1) % maxRecent
+}
+
+// newest gives them, oldest first.
+func (r *ring) newest() []Record {
+	return append(append(make([]Record, 0, len(r.list)), r.list[r.next:]...), r.list[:r.next]...)
 }
 
 // kinds are those that are logged, in the order of Stats.
@@ -73,24 +93,18 @@ func (l *Log) Publish(list []Record) {
 		q.put(list)
 	}
 	for i := range list {
-		if len(l.recent) < maxRecent {
-			l.recent = append(l.recent, list[i])
-			continue
+		l.recent.put(list[i])
+		if list[i].Kind == Refused || list[i].OmittedRefused > 0 {
+			l.refused.put(list[i])
 		}
-		l.recent[l.next] = list[i]
-		l.next = (l.next + 1) % maxRecent
 	}
 }
 
-// Recent gives the newest records, oldest first.
-func (l *Log) Recent() []Record {
+// Refused gives the newest records of refused flows, and of those omitted with refused ones among them, oldest first.
+func (l *Log) Refused() []Record {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.newest()
-}
-
-func (l *Log) newest() []Record {
-	return append(append(make([]Record, 0, len(l.recent)), l.recent[l.next:]...), l.recent[:l.next]...)
+	return l.refused.newest()
 }
 
 // Follow gives the newest records and a queue of all that come after them, until stop is called.
@@ -98,7 +112,7 @@ func (l *Log) Follow() (recent []Record, q *Queue, stop func()) {
 	q = newQueue(maxFollower)
 	l.mu.Lock()
 	l.followers[q] = struct{}{}
-	recent = l.newest()
+	recent = l.recent.newest()
 	l.mu.Unlock()
 	return recent, q, func() {
 		l.mu.Lock()

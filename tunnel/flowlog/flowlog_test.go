@@ -38,25 +38,60 @@ func numbers(list []Record) (out []int) {
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
+func recent(l *Log) []Record {
+	list, _, stop := l.Follow()
+	stop()
+	return list
+}
+
+// TestRefused: what was refused stays, however much is allowed; but not for ever.
+func TestRefused(t *testing.T) {
+	l := NewLog(discard())
+	for n := range 3 * maxRecent {
+		l.Publish([]Record{{Kind: New}, {Kind: Omitted, OmittedEnded: 1}})
+		if n%2 == 0 {
+			l.Publish([]Record{{Kind: Refused, Flows: uint64(n)}, {Kind: Ended}})
+		} else if n%3 == 0 {
+			l.Publish([]Record{{Kind: Omitted, Flows: uint64(n), OmittedRefused: 1}})
+		}
+	}
+	got := l.Refused()
+	if len(got) != maxRecent || got[maxRecent-1].Flows != 3*maxRecent-2 {
+		t.Fatalf("%d records, the last %+v", len(got), got[len(got)-1])
+	}
+	next := uint64(3*maxRecent - 1)
+	for i := maxRecent - 1; i >= 0; i-- {
+		for next--; next%2 != 0 && next%3 != 0; next-- {
+		}
+		want := Refused
+		if next%2 != 0 {
+			want = Omitted
+		}
+		if got[i].Kind != want || got[i].Flows != next {
+			t.Fatalf("record %d is %+v, want %s %d", i, got[i], want, next)
+		}
+	}
+}
+
 func TestRecent(t *testing.T) {
 	l := NewLog(discard())
-	if got := l.Recent(); len(got) != 0 {
+	if got := recent(l); len(got) != 0 {
 		t.Errorf("%d records of nothing", len(got))
 	}
 	for n := 0; n < 3*maxRecent; n += 7 {
 		l.Publish(numbered(n, n+7))
-		got := numbers(l.Recent())
+		got := numbers(recent(l))
 		if want := n + 7; len(got) != min(want, maxRecent) || got[len(got)-1] != want-1 || got[0] != max(0, want-maxRecent) || !slices.IsSorted(got) {
 			t.Fatalf("after %d records: %d, from %d to %d", want, len(got), got[0], got[len(got)-1])
 		}
 	}
-	if s := l.Stats(); s.Records[New] != uint64(len(numbers(l.Recent()))+l.dropped()) || s.Records[Ended] != 0 {
+	if s := l.Stats(); s.Records[New] != uint64(len(numbers(recent(l)))+l.dropped()) || s.Records[Ended] != 0 {
 		t.Errorf("%+v", s)
 	}
 }
 
 // dropped is what is no longer in the ring, by the number of its first record.
-func (l *Log) dropped() int { return numbers(l.Recent())[0] }
+func (l *Log) dropped() int { return numbers(recent(l))[0] }
 
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -317,10 +352,10 @@ func TestCollector(t *testing.T) {
 		}
 		lines := func() (out []string) {
 			synctest.Wait()
-			for _, r := range l.Recent() {
+			for _, r := range recent(l) {
 				out = append(out, fmt.Sprintf("%v %s %d %d", r.At.Sub(src.began.UTC().Round(time.Millisecond)), r.String(), r.ReceivedPackets, r.Flows))
 			}
-			l.recent, l.next = nil, 0
+			l.recent = ring{}
 			return out
 		}
 		ask(1000, 53)
@@ -347,8 +382,8 @@ func TestCollector(t *testing.T) {
 		}
 		<-time.After(5 * time.Minute)
 		synctest.Wait()
-		flows, packets, n := uint64(0), uint64(0), len(l.Recent())
-		for _, r := range l.Recent() {
+		flows, packets, n := uint64(0), uint64(0), len(recent(l))
+		for _, r := range recent(l) {
 			if r.Kind == Refused || r.Kind == Omitted {
 				flows, packets = flows+r.Flows*b2u(r.Kind == Refused)+r.OmittedRefused, packets+r.ReceivedPackets
 			}

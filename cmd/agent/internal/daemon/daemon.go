@@ -9,7 +9,8 @@
 //	status.go   what status shows; metrics.go: what is exported to Prometheus
 //	why.go      why a path is as it is; grants.go: which grants allow a flow
 //	whois.go    who is behind an address
-//	flows.go    records of flows
+//	flows.go    records of flows; refused.go: what the coordinator is told of them
+//	netcheck.go what the network here lets through
 package daemon
 
 import (

@@ -208,7 +208,7 @@ func clientConfig(cfg sessionConfig) client.Config {
 
 func (s *session) makeClient() (err error) {
 	c := clientConfig(s.cfg)
-	c.OnMap, c.OnPresence, c.OnState = s.applyMap, s.onPresence, s.onClientState
+	c.OnMap, c.OnPresence, c.OnState, c.OnFlowsWanted = s.applyMap, s.onPresence, s.onClientState, s.refusedFlows
 	s.client, err = client.New(c)
 	return err
 }
