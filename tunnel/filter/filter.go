@@ -50,6 +50,8 @@ const (
 	Out
 )
 
+func (d Direction) other() Direction { return d ^ 1 }
+
 // String is for people and records.
 func (d Direction) String() string { return [...]string{"in", "out"}[d] }
 
@@ -148,7 +150,8 @@ func (f *Filter) Counters() (c Counters) {
 	return c
 }
 
-// judge decides alike for both directions: grants name source and destination.
+// judge decides alike for both directions: grants name source and destination. What the host forwards from one peer to another is judged twice, as
+// two flows: In when it comes from the one, Out when it goes to the other.
 func (f *Filter) judge(d Direction, peer *Peer, b []byte, now time.Duration) Judgement {
 	rules := f.rules.Load()
 	if !f.records && rules.anything {
@@ -162,13 +165,13 @@ func (f *Filter) judge(d Direction, peer *Peer, b []byte, now time.Duration) Jud
 	}
 	switch {
 	case p.icmpError:
-		j := f.related(peer, &p, now)
+		j := f.related(d, peer, &p, now)
 		if j.Verdict != Pass {
 			return rules.openOr(b, j.Verdict)
 		}
 		return j
 	case p.Later:
-		if j := f.laterFragment(&p, now); j.Verdict == Pass {
+		if j := f.laterFragment(d, &p, now); j.Verdict == Pass {
 			return j
 		}
 		return rules.openOr(b, Unrelated)
@@ -178,14 +181,14 @@ func (f *Filter) judge(d Direction, peer *Peer, b []byte, now time.Duration) Jud
 		f.refuse(d, peer, &p, len(b), now)
 	}
 	if p.Fragment {
-		f.firstFragment(peer, &p, j, rules, now)
+		f.firstFragment(d, peer, &p, j, rules, now)
 	}
 	return j
 }
 
 // whole judges a packet that has its ports.
 func (f *Filter) whole(d Direction, peer *Peer, p *Packet, now time.Duration) Judgement {
-	k, flipped := p.key()
+	k, flipped := p.key(d)
 	s, hash := f.shard(&k)
 	defer s.mu.Unlock()
 	if !p.single {
@@ -212,7 +215,7 @@ func (f *Filter) whole(d Direction, peer *Peer, p *Packet, now time.Duration) Ju
 // related passes an ICMP error only about a packet that may have been sent: one of a known flow, or between addresses that keep none. It goes
 // back to that packet's sender, and comes from the peer on the flow's way, whichever of the addresses behind it reports; or else from a router
 // to which the sender may send anything.
-func (f *Filter) related(peer *Peer, p *Packet, now time.Duration) Judgement {
+func (f *Filter) related(d Direction, peer *Peer, p *Packet, now time.Duration) Judgement {
 	q, err := quoted(p.payload)
 	if err != nil {
 		return Judgement{Verdict: Malformed}
@@ -220,7 +223,7 @@ func (f *Filter) related(peer *Peer, p *Packet, now time.Duration) Judgement {
 	if q.Src != p.Dst || q.Later || p.Fragment { // errors are short: they never come in fragments
 		return Judgement{Verdict: Unrelated}
 	}
-	k, _ := q.key()
+	k, _ := q.key(d.other())
 	s, hash := f.shard(&k)
 	defer s.mu.Unlock()
 	e := s.live(hash, &k, now)
@@ -247,7 +250,7 @@ func (f *Filter) refuse(d Direction, peer *Peer, p *Packet, size int, now time.D
 	if !f.records {
 		return
 	}
-	k, srcPort := p.refusedKey()
+	k, srcPort := p.refusedKey(d)
 	s, hash := f.shard(&k)
 	defer s.mu.Unlock()
 	e := s.live(hash, &k, now)
@@ -263,8 +266,8 @@ func (f *Filter) refuse(d Direction, peer *Peer, p *Packet, size int, now time.D
 
 // firstFragment remembers one that passed, for those that follow. One that did not takes away what had its name before. The packet was
 // judged by rules, or by newer ones.
-func (f *Filter) firstFragment(peer *Peer, p *Packet, j Judgement, rules *Rules, now time.Duration) {
-	k := p.fragmentKey()
+func (f *Filter) firstFragment(d Direction, peer *Peer, p *Packet, j Judgement, rules *Rules, now time.Duration) {
+	k := p.fragmentKey(d)
 	s, hash := f.shard(&k)
 	defer s.mu.Unlock()
 	if e := s.entries.find(hash, &k); e != nil {
@@ -276,7 +279,7 @@ func (f *Filter) firstFragment(peer *Peer, p *Packet, j Judgement, rules *Rules,
 	e := &Flow{key: k, class: fragment, whole: j.Flow, grant: j.Grant, used: now, expires: now + idleFragment}
 	if e.whole == nil {
 		e.whole = new(Flow)
-		e.whole.key, e.whole.flipped = p.key()
+		e.whole.key, e.whole.flipped = p.key(d)
 	}
 	if current := f.rules.Load(); current == rules || current.renew(e) {
 		s.add(hash, e, peer, now)
@@ -284,8 +287,8 @@ func (f *Filter) firstFragment(peer *Peer, p *Packet, j Judgement, rules *Rules,
 }
 
 // laterFragment passes with the first one's flow.
-func (f *Filter) laterFragment(p *Packet, now time.Duration) Judgement {
-	k := p.fragmentKey()
+func (f *Filter) laterFragment(d Direction, p *Packet, now time.Duration) Judgement {
+	k := p.fragmentKey(d)
 	s, hash := f.shard(&k)
 	defer s.mu.Unlock()
 	if e := s.live(hash, &k, now); e != nil {

@@ -18,9 +18,13 @@ type step struct {
 	peer  *Peer
 }
 
-// in judges a packet from the peer that tests have where it does not matter which.
-func (f *Filter) in(p *Peer, b []byte, now time.Duration) Verdict {
-	return f.Judge(In, p, b, now).Verdict
+// on judges a packet on the way between the host and a peer that has a4 and a6.
+func (f *Filter) on(p *Peer, b []byte, now time.Duration) Verdict {
+	d := In
+	if _, dst, err := Addresses(b); err == nil && (dst.String() == a4 || dst.String() == a6) {
+		d = Out
+	}
+	return f.Judge(d, p, b, now).Verdict
 }
 
 func fragmentOf(s shape, id uint32, offset uint16, more bool) shape {
@@ -144,10 +148,64 @@ func TestFlows(t *testing.T) {
 				if st.peer != nil {
 					p = st.peer
 				}
-				if got := f.in(p, st.s.bytes(), st.at); got != st.want {
+				if got := f.on(p, st.s.bytes(), st.at); got != st.want {
 					t.Errorf("%s, step %d, records %v: %v, want %v", name, i+1, records, got, st.want)
 				}
 			}
+		}
+	}
+}
+
+// TestForwarded: what the host forwards from one peer to another is two flows, each on its peer's account. Errors about it find their way whichever peer's
+// router reports, and no peer can report on what it has no part in.
+func TestForwarded(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		a, b := a4, b4
+		echo := [2]uint8{8, 0}
+		if v6 {
+			a, b, echo = a6, b6, [2]uint8{128, 129}
+		}
+		f, x, y, z := New(Config{Records: true}), new(Peer), new(Peer), new(Peer)
+		f.SetRules(mustCompile(a+" -> "+b+" 6:80-80,17:53-53,1,58"), 0)
+		type leg struct {
+			d    Direction
+			peer *Peer
+			want Verdict
+		}
+		there, back := []leg{{In, x, Pass}, {Out, y, Pass}}, []leg{{In, y, Pass}, {Out, x, Pass}}
+		syn, ask := tcp(a, b, 1000, 80, tcpSYN), udp(a, b, 1000, 53)
+		for i, c := range []struct {
+			s    shape
+			legs []leg
+		}{
+			{syn, there}, {tcp(b, a, 80, 1000, tcpSYN), back}, {tcp(a, b, 1000, 80, 0), there},
+			{ask, there}, {udp(b, a, 53, 1000), back},
+			{icmp(a, b, echo[0], 7), there}, {icmp(b, a, echo[1], 7), back},
+			{fragmentOf(ask, 1, 0, true), there}, {fragmentOf(ask, 1, 3, false), there}, {fragmentOf(udp(b, a, 53, 1000), 2, 0, true), back},
+			{report(b, a, syn.bytes()), back}, {report(b, a, ask.bytes()), back}, {report(a, b, udp(b, a, 53, 1000).bytes()), there},
+			{report(c4, a, ask.bytes()), []leg{{In, y, Pass}, {Out, x, Pass}, {In, z, Unrelated}, {Out, z, Unrelated}}},
+			{udp(b, a, 53, 1001), []leg{{In, y, Denied}, {Out, x, Denied}}},
+			{tcp(a, b, 1000, 80, tcpRST), there}, {tcp(a, b, 1000, 80, tcpSYN), there}, {tcp(b, a, 80, 1000, tcpSYN), back},
+		} {
+			if a, _ := c.s.addresses(); v6 == a.Is4() {
+				continue
+			}
+			for _, l := range c.legs {
+				if got := f.Judge(l.d, l.peer, c.s.bytes(), 0).Verdict; got != l.want {
+					t.Errorf("packet %d, %+v, %v: %v, want %v", i, c.s, l.d, got, l.want)
+				}
+			}
+		}
+		count := map[*Peer]map[Direction]int{x: {}, y: {}}
+		f.Flows(nil, 0, func(r *Record) bool {
+			count[r.Peer][r.Direction]++
+			if r.Src.Addr().String() != a || r.Traffic[In].Packets == 0 || r.Traffic[Out].Packets == 0 {
+				t.Errorf("%+v", r)
+			}
+			return true
+		})
+		if diff := cmp.Diff(map[*Peer]map[Direction]int{x: {In: 3}, y: {Out: 3}}, count); diff != "" {
+			t.Errorf("flows by peer and direction of the first packet (-want +got):\n%s", diff)
 		}
 	}
 }
@@ -157,12 +215,12 @@ func TestLessThanAny(t *testing.T) {
 	for _, records := range []bool{false, true} {
 		f, p := New(Config{Records: records}), new(Peer)
 		f.SetRules(mustCompile(a4+" -> "+b4+" any", b4+" -> "+a4+" any"), 0)
-		f.in(p, tcp(a4, b4, 1000, 80, tcpSYN).bytes(), 0)
+		f.on(p, tcp(a4, b4, 1000, 80, tcpSYN).bytes(), 0)
 		f.SetRules(mustCompile(a4+" -> "+b4+" any"), 0)
-		if got := f.in(p, tcp(b4, a4, 80, 1000, 0).bytes(), 0); (got == Pass) != records {
+		if got := f.on(p, tcp(b4, a4, 80, 1000, 0).bytes(), 0); (got == Pass) != records {
 			t.Errorf("records %v: %v", records, got)
 		}
-		if got := f.in(p, tcp(b4, a4, 80, 1001, 0).bytes(), 0); got != Denied {
+		if got := f.on(p, tcp(b4, a4, 80, 1001, 0).bytes(), 0); got != Denied {
 			t.Errorf("records %v: %v", records, got)
 		}
 	}

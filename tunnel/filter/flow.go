@@ -18,8 +18,9 @@ const (
 	idleRefused  = 2 * time.Minute
 )
 
-// key names an entry of the table, as bytes that hash and compare fast: two ends, their ports, protocol and kind. The ends of a flow stand
-// in order, so that packets of both directions have one key.
+// key names an entry of the table, as bytes that hash and compare fast: two ends, their ports, protocol and kind, and on which side they are. The
+// ends of a flow stand in order, so that packets of both directions have one key. What the host forwards from one peer to another is two
+// flows, one with each: an end that is beyond the one peer stands on the host's side for the other.
 type key [38]byte
 
 // Where the parts of a key are.
@@ -32,13 +33,15 @@ const (
 // The kinds of entries.
 const (
 	kindFlow     = iota
-	kindEcho     // the end that asks stands first
-	kindFragment // the source stands first, and the ports are the packet's identification
-	kindRefused  // the source stands first, and its port is 0
+	kindEcho            // the end that asks stands first
+	kindFragment        // the source stands first, and the ports are the packet's identification
+	kindRefused         // the source stands first, and its port is 0
+	kindPeers    = 0x40 // the first end is on the peers' side
 	kindV6       = 0x80
 )
 
-func makeKey(a, b netip.Addr, aPort, bPort uint16, proto, kind uint8) (k key) {
+// makeKey names what goes between two ends. d is the direction of what goes from the first to the second.
+func makeKey(d Direction, a, b netip.Addr, aPort, bPort uint16, proto, kind uint8) (k key) {
 	a16, b16 := a.As16(), b.As16()
 	copy(k[keyA:], a16[:])
 	copy(k[keyB:], b16[:])
@@ -47,39 +50,42 @@ func makeKey(a, b netip.Addr, aPort, bPort uint16, proto, kind uint8) (k key) {
 	if k[keyProto], k[keyKind] = proto, kind; !a.Is4() {
 		k[keyKind] |= kindV6
 	}
+	if d == In {
+		k[keyKind] |= kindPeers
+	}
 	return k
 }
 
 // key names the flow of a packet. flipped says that the packet goes from the second end to the first.
-func (p *Packet) key() (k key, flipped bool) {
+func (p *Packet) key(d Direction) (k key, flipped bool) {
 	switch p.echo {
 	case echoRequest:
-		return makeKey(p.Src, p.Dst, p.SrcPort, p.DstPort, p.Proto, kindEcho), false
+		return makeKey(d, p.Src, p.Dst, p.SrcPort, p.DstPort, p.Proto, kindEcho), false
 	case echoReply:
-		return makeKey(p.Dst, p.Src, p.DstPort, p.SrcPort, p.Proto, kindEcho), true
+		return makeKey(d.other(), p.Dst, p.Src, p.DstPort, p.SrcPort, p.Proto, kindEcho), true
 	}
-	k = makeKey(p.Src, p.Dst, p.SrcPort, p.DstPort, p.Proto, kindFlow)
+	k = makeKey(d, p.Src, p.Dst, p.SrcPort, p.DstPort, p.Proto, kindFlow)
 	if c := bytes.Compare(k[keyA:keyB], k[keyB:keyAPort]); c > 0 || c == 0 && p.SrcPort > p.DstPort {
-		return makeKey(p.Dst, p.Src, p.DstPort, p.SrcPort, p.Proto, kindFlow), true
+		return makeKey(d.other(), p.Dst, p.Src, p.DstPort, p.SrcPort, p.Proto, kindFlow), true
 	}
 	return k, false
 }
 
 // fragmentKey names what the fragments of a packet have in common. IPv6 takes the protocol from the first one (RFC 8200 section 4.5).
-func (p *Packet) fragmentKey() key {
+func (p *Packet) fragmentKey(d Direction) key {
 	proto := p.Proto
 	if !p.Src.Is4() {
 		proto = 0
 	}
-	return makeKey(p.Src, p.Dst, uint16(p.FragmentID>>16), uint16(p.FragmentID), proto, kindFragment)
+	return makeKey(d, p.Src, p.Dst, uint16(p.FragmentID>>16), uint16(p.FragmentID), proto, kindFragment)
 }
 
 // refusedKey names what is refused together, and gives the port that it came from. Echoes count as one, whatever their identifier.
-func (p *Packet) refusedKey() (k key, srcPort uint16) {
+func (p *Packet) refusedKey(d Direction) (k key, srcPort uint16) {
 	if p.echo != noEcho {
-		return makeKey(p.Src, p.Dst, 0, 0, p.Proto, kindRefused), 0
+		return makeKey(d, p.Src, p.Dst, 0, 0, p.Proto, kindRefused), 0
 	}
-	return makeKey(p.Src, p.Dst, 0, p.DstPort, p.Proto, kindRefused), p.SrcPort
+	return makeKey(d, p.Src, p.Dst, 0, p.DstPort, p.Proto, kindRefused), p.SrcPort
 }
 
 func (k *key) end(at, port int) netip.AddrPort {

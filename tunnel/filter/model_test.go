@@ -121,7 +121,7 @@ func (g *game) change() {
 func (g *game) packet() {
 	s, quotes := draw(g.rng, g.sent)
 	d, remote := Out, s.dst
-	if g.rng.IntN(2) == 0 {
+	if in := s.src < s.dst; in != (g.rng.IntN(6) == 0) { // the ends are mostly on the same sides; otherwise the host forwards between peers
 		d, remote = In, s.src
 	}
 	peer, b := g.peers[g.carrier[remote]], s.bytes()

@@ -211,7 +211,7 @@ func FuzzFilter(f *testing.F) {
 		filter, peer := New(Config{}), new(Peer)
 		filter.SetRules(rules, 0)
 		for i, b := range [][]byte{first, second, first} {
-			if filter.in(peer, b, 0) != Pass {
+			if filter.on(peer, b, 0) != Pass {
 				continue
 			}
 			p, err := Parse(b)

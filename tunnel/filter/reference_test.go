@@ -37,6 +37,7 @@ type refSeen struct {
 // refPart is a first fragment that passed; flow is nil if it passed without one.
 type refPart struct {
 	first shape
+	d     Direction
 	flow  *refFlow
 	grant string
 	peer  *Peer
@@ -105,15 +106,18 @@ func (r *reference) anything(src, dst string) (grant string) {
 	return ""
 }
 
-// carries reports whether s belongs to the flow, and in which direction.
-func (f *refFlow) carries(s shape) (yes, answer bool) {
+// carries reports whether s belongs to the flow, and whether it is an answer: those go the other way, from the peers' side to the host's or back.
+func (f *refFlow) carries(d Direction, s shape) (yes, answer bool) {
 	sport, dport := s.ports()
 	fsport, fdport := f.first.ports()
 	if f.first.proto != s.proto || (s.isICMP() && (f.first.echoID != s.echoID || !s.isRequest() && !s.isReply())) {
 		return false, false
 	}
-	with := f.first.src == s.src && f.first.dst == s.dst && fsport == sport && fdport == dport && !s.isReply()
-	against := f.first.src == s.dst && f.first.dst == s.src && fsport == dport && fdport == sport && !s.isRequest()
+	with := f.first.src == s.src && f.first.dst == s.dst && fsport == sport && fdport == dport && !s.isReply() && f.in == (d == In)
+	against := f.first.src == s.dst && f.first.dst == s.src && fsport == dport && fdport == sport && !s.isRequest() && f.in == (d == Out)
+	if s.src == s.dst && sport == dport && !s.isReply() {
+		against = false // such a packet is no answer
+	}
 	return with || against, !with
 }
 
@@ -194,9 +198,9 @@ func (r *reference) setRules(n naiveRules, gone *Peer) {
 }
 
 // find gives the flow of a packet. One that has expired is gone once something asks for it.
-func (r *reference) find(s shape, now time.Duration) (flow *refFlow, answer bool) {
+func (r *reference) find(d Direction, s shape, now time.Duration) (flow *refFlow, answer bool) {
 	for _, f := range r.flows {
-		if yes, against := f.carries(s); yes && now < f.last+f.idle() {
+		if yes, against := f.carries(d, s); yes && now < f.last+f.idle() {
 			return f, against
 		} else if yes {
 			r.drop(f, Idle)
@@ -224,19 +228,19 @@ func (r *reference) judge(d Direction, peer *Peer, s shape, quotes *shape, size 
 	v, grant, flow := Unrelated, "", (*refFlow)(nil)
 	switch {
 	case quotes != nil:
-		v, grant, flow = r.judgeError(peer, s, *quotes, now)
+		v, grant, flow = r.judgeError(d, peer, s, *quotes, now)
 	case s.offset != 0:
-		v, grant, flow = r.judgeLater(s, now)
+		v, grant, flow = r.judgeLater(d, s, now)
 	default:
 		v, grant, flow = r.judgeWhole(d, peer, s, now)
 		if v == Denied && r.records {
 			r.refuse(d, peer, s, size, now)
 		}
 		if s.more {
-			r.parts = slices.DeleteFunc(r.parts, func(p refPart) bool { return p.hasName(s) })
+			r.parts = slices.DeleteFunc(r.parts, func(p refPart) bool { return p.hasName(d, s) })
 		}
 		if s.more && v == Pass {
-			r.parts = append(r.parts, refPart{s, flow, grant, peer, now})
+			r.parts = append(r.parts, refPart{s, d, flow, grant, peer, now})
 		}
 	}
 	if flow != nil {
@@ -250,7 +254,7 @@ func (r *reference) judge(d Direction, peer *Peer, s shape, quotes *shape, size 
 }
 
 func (r *reference) judgeWhole(d Direction, peer *Peer, s shape, now time.Duration) (Verdict, string, *refFlow) {
-	f, answer := r.find(s, now)
+	f, answer := r.find(d, s, now)
 	if f != nil {
 		if _, closed := f.state(); closed && s.flags&tcpSYN != 0 && !answer {
 			r.drop(f, Closed)
@@ -274,11 +278,11 @@ func (r *reference) judgeWhole(d Direction, peer *Peer, s shape, now time.Durati
 	return Pass, grant, f
 }
 
-func (r *reference) judgeError(peer *Peer, s, quotes shape, now time.Duration) (Verdict, string, *refFlow) {
+func (r *reference) judgeError(d Direction, peer *Peer, s, quotes shape, now time.Duration) (Verdict, string, *refFlow) {
 	if quotes.src != s.dst || quotes.offset != 0 || s.more {
 		return Unrelated, "", nil
 	}
-	f, _ := r.find(quotes, now)
+	f, _ := r.find(d.other(), quotes, now)
 	if f != nil && f.peer == peer {
 		return Pass, f.grant, f
 	}
@@ -296,14 +300,14 @@ func (r *reference) judgeError(peer *Peer, s, quotes shape, now time.Duration) (
 }
 
 // hasName reports whether s is a fragment of the same packet, or of another with its name.
-func (p refPart) hasName(s shape) bool {
+func (p refPart) hasName(d Direction, s shape) bool {
 	v4, _ := s.addresses()
-	return p.first.src == s.src && p.first.dst == s.dst && p.first.id == s.id && (!v4.Is4() || p.first.proto == s.proto)
+	return p.d == d && p.first.src == s.src && p.first.dst == s.dst && p.first.id == s.id && (!v4.Is4() || p.first.proto == s.proto)
 }
 
-func (r *reference) judgeLater(s shape, now time.Duration) (Verdict, string, *refFlow) {
+func (r *reference) judgeLater(d Direction, s shape, now time.Duration) (Verdict, string, *refFlow) {
 	for _, p := range slices.Backward(r.parts) {
-		if p.hasName(s) && now < p.at+idleFragment {
+		if p.hasName(d, s) && now < p.at+idleFragment {
 			return Pass, p.grant, p.flow
 		}
 	}
@@ -315,7 +319,7 @@ func (r *reference) refuse(d Direction, peer *Peer, s shape, size int, now time.
 	for _, o := range r.refused {
 		_, a := o.first.ports()
 		_, b := s.ports()
-		if o.first.src == s.src && o.first.dst == s.dst && o.first.proto == s.proto && a == b {
+		if o.in == (d == In) && o.first.src == s.src && o.first.dst == s.dst && o.first.proto == s.proto && a == b {
 			f = o
 		}
 	}

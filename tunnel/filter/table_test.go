@@ -67,7 +67,7 @@ func TestScan(t *testing.T) {
 	sum, told := Omitted{}, 0
 	for n := range 1 << 20 {
 		scan[22], scan[23], scan[19] = byte(n), byte(n>>8), byte(3+n>>16)
-		if v := f.in(p, scan, 0); v != Denied {
+		if v := f.on(p, scan, 0); v != Denied {
 			t.Fatal(v)
 		}
 	}
@@ -97,7 +97,7 @@ func TestLastingStay(t *testing.T) {
 		f.Judge(Out, p, udp(a4, b4, uint16(n), 7).bytes(), time.Minute)
 	}
 	for port := range uint16(100) {
-		if v := f.in(p, tcp(b4, a4, 80, port, 0).bytes(), time.Minute); v != Pass {
+		if v := f.Judge(In, p, tcp(b4, a4, 80, port, 0).bytes(), time.Minute).Verdict; v != Pass {
 			t.Errorf("connection %d did not outlive a flood of datagrams: %v", port, v)
 		}
 	}

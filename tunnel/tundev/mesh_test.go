@@ -1,6 +1,7 @@
 package tundev
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -19,8 +20,10 @@ type mesh struct {
 	// lost counts what WireGuard would not send, disallowed what it would not take.
 	lost, disallowed int
 	// wire sees each packet that is sent.
-	wire func(from, to *end, b []byte)
-	busy bool
+	wire  func(from, to *end, b []byte)
+	busy  bool
+	bufs  [][]byte
+	sizes []int
 }
 
 // end is one device.
@@ -38,7 +41,11 @@ type end struct {
 	wanted  []key.NodePublic
 }
 
-func newMesh(t testing.TB) *mesh { return &mesh{TB: t, ends: map[string]*end{}} }
+func newMesh(t testing.TB) *mesh {
+	m := &mesh{TB: t, ends: map[string]*end{}}
+	m.bufs, m.sizes = buffers(16)
+	return m
+}
 
 // add makes a device with these addresses.
 func (m *mesh) add(name string, own ...string) *end {
@@ -124,10 +131,10 @@ func (e *end) knows(p plan) {
 
 // sends has the host send a packet.
 func (e *end) sends(b []byte) {
-	bufs, sizes := buffers(1)
+	bufs, sizes := e.mesh.bufs[:1], e.mesh.sizes[:1]
 	sizes[0] = copy(bufs[0][room:], b)
 	if e.dev.outgoing(bufs, sizes, room) == 1 {
-		e.transmit(bufs[0][room : room+sizes[0]])
+		e.transmit(bytes.Clone(bufs[0][room : room+sizes[0]]))
 	}
 	e.mesh.settle()
 }
@@ -139,7 +146,7 @@ func (m *mesh) settle() {
 	}
 	m.busy = true
 	defer func() { m.busy = false }()
-	bufs, sizes := buffers(16)
+	bufs, sizes := m.bufs, m.sizes
 	for again := true; again; {
 		again = false
 		for _, e := range m.ends {
