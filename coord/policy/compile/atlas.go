@@ -72,13 +72,8 @@ func (a *atlas) addDevice(slot int, e *entry) {
 	}
 	has := make([][]netip.Prefix, len(refs))
 	all := map[netip.Prefix]bool{}
-	for _, p := range slices.Concat(e.own, e.carried) { // what is in no side is told apart too, so that names do not promise it anything
+	for _, p := range slices.Concat(e.own, e.carried, e.out) { // what is in no side is told apart too, so that names do not promise it anything
 		all[p.Prefix] = true
-	}
-	if e.Exit {
-		for _, p := range a.worlds[0].internetParts {
-			all[p.Prefix] = true
-		}
 	}
 	for i, r := range refs {
 		c := a.worlds[r.world]

@@ -23,6 +23,7 @@ func (c *Compiler) SetDevice(d Device) Update {
 			left, joined = without(left, after), without(after, left)
 		} else {
 			concerned.self(slot)
+			concerned.addSiblings(&concerned.hit, slot)
 		}
 		concerned.leave(slot, left)
 	}
@@ -36,6 +37,7 @@ func (c *Compiler) SetDevice(d Device) Update {
 	concerned.leave(slot, joined)
 	if !same {
 		concerned.self(slot)
+		concerned.addSiblings(&concerned.hit, slot)
 	}
 	return concerned.update(slot, peers)
 }
@@ -186,20 +188,20 @@ func (c *Compiler) sidesWith(slot int) (out []int) {
 func (c *Compiler) set(side, slot int) {
 	m := c.members[side]
 	m.set(slot)
-	m.list = nil
+	m.list, m.exits = nil, nil
 }
 
 func (c *Compiler) unset(side, slot int) {
 	m := c.members[side]
 	m.clear(slot)
-	m.list = nil
+	m.list, m.exits = nil, nil
 }
 
 // sameParts reports whether a device has the same prefixes in whatever side it stays in.
 func sameParts(a, b *entry) bool {
 	prefixes := func(x, y part) bool { return x.Prefix == y.Prefix }
 	return slices.EqualFunc(a.own, b.own, prefixes) && slices.EqualFunc(a.carried, b.carried, prefixes) &&
-		a.Exit == b.Exit && slices.Equal(a.Tags, b.Tags) && a.user == b.user
+		slices.EqualFunc(a.out, b.out, prefixes) && slices.Equal(a.Tags, b.Tags) && a.user == b.user
 }
 
 // concern collects the devices whose view a change alters.

@@ -14,7 +14,8 @@
 //	changed, next := c.Advance(now) // again at next, for windows that open and close
 //
 // Edges between devices are never written down one by one. Each side of a grant is a set of devices, one bit for each; a device's peers are
-// the union of the sets opposite to those that it is in. So a network in which all reach all costs no more than any other.
+// the union of the sets opposite to those that it is in, and of those that carry the very same CIDR. So a network in which all reach all costs no
+// more than any other.
 //
 // Explain says which grant allows something, or what is missing; Diff says in words what another policy would change, LockedOut whether it
 // would cut everybody off from an address, and RunTests runs the tests of a policy.
@@ -23,7 +24,7 @@
 //	program.go    a policy, made ready to be matched
 //	match.go      which devices, and which of their prefixes, a side of a grant has
 //	change.go     changes, and whom they concern
-//	view.go       what a device is told
+//	view.go       what a device is told; exit.go: what goes with exit nodes
 //	explain.go    why something is allowed or not
 package compile
 
@@ -84,7 +85,7 @@ func (c *Compiler) load(p *program) {
 // Policy is what is in force.
 func (c *Compiler) Policy() *policy.Policy { return c.program.policy }
 
-// Peers gives the devices that id may talk to or hear from, in no particular order.
+// Peers gives the devices that id may talk to or hear from, or that carry a CIDR that it carries, in no particular order.
 func (c *Compiler) Peers(id ID) iter.Seq[ID] {
 	slot, ok := c.slots[id]
 	if !ok {
@@ -105,7 +106,7 @@ func (c *Compiler) Sees(a, b ID) bool {
 			return true
 		}
 	}
-	return false
+	return c.siblings(x, y)
 }
 
 // connects reports whether from is a source and to a destination of r.
@@ -134,6 +135,7 @@ func (c *Compiler) peers(slot int) bits {
 			c.addOpposite(&out, r, slot, false)
 		}
 	}
+	c.addSiblings(&out, slot)
 	out.clear(slot)
 	return out
 }

@@ -85,7 +85,7 @@ const (
 )
 
 // Diff tells who of dir would gain and who would lose which ports on what if next took the place of old, both as they hold at now. It goes by what
-// devices may do in the end: a grant that moves, or that others make up for, is no change.
+// devices may do in the end: a grant that moves, or that others make up for, is no change. ExitDNS goes with the internet and is not told of.
 func Diff(old, next *policy.Policy, dir Directory, now time.Time) Difference {
 	d := &differ{
 		atlas: newAtlas(New(old, dir, now), New(next, dir, now)), byRules: map[string]flowSet{}, flows: map[string]flowSet{},

@@ -84,7 +84,7 @@ func TestDiffAgainstNaive(t *testing.T) {
 			if p.src.Is4() != p.dst.Is4() || p.from.ID == p.to.ID || !plausible(p.from, p.src, false) || !plausible(p.to, p.dst, true) {
 				continue
 			}
-			was, is := old.allows(p, start), next.allows(p, start)
+			was, is := old.granted(p, start), next.granted(p, start)
 			sameUser := userOf(p.from) != "" && userOf(p.from) == userOf(p.to)
 			fail := func(what string) {
 				t.Helper()

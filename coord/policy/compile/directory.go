@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"warren/coord/policy"
 	"warren/proto/key"
 )
 
@@ -20,7 +21,7 @@ type Device struct {
 	Tags      []string // with or without "tag:"
 	// Owner is the user's name. A device that has tags belongs to them instead.
 	Owner string
-	// Routes are the CIDRs that it may carry. One of all addresses makes it an exit node, as Exit does.
+	// Routes are the CIDRs that it may carry. One of all addresses makes it an exit node for that family; Exit does so for both.
 	Routes []netip.Prefix
 	Exit   bool
 	// Facts are what is known of its posture; nil if it has reported nothing.
@@ -46,6 +47,7 @@ type entry struct {
 	user    string // the owner, unless it has tags
 	own     []part // its addresses
 	carried []part // its routes
+	out     []part // the internet, as far as it is an exit node
 	regular bool   // all its parts lie within the network's prefixes
 	behind  []behind
 	list    *prefixList // of own
@@ -60,19 +62,27 @@ type behind struct {
 // directory keeps devices in slots, and finds them.
 type directory struct {
 	prefixes []part
-	entries  []*entry // by slot; nil: free
+	internet [2][]part // IPv4 and IPv6
+	entries  []*entry  // by slot; nil: free
 	free     []int
 	slots    map[ID]int
 	owned    map[string][]int // slots of untagged devices by owner, rising
 	users    map[string]User
-	groups   map[string][]string // of sign-in
-	signIn   map[string][]string // groups of sign-in by user
+	groups   map[string][]string    // of sign-in
+	signIn   map[string][]string    // groups of sign-in by user
+	carrying map[netip.Prefix][]int // slots by what they carry, rising; exit nodes aside
 	// irregular are the slots of entries that are not regular, carriers of those that have routes or are exit nodes.
 	irregular, carriers bits
 }
 
 func newDirectory(dir Directory) *directory {
-	d := &directory{prefixes: newParts(dir.Prefixes), slots: map[ID]int{}, owned: map[string][]int{}, users: maps.Clone(dir.Users)}
+	d := &directory{
+		prefixes: newParts(dir.Prefixes), slots: map[ID]int{}, owned: map[string][]int{}, users: maps.Clone(dir.Users),
+		carrying: map[netip.Prefix][]int{},
+	}
+	for _, p := range newParts(policy.InternetPrefixes()) {
+		d.internet[family(p.Prefix)] = append(d.internet[family(p.Prefix)], p)
+	}
 	if d.users == nil {
 		d.users = map[string]User{}
 	}
@@ -102,32 +112,53 @@ func (d *directory) newEntry(dev *Device) *entry {
 		e.own = append(e.own, newPart(p))
 		e.regular = e.regular && slices.ContainsFunc(d.prefixes, func(n part) bool { return n.Contains(a) })
 	}
+	exits := [2]bool{dev.Exit, dev.Exit}
 	for _, r := range dev.Routes {
 		if r.Bits() == 0 {
-			e.Exit = true
+			exits[family(r)] = true
 			continue
 		}
 		e.Routes = append(e.Routes, r.Masked())
 		e.carried = append(e.carried, newPart(r.Masked()))
 	}
+	for i, exit := range exits {
+		if exit {
+			e.out = append(e.out, d.internet[i]...)
+		}
+	}
+	e.Exit = len(e.out) > 0
 	e.regular = e.regular && len(e.carried) == 0 && !e.Exit
-	e.setBehind()
+	e.setBehind(exits)
 	e.list = newPrefixList(slices.Clone(e.own))
 	return e
 }
 
-func (e *entry) setBehind() {
-	only := func(p netip.Prefix, exit bool, carried []part) {
+// family is 0 for IPv4 and 1 for IPv6.
+func family(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return 0
+	}
+	return 1
+}
+
+func (e *entry) setBehind(exits [2]bool) {
+	only := func(p netip.Prefix, out, carried []part) {
 		of := *e
-		of.own, of.carried, of.Exit = nil, carried, exit
+		of.own, of.carried, of.out, of.Exit = nil, carried, out, len(out) > 0
 		e.behind = append(e.behind, behind{p, &of})
 	}
 	for i, p := range e.carried {
-		only(p.Prefix, false, e.carried[i:i+1])
+		only(p.Prefix, nil, e.carried[i:i+1])
 	}
-	if e.Exit {
-		only(netip.PrefixFrom(netip.IPv4Unspecified(), 0), true, nil)
-		only(netip.PrefixFrom(netip.IPv6Unspecified(), 0), true, nil)
+	v6 := slices.IndexFunc(e.out, func(p part) bool { return !p.Addr().Is4() })
+	if v6 < 0 {
+		v6 = len(e.out)
+	}
+	if exits[0] {
+		only(netip.PrefixFrom(netip.IPv4Unspecified(), 0), e.out[:v6], nil)
+	}
+	if exits[1] {
+		only(netip.PrefixFrom(netip.IPv6Unspecified(), 0), e.out[v6:], nil)
 	}
 }
 
@@ -156,6 +187,11 @@ func (d *directory) put(e *entry) int {
 	if len(e.carried) > 0 || e.Exit {
 		d.carriers.set(slot)
 	}
+	for _, p := range e.Routes {
+		if i, ok := slices.BinarySearch(d.carrying[p], slot); !ok {
+			d.carrying[p] = slices.Insert(d.carrying[p], i, slot)
+		}
+	}
 	return slot
 }
 
@@ -164,6 +200,15 @@ func (d *directory) disown(slot int) {
 	e := d.entries[slot]
 	d.irregular.clear(slot)
 	d.carriers.clear(slot)
+	for _, p := range e.Routes {
+		list := d.carrying[p]
+		if i, ok := slices.BinarySearch(list, slot); ok {
+			list = slices.Delete(list, i, i+1)
+		}
+		if d.carrying[p] = list; len(list) == 0 {
+			delete(d.carrying, p)
+		}
+	}
 	if e.user == "" {
 		return
 	}
@@ -176,6 +221,27 @@ func (d *directory) disown(slot int) {
 		return
 	}
 	d.owned[e.user] = list
+}
+
+// addSiblings adds the other devices that carry the very same CIDR as slot does. Return packets of flows that came in by one may be given to
+// another, which hands them over, so they have to know each other whatever the grants say. Exit nodes are no siblings: what comes back to one comes
+// to its own address.
+func (d *directory) addSiblings(out *bits, slot int) {
+	for _, p := range d.entries[slot].Routes {
+		for _, s := range d.carrying[p] {
+			if s != slot {
+				out.set(s)
+			}
+		}
+	}
+}
+
+// siblings reports whether two devices carry the very same CIDR.
+func (d *directory) siblings(x, y int) bool {
+	return slices.ContainsFunc(d.entries[x].Routes, func(p netip.Prefix) bool {
+		_, ok := slices.BinarySearch(d.carrying[p], y)
+		return ok
+	})
 }
 
 func (d *directory) remove(slot int) {

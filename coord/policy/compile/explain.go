@@ -88,15 +88,25 @@ func (c *Compiler) Explain(q Question, now time.Time) Answer {
 			for _, r := range c.program.rules {
 				v := verdict{r, ask, c.judge(r, ask)}
 				if v.missing == 0 {
-					a.Allowed, a.Grant, a.At, a.Src, a.Dst = true, r.grant.ID, c.program.policy.Position(r.grant.At), from, to
+					a.allowed(r.grant.ID, c.program.policy.Position(r.grant.At), from, to)
 					return a
 				}
 				far = append(far, v)
+			}
+			for _, r := range c.program.rules {
+				if c.allowsExitDNS(r, ask) {
+					a.allowed(ExitDNS, c.program.policy.Position(r.grant.At), from, to)
+					return a
+				}
 			}
 		}
 	}
 	a.Nearest = c.nearest(far)
 	return a
+}
+
+func (a *Answer) allowed(by string, at policy.Position, src, dst Subject) {
+	a.Allowed, a.Grant, a.At, a.Src, a.Dst = true, by, at, src, dst
 }
 
 // verdict is what of a rule is missing for what was asked.
@@ -213,7 +223,7 @@ func (c *Compiler) owners(a netip.Addr) (out []*entry) {
 				bits = max(bits, p.Bits())
 			}
 		}
-		if e.Exit && contains(c.internetParts, a) {
+		if contains(e.out, a) {
 			bits = max(bits, 0)
 		}
 		if bits >= 0 {

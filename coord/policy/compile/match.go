@@ -6,10 +6,11 @@ import (
 	"warren/coord/policy"
 )
 
-// memberSet is the devices in a side, with their prefixes once somebody asked for them.
+// memberSet is the devices in a side, with their prefixes, and those that are exit nodes, once somebody asked for them.
 type memberSet struct {
 	bits
-	list *prefixList
+	list  *prefixList
+	exits *exitSet
 }
 
 // userSelectors gives the selectors that select the devices of a user as such, rising.
@@ -160,15 +161,15 @@ func (c *Compiler) partsIn(out []part, sel *selector, e *entry, destination, thr
 			out = c.carriedIn(out, e, sel.parts, destination)
 		}
 	case policy.Internet:
-		if e.Exit && through {
-			out = append(out, c.internetParts...)
+		if through {
+			out = append(out, e.out...)
 		}
 	case policy.Any:
 		out = append(out, e.own...)
 		if through {
 			out = append(out, e.carried...)
-			if e.Exit && destination {
-				out = append(out, c.internetParts...)
+			if destination {
+				out = append(out, e.out...)
 			}
 		}
 	default:
@@ -186,7 +187,7 @@ func (c *Compiler) carriedIn(out []part, e *entry, prefixes []part, destination 
 	}
 	if e.Exit && destination {
 		for _, p := range prefixes {
-			out = intersect(out, p, c.internetParts)
+			out = intersect(out, p, e.out)
 		}
 	}
 	return out

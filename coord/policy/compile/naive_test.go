@@ -47,7 +47,22 @@ type packet struct {
 }
 
 func (n *naive) allows(p packet, now time.Time) bool {
+	return n.granted(p, now) || p.from.ID != p.to.ID && slices.ContainsFunc(n.grants, func(g grantModel) bool { return n.asksExit(g, p, now) })
+}
+
+// granted is allows by what stands in the policy alone.
+func (n *naive) granted(p packet, now time.Time) bool {
 	return p.from.ID != p.to.ID && slices.ContainsFunc(n.grants, func(g grantModel) bool { return n.grantAllows(g, p, now) })
+}
+
+// asksExit reports whether p asks the resolver of an exit node through which its sender may reach something of the internet.
+func (n *naive) asksExit(g grantModel, p packet, now time.Time) bool {
+	return p.port == 53 && (p.protocol == 6 || p.protocol == 17) && slices.Contains(p.to.Addresses, p.dst) &&
+		slices.ContainsFunc(probes(p.to), func(a netip.Addr) bool {
+			out := p
+			out.dst = a
+			return exits(p.to, a) && n.connects(g, out, now)
+		})
 }
 
 func (n *naive) grantAllows(g grantModel, p packet, now time.Time) bool {
@@ -95,7 +110,7 @@ func (n *naive) isDestination(sel string, via []string, d Device, a netip.Addr) 
 	}
 	own := slices.Contains(d.Addresses, a)
 	carried := through && carries(d, a)
-	out := through && d.Exit && isInternet(a)
+	out := through && exits(d, a)
 	switch {
 	case sel == "autogroup:internet":
 		return out
@@ -107,8 +122,18 @@ func (n *naive) isDestination(sel string, via []string, d Device, a netip.Addr) 
 	return own && n.isDevice(sel, d)
 }
 
+// carries reports whether a is behind a gateway, exits whether it is reached through an exit node.
 func carries(d Device, a netip.Addr) bool {
-	return slices.ContainsFunc(d.Routes, func(r netip.Prefix) bool { return r.Contains(a) })
+	return slices.ContainsFunc(d.Routes, func(r netip.Prefix) bool { return r.Bits() > 0 && r.Contains(a) })
+}
+
+func exits(d Device, a netip.Addr) bool {
+	return isInternet(a) && (d.Exit || slices.ContainsFunc(d.Routes, func(r netip.Prefix) bool { return r.Bits() == 0 && r.Contains(a) }))
+}
+
+// areSiblings reports whether two devices carry the very same CIDR.
+func areSiblings(x, y Device) bool {
+	return x.ID != y.ID && slices.ContainsFunc(x.Routes, func(r netip.Prefix) bool { return r.Bits() > 0 && slices.Contains(y.Routes, r) })
 }
 
 func hasTag(d Device, tag string) bool {

@@ -61,7 +61,10 @@ func (g gen) device(i int) Device {
 			d.Routes = append(d.Routes, netip.MustParsePrefix(r))
 		}
 	}
-	d.Exit = g.chance(15)
+	d.Exit = g.chance(10)
+	if g.chance(10) {
+		d.Routes = append(d.Routes, netip.MustParsePrefix(g.pick("0.0.0.0/0", "::/0")))
+	}
 	if g.chance(70) {
 		d.Facts = map[string]string{}
 		if g.chance(70) {
@@ -219,6 +222,10 @@ func (p policyModel) text() string {
 func (g gen) address(d Device) netip.Addr {
 	list := slices.Clone(d.Addresses)
 	for _, r := range d.Routes {
+		if r.Bits() == 0 {
+			list = append(list, netip.MustParseAddr("8.8.8.8"), netip.MustParseAddr("2606:4700::1"))
+			continue
+		}
 		list = append(list, r.Addr().Next(), netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd99:1::7"))
 	}
 	if d.Exit {
@@ -231,6 +238,6 @@ func (g gen) packet(devices []Device) packet {
 	p := packet{from: devices[g.IntN(len(devices))], to: devices[g.IntN(len(devices))]}
 	p.src, p.dst = g.address(p.from), g.address(p.to)
 	p.protocol = []uint8{6, 6, 6, 17, 17, 1, 58, 47, 89, 132}[g.IntN(10)]
-	p.port = []uint16{22, 79, 80, 81, 443, 5000}[g.IntN(6)]
+	p.port = []uint16{22, 53, 79, 80, 81, 443, 5000}[g.IntN(7)]
 	return p
 }

@@ -28,12 +28,13 @@ type RuleSet struct {
 	Hash [32]byte
 }
 
-// Route is a CIDR that a device may reach, or be reached from, through a gateway.
+// Route is a CIDR that a device may reach, or be reached from, through a gateway, or that it carries as that gateway does.
 type Route struct {
 	Prefix  netip.Prefix // as the gateway's record has it; all addresses of a family for an exit node
 	Gateway ID
 	Exit    bool
-	// Allowed is what of Prefix the device has to do with, sorted. Where several gateways carry one prefix it may differ.
+	// Allowed is what of Prefix the device has to do with, sorted: all of it, if the device carries it too. Where several gateways carry one prefix
+	// it may differ.
 	Allowed []netip.Prefix
 }
 
@@ -80,16 +81,17 @@ func (b *builder) rule(r *rule) {
 	isSrc, isDst := src.has(b.slot), dst.has(b.slot)
 	if b.sides[r.src].full && b.sides[r.dst].full {
 		if !src.onlyHas(b.slot) {
-			b.emit(r, b.list(r.src), b.list(r.dst))
+			b.emitRule(r, b.list(r.src), b.list(r.dst))
 		}
 	} else {
 		if isSrc && !dst.onlyHas(b.slot) && !dst.empty() {
-			b.emit(r, b.ownList(r.src), b.list(r.dst))
+			b.emitRule(r, b.ownList(r.src), b.list(r.dst))
 		}
 		if isDst && !src.onlyHas(b.slot) && !src.empty() {
-			b.emit(r, b.list(r.src), b.ownList(r.dst))
+			b.emitRule(r, b.list(r.src), b.ownList(r.dst))
 		}
 	}
+	b.exitDNS(r)
 	if isSrc {
 		b.opposite = append(b.opposite, r.dst)
 	}
@@ -115,22 +117,27 @@ func (b *builder) selfRule(r *rule) {
 	}
 	own := b.e.list
 	if b.members[r.src].has(b.slot) && len(all) > 0 {
-		b.emit(r, own, newPrefixList(all))
+		b.emitRule(r, own, newPrefixList(all))
 	}
 	if len(sources) > 0 {
-		b.emit(r, newPrefixList(sources), own)
+		b.emitRule(r, newPrefixList(sources), own)
 	}
 }
 
-// emit adds grants, in pieces that a map statement can hold.
-func (b *builder) emit(r *rule, src, dst *prefixList) {
+// emitRule adds the grants of a rule.
+func (b *builder) emitRule(r *rule, src, dst *prefixList) {
+	b.emit(r.grant.ID, r.allows, r.flows, src, dst)
+}
+
+// emit adds grants, in pieces that a map statement can hold. allows is a digest of id and flows.
+func (b *builder) emit(id, allows string, flows []*pb.Flow, src, dst *prefixList) {
 	if len(src.prefixes) == 0 || len(dst.prefixes) == 0 {
 		return
 	}
-	t := told{id: r.grant.ID, sum: slices.Concat([]byte(r.allows), src.sum[:], dst.sum[:])}
+	t := told{id: id, sum: slices.Concat([]byte(allows), src.sum[:], dst.sum[:])}
 	for s := range slices.Chunk(src.prefixes, record.MaxPrefixes) {
 		for d := range slices.Chunk(dst.prefixes, record.MaxPrefixes) {
-			t.grants = append(t.grants, &pb.Grant{Id: r.grant.ID, Sources: s, Destinations: d, Flows: r.flows})
+			t.grants = append(t.grants, &pb.Grant{Id: id, Sources: s, Destinations: d, Flows: flows})
 		}
 	}
 	b.told = append(b.told, t)
@@ -193,10 +200,14 @@ func (c *Compiler) list(side int) *prefixList {
 	return m.list
 }
 
-// routes gives what the device reaches through gateways, or is reached from.
+// routes gives what the device reaches through gateways, or is reached from, and what others carry as it does.
 func (b *builder) routes() (out []Route) {
-	if len(b.opposite) == 0 {
+	if len(b.opposite) == 0 && len(b.e.Routes) == 0 {
 		return nil
+	}
+	carries := map[netip.Prefix]bool{}
+	for _, p := range b.e.Routes {
+		carries[p] = true
 	}
 	b.opposite = sortedUnique(b.opposite)
 	for slot := range b.carriers.all() {
@@ -206,12 +217,14 @@ func (b *builder) routes() (out []Route) {
 		e := b.entries[slot]
 		for _, behind := range e.behind {
 			var parts []part
+			if carries[behind.Prefix] {
+				parts = append(parts, behind.carried...)
+			}
 			for _, side := range b.opposite {
 				if b.members[side].has(slot) {
 					parts = append(parts, b.parts(&b.sides[side], behind.entry)...)
 				}
 			}
-			parts = slices.DeleteFunc(parts, func(p part) bool { return !behind.Overlaps(p.Prefix) }) // the other family of an exit node
 			if len(parts) > 0 {
 				out = append(out, Route{Prefix: behind.Prefix, Gateway: e.ID, Exit: behind.Exit, Allowed: prefixes(apart(parts))})
 			}

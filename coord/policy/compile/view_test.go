@@ -69,15 +69,19 @@ func TestLeastView(t *testing.T) {
 			[]string{"grants[0] [100.64.0.1/32 100.64.0.2/32 100.64.0.3/32 fd00:1::1/128 fd00:1::2/128 fd00:1::3/128] > [100.64.0.5/32 fd00:1::5/128]"}, nil,
 		},
 		"gw-1": {
-			[]string{"ann-laptop", "ann-phone", "bob-laptop", "db-1"},
+			[]string{"ann-laptop", "ann-phone", "bob-laptop", "db-1", "gw-2"},
 			[]string{
 				"grants[1] [100.64.0.1/32 100.64.0.2/32 100.64.0.3/32 fd00:1::1/128 fd00:1::2/128 fd00:1::3/128] > [10.1.4.0/24 10.1.5.0/24]",
 				"grants[2] [10.1.0.0/20] > [100.64.0.7/32 fd00:1::7/128]",
-			}, nil,
+			}, []string{"10.1.0.0/16 by gw-2 for [10.1.0.0/16]"}, // which carries the same
 		},
-		"gw-2":       {[]string{"db-1"}, []string{"grants[2] [10.1.0.0/20] > [100.64.0.7/32 fd00:1::7/128]"}, nil},
-		"db-1":       {[]string{"gw-1", "gw-2"}, []string{"grants[2] [10.1.0.0/20] > [100.64.0.7/32 fd00:1::7/128]"}, []string{"10.1.0.0/16 by gw-1 for [10.1.0.0/20]", "10.1.0.0/16 by gw-2 for [10.1.0.0/20]"}},
-		"cyd-laptop": {[]string{"exit"}, []string{"grants[3] [100.64.0.4/32 fd00:1::4/128] > 132 prefixes"}, []string{"0.0.0.0/0 by exit, out", "::/0 by exit, out"}},
+		"gw-2": {
+			[]string{"db-1", "gw-1"}, []string{"grants[2] [10.1.0.0/20] > [100.64.0.7/32 fd00:1::7/128]"}, []string{"10.1.0.0/16 by gw-1 for [10.1.0.0/16]"},
+		},
+		"db-1": {[]string{"gw-1", "gw-2"}, []string{"grants[2] [10.1.0.0/20] > [100.64.0.7/32 fd00:1::7/128]"}, []string{"10.1.0.0/16 by gw-1 for [10.1.0.0/20]", "10.1.0.0/16 by gw-2 for [10.1.0.0/20]"}},
+		"cyd-laptop": {[]string{"exit"}, []string{
+			"dns of exit nodes [100.64.0.4/32 fd00:1::4/128] > [100.64.0.10/32 fd00:1::a/128]", "grants[3] [100.64.0.4/32 fd00:1::4/128] > 132 prefixes",
+		}, []string{"0.0.0.0/0 by exit, out", "::/0 by exit, out"}},
 	} {
 		id := byName(dir, name).Device
 		var got told
