@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 
 // hold is a program that has an interface, says so, and stays until its input ends.
 func hold(name string) {
-	r, err := Open(Config{Name: name, MTU: 1420})
+	r, err := Open(Config{Name: name, MTU: 1420, Journal: os.Args[1]})
 	if err == nil {
 		err = r.Apply(State{Addresses: []netip.Prefix{netip.MustParsePrefix("100.64.0.1/32")}, Routes: []netip.Prefix{netip.MustParsePrefix("100.64.0.0/16")}})
 	}
@@ -87,6 +87,7 @@ type host struct {
 	Links     []string // name, MTU and whether it is up
 	Addresses []string
 	Routes    []string
+	Rules     []string
 }
 
 // look reads everything but what the kernel makes by itself: loopback, link-local and multicast.
@@ -117,13 +118,36 @@ func look(t *testing.T) (h host) {
 	}
 	for _, r := range routes {
 		if r.Protocol != unix.RTPROT_KERNEL {
-			h.Routes = append(h.Routes, fmt.Sprintf("%s %s %d", names[r.LinkIndex], r.Dst, r.Protocol))
+			by := names[r.LinkIndex]
+			if r.Type == unix.RTN_THROW {
+				by = "throw"
+			}
+			h.Routes = append(h.Routes, fmt.Sprintf("%s %s %d table %d", by, r.Dst, r.Protocol, r.Table))
 		}
 	}
-	for _, list := range [][]string{h.Links, h.Addresses, h.Routes} {
+	rules, err := netlink.RuleList(netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rules {
+		if r.Table != unix.RT_TABLE_LOCAL && r.Priority < 32766 {
+			h.Rules = append(h.Rules, fmt.Sprintf("%d %d: invert %v mark %#x table %d protocol %d", r.Family, r.Priority, r.Invert, r.Mark, r.Table, r.Protocol))
+		}
+	}
+	for _, list := range [][]string{h.Links, h.Addresses, h.Routes, h.Rules} {
 		slices.Sort(list)
 	}
 	return h
+}
+
+// ourRules are those of the families.
+func ourRules(families ...int) (out []string) {
+	for _, f := range families {
+		out = append(out, fmt.Sprintf("%d 5270: invert false mark 0x77617272 table 254 protocol 87", f),
+			fmt.Sprintf("%d 5280: invert true mark 0x77617272 table 22359 protocol 87", f))
+	}
+	slices.Sort(out)
+	return out
 }
 
 func list(prefixes ...string) (out []netip.Prefix) {

@@ -15,9 +15,6 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 )
 
-// routeProtocol marks routes as ours (rtnetlink(7)): those above 4 are for daemons to choose.
-const routeProtocol = 0x57
-
 const tunFile = "/dev/net/tun"
 
 // What IPv4 asks of every host (RFC 791), and what fits into a packet's length.
@@ -26,13 +23,24 @@ const minMTU, maxMTU = 576, 65535
 // dumpTries is how often a netlink dump is repeated that a change has interrupted.
 const dumpTries = 5
 
+// maxNotes bounds what Notes returns.
+const maxNotes = 100
+
 type platform struct {
 	link netlink.Link
 	// noIPv6 says that the host has IPv6 switched off, which was reported once.
 	noIPv6 bool
+	// noSocketMatch says that the kernel has no nft_socket.
+	noSocketMatch bool
+	// canMark tries whether sockets may be marked.
+	canMark func() error
+	// firewall and killSwitch are the tables as they were loaded last.
+	firewall, killSwitch string
+	journal              *journal
+	notes                []string
 }
 
-// Open makes the interface. It is up, without addresses.
+// Open makes the interface, after CleanUp. It is up, without addresses.
 func Open(cfg Config) (*Router, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -43,11 +51,18 @@ func Open(cfg Config) (*Router, error) {
 	if _, err := net.InterfaceByName(cfg.Name); err == nil { // it may be somebody else's
 		return nil, fmt.Errorf("%w: %s; choose another with --tun", ErrNameInUse, cfg.Name)
 	}
+	left, err := CleanUp(cfg.Journal)
+	for _, what := range left {
+		cfg.Log.Info("what a process before had left on this host is gone", "what", what)
+	}
+	if err != nil { // all the more reason to go on: this one may set it right
+		cfg.Log.Warn("not all that a process before had left on this host could be taken back", "err", err)
+	}
 	t, err := tun.CreateTUN(cfg.Name, cfg.MTU)
 	if err != nil {
 		return nil, explain(cfg.Name, err)
 	}
-	r := &Router{cfg: cfg, tun: t}
+	r := &Router{cfg: cfg, tun: t, platform: platform{canMark: tryMark}}
 	if r.name, err = t.Name(); err == nil {
 		r.link, err = netlink.LinkByName(r.name)
 	}
@@ -58,6 +73,7 @@ func Open(cfg Config) (*Router, error) {
 		t.Close()
 		return nil, explain(cfg.Name, err)
 	}
+	r.journal = &journal{path: cfg.Journal, Interface: r.name}
 	return r, nil
 }
 
@@ -95,11 +111,83 @@ func explain(name string, err error) error {
 	return fmt.Errorf("interface %s: %w", name, err)
 }
 
-// Apply brings the host into line with s. It changes only what differs, and does all it can: one error does not keep it from the rest.
-// Routes of others stay as they are, also where s wants the same.
+// Apply brings the host into line with s. It changes only what differs, and does all it can: one error does not keep it from the rest, but
+// that nothing goes to an exit node when something is missing that keeps the rest from leaking. A State that makes no sense changes nothing.
+// Routes, rules and tables of others stay as they are. Calls must not overlap, nor one with Close.
 func (r *Router) Apply(s State) error {
-	return errors.Join(r.applyMTU(s.MTU), r.applyAddresses(r.usable(s.Addresses)), r.applyRoutes(r.usable(s.Routes)))
+	if err := s.check(); err != nil {
+		return fmt.Errorf("interface %s: %w", r.name, err)
+	}
+	s = r.usable(s)
+	s, unmarkable := r.withoutMarks(s)
+	unwritten := r.begin(s)
+	if unwritten != nil {
+		s = State{Addresses: s.Addresses, MTU: s.MTU, Network: s.Network, Routes: s.withoutExit().Routes, Local: s.Local}
+	}
+	errs := []error{unmarkable, unwritten, r.applyKillSwitch(s), r.applyMTU(s.MTU), r.applyAddresses(s.Addresses)}
+	leaky := errors.Join(r.applyFirewall(s), r.applySysctls(s))
+	if leaky != nil && s.exits().Any() {
+		leaky = fmt.Errorf("no exit node is used: %w", leaky)
+		s = s.withoutExit()
+	}
+	return errors.Join(append(errs, leaky, r.applyAccept(s), r.applyRoutes(s))...)
 }
+
+// withoutMarks leaves out what would loop or lock the tunnel out where its own packets cannot be told from others.
+func (r *Router) withoutMarks(s State) (State, error) {
+	if !s.exits().Any() && !s.KillSwitch {
+		return s, nil
+	}
+	err := r.canMark()
+	if err == nil {
+		return s, nil
+	}
+	s.KillSwitch = false
+	return s.withoutExit(), fmt.Errorf("interface %s: neither an exit node nor the kill switch can be used: %w (%v)", r.name, ErrNoMark, err)
+}
+
+// tryMark marks a socket as the agent marks its own.
+func tryMark() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, Mark)
+}
+
+// withoutExit is s without the use of an exit node.
+func (s State) withoutExit() State {
+	s.Routes = slices.DeleteFunc(slices.Clone(s.Routes), func(p netip.Prefix) bool { return p.Bits() == 0 })
+	s.DNS, s.Blocked = nil, Families{}
+	return s
+}
+
+// begin has the journal on the disk before the first change that outlives the process.
+func (r *Router) begin(s State) error {
+	if len(s.Routes) == 0 && firewallFor(r.name, s, true).empty() && r.journal.onDisk == "" {
+		return nil
+	}
+	return r.journal.save()
+}
+
+// note tells people what was changed.
+func (r *Router) note(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	r.cfg.Log.Info("host changed", "what", text)
+	r.notes = append(r.notes[max(0, len(r.notes)-maxNotes+1):], text)
+}
+
+// noteOnce is note, but for what it told last.
+func (r *Router) noteOnce(format string, args ...any) {
+	if !slices.Contains(r.notes, fmt.Sprintf(format, args...)) {
+		r.note(format, args...)
+	}
+}
+
+// Notes say in words what Apply has changed on the host beyond the interface, for people to read, the oldest first; of very many the last. Calls
+// must not overlap with Apply.
+func (r *Router) Notes() []string { return slices.Clone(r.notes) }
 
 func (r *Router) applyMTU(mtu int) error {
 	if mtu == 0 || mtu == r.link.Attrs().MTU {
@@ -115,14 +203,24 @@ func (r *Router) applyMTU(mtu int) error {
 	return nil
 }
 
-// usable leaves IPv6 out where the host has it switched off.
-func (r *Router) usable(in []netip.Prefix) []netip.Prefix {
+// usable leaves IPv6 out where the host has it switched off for the interface. What was to leave by an exit node is blocked then: other
+// interfaces may have it.
+func (r *Router) usable(s State) State {
 	off := ipv6Off(r.name)
 	if off && !r.noIPv6 {
 		r.cfg.Log.Warn("IPv6 is switched off on this host; the tunnel has IPv4 only")
 	}
 	r.noIPv6 = off
-	return slices.DeleteFunc(slices.Clone(in), func(p netip.Prefix) bool { return off && p.Addr().Is6() })
+	if !off {
+		return s
+	}
+	s.Blocked.IPv6 = s.Blocked.IPv6 || s.exits().IPv6
+	s.Exit.IPv6 = false
+	six := func(p netip.Prefix) bool { return p.Addr().Is6() }
+	s.Addresses, s.Routes = slices.DeleteFunc(slices.Clone(s.Addresses), six), slices.DeleteFunc(slices.Clone(s.Routes), six)
+	s.Carried = slices.DeleteFunc(slices.Clone(s.Carried), func(c Carried) bool { return six(c.Prefix) })
+	s.DNS, s.Probes = slices.DeleteFunc(slices.Clone(s.DNS), netip.Addr.Is6), slices.DeleteFunc(slices.Clone(s.Probes), netip.Addr.Is6)
+	return s
 }
 
 func ipv6Off(name string) bool {
@@ -166,69 +264,20 @@ func (r *Router) applyAddresses(want []netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
-func (r *Router) applyRoutes(want []netip.Prefix) error {
-	filter := &netlink.Route{LinkIndex: r.link.Attrs().Index, Protocol: routeProtocol}
-	have, err := dump(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
-	})
-	if err != nil {
-		return fmt.Errorf("interface %s: routes cannot be read: %w", r.name, err)
-	}
-	var there []netip.Prefix
-	var errs []error
-	for _, route := range have {
-		p, ok := fromIPNet(route.Dst)
-		if ok && slices.Contains(want, p) {
-			there = append(there, p)
-			continue
-		}
-		if err := netlink.RouteDel(&route); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("interface %s: route %s cannot be removed: %w", r.name, route.Dst, err))
-		}
-	}
-	for _, p := range want {
-		if !slices.Contains(there, p) {
-			errs = append(errs, r.addRoute(p))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// addRoute never replaces: the kernel would take any route to the same prefix for the one to be replaced, whoever made it.
-func (r *Router) addRoute(p netip.Prefix) error {
-	route := &netlink.Route{LinkIndex: r.link.Attrs().Index, Dst: toIPNet(p), Protocol: routeProtocol, Scope: netlink.SCOPE_LINK}
-	if p.Addr().Is6() {
-		route.Scope = netlink.SCOPE_UNIVERSE
-	}
-	err := netlink.RouteAdd(route)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("interface %s: route %s cannot be set: this host has one already%s; remove that, or use another prefix", r.name, p, byInterface(p))
-	}
-	return fmt.Errorf("interface %s: route %s cannot be set: %w", r.name, p, err)
-}
-
-// byInterface says by which interface a prefix is routed, if that can be found out.
-func byInterface(p netip.Prefix) string {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Dst: toIPNet(p)}, netlink.RT_FILTER_DST)
-	if err != nil || len(routes) == 0 {
-		return ""
-	}
-	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
-	if err != nil {
-		return ""
-	}
-	return ", by " + link.Attrs().Name
-}
-
-// Close removes the interface, and with it its addresses and routes.
+// Close removes the interface, and with it its addresses and routes, and takes back all other changes but the kill switch.
 func (r *Router) Close() error {
-	if err := r.tun.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return fmt.Errorf("interface %s: %w", r.name, err)
+	err := r.tun.Close()
+	if errors.Is(err, os.ErrClosed) {
+		err = nil
 	}
-	return nil
+	if err != nil {
+		err = fmt.Errorf("interface %s: %w", r.name, err)
+	}
+	notes, undone := r.journal.takeBack()
+	for _, n := range notes {
+		r.note("%s", n)
+	}
+	return errors.Join(err, undone)
 }
 
 // dump repeats a netlink dump that was interrupted by a change.

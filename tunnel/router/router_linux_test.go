@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +39,9 @@ func TestApply(t *testing.T) {
 		{Addresses: list("100.64.0.1/32", "fd00::1/128"), Routes: list("100.64.0.0/16", "fd00::/48")},
 		{Addresses: list("100.64.0.2/32", "fd00::1/128"), Routes: list("10.0.0.0/8", "100.64.0.0/16", "fd00::/48", "fd01::/64"), MTU: 1420},
 		{Addresses: list("fd00::2/128"), Routes: list("10.0.0.0/8", "fd01::/64")},
+		{Addresses: list("100.64.0.1/32"), Routes: list("10.0.0.0/8"), Local: list("10.0.0.0/8", "10.9.0.0/24", "fd02::/64")},
+		{Addresses: list("100.64.0.1/32"), Routes: list("10.0.0.0/8", "0.0.0.0/0"), Local: list("10.8.0.0/24", "10.9.0.1/32")},
+		{Addresses: list("100.64.0.1/32"), Routes: list("10.8.0.0/24", "::/0"), Local: list("fe80::/64")},
 		{},
 		{Addresses: list("100.64.0.1/32", "fd00::1/128"), Routes: list("100.64.0.0/16", "fd00::/48")},
 	} {
@@ -50,9 +56,20 @@ func TestApply(t *testing.T) {
 			for _, p := range s.Addresses {
 				want.Addresses = append(want.Addresses, fmt.Sprintf("%s %s", name, p))
 			}
+			families := map[int]bool{}
 			for _, p := range s.Routes {
-				want.Routes = append(want.Routes, fmt.Sprintf("%s %s %d", name, p, routeProtocol))
+				families[familyNumber(p.Addr())] = true
+				if !slices.Contains(s.Local, p) {
+					want.Routes = append(want.Routes, fmt.Sprintf("%s %s 87 table 22359", name, p))
+				}
 			}
+			for _, p := range s.Local {
+				if families[familyNumber(p.Addr())] {
+					want.Routes = append(want.Routes, fmt.Sprintf("throw %s 87 table 22359", p))
+				}
+			}
+			want.Rules = ourRules(slices.Sorted(maps.Keys(families))...)
+			slices.Sort(want.Routes)
 			if diff := cmp.Diff(want, look(t)); diff != "" {
 				t.Errorf("state %d, again %v (-want +got):\n%s", i, again, diff)
 			}
@@ -68,31 +85,39 @@ func TestApply(t *testing.T) {
 	}
 }
 
-// TestApplyLeavesOthersAlone: a route to the same prefix that is somebody else's stays, is named, and keeps nothing else from being done.
+// TestApplyLeavesOthersAlone: what somebody else routes stays, also where the tunnel has the same prefix; and in our own table, a route that is not
+// ours stays, is named, and keeps nothing else from being done.
 func TestApplyLeavesOthersAlone(t *testing.T) {
 	if !inside(t) {
 		return
 	}
 	office := another(t, "office0", "10.9.0.1/24")
-	for _, p := range list("10.9.0.0/16", "fd09::/48") {
-		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: office.Attrs().Index, Dst: toIPNet(p), Protocol: unix.RTPROT_STATIC}); err != nil {
+	for _, route := range []netlink.Route{
+		{Dst: toIPNet(list("10.9.0.0/16")[0])}, {Dst: toIPNet(list("fd09::/48")[0])},
+		{Dst: toIPNet(list("10.5.0.0/16")[0]), Table: Table}, {Dst: toIPNet(list("fd05::/48")[0]), Table: Table},
+	} {
+		route.LinkIndex, route.Protocol = office.Attrs().Index, unix.RTPROT_STATIC
+		if err := netlink.RouteAdd(&route); err != nil {
 			t.Fatal(err)
 		}
 	}
 	before := look(t)
 	r := open(t, io.Discard)
-	s := State{Addresses: list("100.64.0.1/32"), Routes: list("10.9.0.0/16", "fd09::/48", "10.9.0.0/24", "100.64.0.0/16")}
+	s := State{Addresses: list("100.64.0.1/32"), Routes: list("10.9.0.0/16", "fd09::/48", "10.9.0.0/24", "10.5.0.0/16", "100.64.0.0/16")}
 	err := r.Apply(s)
-	for _, p := range []string{"10.9.0.0/16", "fd09::/48", "10.9.0.0/24"} {
-		if err == nil || !strings.Contains(err.Error(), "route "+p+" cannot be set: this host has one already, by office0") {
-			t.Errorf("%s: %v", p, err)
-		}
+	if err == nil || !strings.Contains(err.Error(), "route 10.5.0.0/16 cannot be set: table 22359 of this host has one already, by office0") {
+		t.Error(err)
 	}
 	want := host{
-		Links:     append(before.Links[:len(before.Links):len(before.Links)], name+" 1420 true"),
-		Addresses: append(before.Addresses[:len(before.Addresses):len(before.Addresses)], name+" 100.64.0.1/32"),
-		Routes:    append(before.Routes[:len(before.Routes):len(before.Routes)], name+" 100.64.0.0/16 87"),
+		Links:     append(slices.Clone(before.Links), name+" 1420 true"),
+		Addresses: append(slices.Clone(before.Addresses), name+" 100.64.0.1/32"),
+		Routes:    slices.Clone(before.Routes),
+		Rules:     ourRules(unix.AF_INET, unix.AF_INET6),
 	}
+	for _, p := range []string{"10.9.0.0/16", "10.9.0.0/24", "100.64.0.0/16", "fd09::/48"} {
+		want.Routes = append(want.Routes, name+" "+p+" 87 table 22359")
+	}
+	slices.Sort(want.Routes)
 	if diff := cmp.Diff(want, look(t)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -158,7 +183,7 @@ func TestWithoutIPv6(t *testing.T) {
 	if diff := cmp.Diff([]string{name + " 100.64.0.1/32"}, h.Addresses); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]string{name + " 100.64.0.0/16 87"}, h.Routes); diff != "" {
+	if diff := cmp.Diff([]string{name + " 100.64.0.0/16 87 table 22359"}, h.Routes); diff != "" {
 		t.Error(diff)
 	}
 	if n := strings.Count(log.String(), "IPv6 is switched off"); n != 1 {
@@ -173,13 +198,14 @@ func TestWithoutIPv6(t *testing.T) {
 	}
 }
 
-// TestCrash: a program that is killed leaves nothing, and the next one takes the name.
+// TestCrash: a program that is killed leaves nothing but rules that lead nowhere, which the next one takes back with its name.
 func TestCrash(t *testing.T) {
 	if !inside(t) {
 		return
 	}
 	before := look(t)
-	cmd := exec.Command(os.Args[0])
+	journal := filepath.Join(t.TempDir(), "journal")
+	cmd := exec.Command(os.Args[0], journal)
 	cmd.Env = append(os.Environ(), holdEnv+"="+name)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -207,8 +233,18 @@ func TestCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd.Wait()
-	if diff := cmp.Diff(before, look(t)); diff != "" {
+	rules := before
+	rules.Rules = ourRules(unix.AF_INET)
+	if diff := cmp.Diff(rules, look(t)); diff != "" {
 		t.Errorf("left behind (-want +got):\n%s", diff)
+	}
+	for range 2 {
+		if notes, err := CleanUp(journal); err != nil || len(notes) > 0 {
+			t.Errorf("cleaned up %q, %v", notes, err)
+		}
+	}
+	if diff := cmp.Diff(before, look(t)); diff != "" {
+		t.Errorf("left behind after the clean-up (-want +got):\n%s", diff)
 	}
 	r := open(t, io.Discard)
 	if err := r.Apply(State{Addresses: list("100.64.0.2/32")}); err != nil {

@@ -1,0 +1,29 @@
+package router
+
+import (
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// dialer has control done to its sockets.
+func dialer(timeout time.Duration, control ...func(fd uintptr)) *net.Dialer {
+	return &net.Dialer{Timeout: timeout, Control: func(_, _ string, c syscall.RawConn) error {
+		for _, f := range control {
+			if err := c.Control(f); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+}
+
+// asAgent marks a socket as the agent does.
+func asAgent(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, Mark) }
+
+// bound binds a socket to an interface.
+func bound(name string) func(fd uintptr) {
+	return func(fd uintptr) { _ = unix.BindToDevice(int(fd), name) }
+}

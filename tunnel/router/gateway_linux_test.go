@@ -1,0 +1,99 @@
+package router
+
+import (
+	"net/netip"
+	"testing"
+)
+
+// office is a network behind a gateway, and a device elsewhere:
+//
+//	laptop ==tunnel== gateway --- printer
+//
+// The printer knows nothing of the tunnel but, if routed, a route to the network by the gateway.
+type office struct {
+	laptop, gateway, printer *station
+	onLaptop, onGateway      *Router
+}
+
+func newOffice(t *testing.T, routed bool) *office {
+	t.Helper()
+	o := &office{laptop: newStation(t, "laptop"), gateway: newStation(t, "gateway"), printer: newStation(t, "printer")}
+	connect(o.gateway, []string{"192.168.10.1/24", "fd10::1/64"}, o.printer, []string{"192.168.10.7/24", "fd10::7/64"})
+	if routed {
+		o.printer.route("100.64.0.0/16", "192.168.10.1")
+		o.printer.route("fd00::/48", "fd10::1")
+		o.printer.route("10.88.0.0/16", "192.168.10.1")
+	}
+	o.onLaptop, o.onGateway = o.laptop.open(Config{}), o.gateway.open(Config{})
+	tunnel(o.onLaptop, o.onGateway)
+	o.printer.echo("192.168.10.7:631")
+	o.printer.echo("[fd10::7]:631")
+	o.laptop.apply(o.onLaptop, laptopState("192.168.10.0/24", "fd10::/64", "10.77.1.0/24", "fd77::/64"))
+	return o
+}
+
+func laptopState(routes ...string) State {
+	network := list("100.64.0.0/16", "fd00::/48")
+	return State{Addresses: list("100.64.0.9/32", "fd00::9/128"), Network: network, Routes: append(list(routes...), network...)}
+}
+
+func gatewayState(carried ...Carried) State {
+	network := list("100.64.0.0/16", "fd00::/48")
+	return State{Addresses: list("100.64.0.1/32", "fd00::1/128"), Network: network, Routes: network, Carried: carried}
+}
+
+func carry(prefix string, kind Kind, lan ...string) Carried {
+	c := Carried{Prefix: netip.MustParsePrefix(prefix), Kind: kind}
+	if len(lan) > 0 {
+		c.LAN = netip.MustParsePrefix(lan[0])
+	}
+	return c
+}
+
+// TestGateway goes through the kinds of CIDR that a gateway carries, in both families and both transports.
+func TestGateway(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		routed  bool
+		carried []Carried
+		to4     string // the printer's address, from the laptop
+		to6     string
+		saw4    string // whom the printer sees
+		saw6    string
+	}{
+		{"masqueraded", false, []Carried{carry("192.168.10.0/24", Masquerade), carry("fd10::/64", Masquerade)},
+			"192.168.10.7", "fd10::7", "192.168.10.1", "fd10::1"},
+		{"site", true, []Carried{carry("192.168.10.0/24", Site), carry("fd10::/64", Site)},
+			"192.168.10.7", "fd10::7", "100.64.0.9", "fd00::9"},
+		{"narrower site in a masqueraded", true, []Carried{carry("192.168.0.0/16", Masquerade), carry("192.168.10.0/24", Site), carry("fd10::/64", Site)},
+			"192.168.10.7", "fd10::7", "100.64.0.9", "fd00::9"},
+		{"translated", false, []Carried{carry("10.77.1.0/24", Masquerade, "192.168.10.0/24"), carry("fd77::/64", Masquerade, "fd10::/64")},
+			"10.77.1.7", "fd77::7", "192.168.10.1", "fd10::1"},
+		{"translated site", true, []Carried{carry("10.77.1.0/24", Site, "192.168.10.0/24"), carry("fd77::/64", Site, "fd10::/64")},
+			"10.77.1.7", "fd77::7", "100.64.0.9", "fd00::9"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := newOffice(t, c.routed)
+			o.gateway.apply(o.onGateway, gatewayState(c.carried...))
+			for _, network := range []string{"udp", "tcp"} {
+				o.laptop.wantAnswer(network, c.to4+":631", "printer saw "+c.saw4)
+				o.laptop.wantAnswer(network, "["+c.to6+"]:631", "printer saw "+c.saw6)
+			}
+			// Connections that the office begins arrive by the prefix that the network knows it by.
+			if c.routed {
+				o.laptop.echo("100.64.0.9:80")
+				o.laptop.echo("[fd00::9]:80")
+				for _, network := range []string{"udp", "tcp"} {
+					o.printer.wantAnswer(network, "100.64.0.9:80", "laptop saw "+c.to4)
+					o.printer.wantAnswer(network, "[fd00::9]:80", "laptop saw "+c.to6)
+				}
+			}
+			// What it carries no longer, it does not translate either: without routes back there is no answer.
+			o.gateway.apply(o.onGateway, gatewayState())
+			if !c.routed {
+				o.laptop.wantNone("udp", c.to4+":631", "")
+				o.laptop.wantNone("udp", "["+c.to6+"]:631", "")
+			}
+		})
+	}
+}
