@@ -195,9 +195,10 @@ func (f *firewall) refuse() {
 		family := familyOf(all.Addr())
 		noForwarder := len(f.s.DNS) > 0 && !slices.ContainsFunc(f.s.DNS, func(a netip.Addr) bool { return a.Is4() == all.Addr().Is4() })
 		if noForwarder {
+			f.leave.add(notOif(f.name), notOif("lo"), family, udp(), destinationPort(53), unmarked(), refusal())
+			f.leave.add(notOif(f.name), notOif("lo"), family, tcp(), destinationPort(53), unmarked(), reset())
 			for _, l4 := range []term{udp(), tcp()} {
-				f.leave.add(notOif(f.name), notOif("lo"), family, l4, destinationPort(53), unmarked(), rejectNoRoute())
-				f.forward.add(notIif(f.name), notOif(f.name), family, l4, destinationPort(53), rejectNoRoute())
+				f.forward.add(notIif(f.name), notOif(f.name), family, l4, destinationPort(53), refusal())
 			}
 		}
 		if !f.s.Blocked.Has(all.Addr()) {
@@ -209,8 +210,8 @@ func (f *firewall) refuse() {
 				f.forward.add(family, to(p), accept())
 			}
 		}
-		f.leave.add(notOif(f.name), notOif("lo"), family, unmarked(), rejectNoRoute())
-		f.forward.add(notIif(f.name), notOif(f.name), family, rejectNoRoute())
+		f.leave.refuseOwn(notOif(f.name), notOif("lo"), family, unmarked())
+		f.forward.add(notIif(f.name), notOif(f.name), family, refusal())
 	}
 }
 

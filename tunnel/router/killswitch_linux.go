@@ -36,7 +36,7 @@ var (
 // connections that were open before. Exceptions are marked packets, loopback, DHCP, what IPv6 needs to find its neighbours, and the prefixes in lan.
 // ARP is no concern of this table's.
 //
-// The host's own packets are refused with ICMP, so that programs fail at once instead of waiting. Forwarded ones are dropped, because the answer to
+// The host's own packets are refused with ICMP or a TCP reset, so that programs fail at once instead of waiting. Forwarded ones are dropped, because the answer to
 // them would itself leave outside of the tunnel. A last chain drops what has been rerouted after the others looked.
 func killSwitchFor(name string, lan []netip.Prefix) table {
 	own := &chain{name: "own", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookOutput, hookName: "output", priority: priorityKill}
@@ -57,7 +57,7 @@ func killSwitchFor(name string, lan []netip.Prefix) table {
 			c.add(familyOf(p.Addr()), to(p), accept())
 		}
 	}
-	own.add(rejectProhibited())
+	own.refuseOwn()
 	forwarded.add(drop())
 	last.add(drop())
 	return table{killSwitchTable, []*chain{own, forwarded, last}}

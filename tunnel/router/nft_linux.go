@@ -318,14 +318,20 @@ func drop() term   { return term{"drop", []expr.Any{&expr.Verdict{Kind: expr.Ver
 
 func masquerade() term { return term{"masquerade", []expr.Any{&expr.Masq{}}} }
 
-// reject answers with ICMP of the packet's family, of one of the NFT_REJECT_ICMPX codes in the kernel's nf_tables.h.
-func reject(text string, code uint8) term {
-	return term{"reject with icmpx type " + text, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: code}}}
+// refusal answers with ICMP "administratively prohibited" of the packet's family, which programs take for final: "no route" they may wait out.
+func refusal() term {
+	return term{"reject with icmpx type admin-prohibited",
+		[]expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}}
 }
 
-func rejectNoRoute() term { return reject("no-route", unix.NFT_REJECT_ICMPX_NO_ROUTE) }
-func rejectProhibited() term {
-	return reject("admin-prohibited", unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED)
+// reset answers with a TCP reset; it comes after tcp.
+func reset() term { return term{"reject with tcp reset", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}} }
+
+// refuseOwn refuses this host's own packets. TCP is reset: an ICMP answer would come while the system call that opens the connection still runs, be
+// taken for a hint only, and count when the first segment is repeated, a second later.
+func (c *chain) refuseOwn(terms ...term) {
+	c.add(append(slices.Clone(terms), tcp(), reset())...)
+	c.add(append(slices.Clone(terms), refusal())...)
 }
 
 // destinationTo translates the destination to one address.

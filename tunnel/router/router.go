@@ -64,11 +64,11 @@ type State struct {
 	// exit node. Of the same prefix in both lists, this one counts.
 	Local []netip.Prefix
 	// Blocked are families of which nothing may leave but into the tunnel's narrower routes: those that the exit node in use does not have. What
-	// would leave otherwise is answered with ICMP "no route". The zero value blocks none.
+	// would leave otherwise is answered with ICMP "prohibited". The zero value blocks none.
 	Blocked Families
 	// DNS are where port 53 goes while an exit node is used, of this host's and of forwarded clients' packets, at most one of each family.
 	// Left alone are the agent's own, loopback, servers on this host, and those that a narrower route than the default leads to.
-	// A family without one has port 53 answered with ICMP "no route" where it would leave outside of the tunnel.
+	// A family without one has port 53 answered with ICMP "prohibited" where it would leave outside of the tunnel.
 	DNS []netip.Addr
 	// Carried are the CIDRs that this device carries as a gateway.
 	Carried []Carried

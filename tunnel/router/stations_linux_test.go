@@ -188,14 +188,15 @@ func tunnel(a, b *Router) {
 }
 
 // echo answers UDP and TCP at an address with whom it saw asking.
-func (s *station) echo(address string) {
+func (s *station) echo(address string, control ...func(fd uintptr)) {
 	s.t.Helper()
 	s.do(func() error {
-		u, err := net.ListenPacket("udp", address)
+		c := net.ListenConfig{Control: dialer(0, control...).Control}
+		u, err := c.ListenPacket(s.t.Context(), "udp", address)
 		if err != nil {
 			return err
 		}
-		l, err := net.Listen("tcp", address)
+		l, err := c.Listen(s.t.Context(), "tcp", address)
 		if err != nil {
 			return err
 		}
