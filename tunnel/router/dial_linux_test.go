@@ -22,8 +22,3 @@ func dialer(timeout time.Duration, control ...func(fd uintptr)) *net.Dialer {
 
 // asAgent marks a socket as the agent does.
 func asAgent(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, Mark) }
-
-// bound binds a socket to an interface.
-func bound(name string) func(fd uintptr) {
-	return func(fd uintptr) { _ = unix.BindToDevice(int(fd), name) }
-}

@@ -325,7 +325,9 @@ func refusal() term {
 }
 
 // reset answers with a TCP reset; it comes after tcp.
-func reset() term { return term{"reject with tcp reset", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}} }
+func reset() term {
+	return term{"reject with tcp reset", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}}
+}
 
 // refuseOwn refuses this host's own packets. TCP is reset: an ICMP answer would come while the system call that opens the connection still runs, be
 // taken for a hint only, and count when the first segment is repeated, a second later.
