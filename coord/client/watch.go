@@ -63,7 +63,7 @@ func (c *Client) watchOnce(ctx context.Context) error {
 	}
 	c.core.Begin()
 	epoch, revision := c.core.Position()
-	stream, err := l.Watch(ctx, connect.NewRequest(&pb.WatchRequest{SessionToken: session.GetSessionToken(), Epoch: epoch, Revision: revision}))
+	stream, err := l.Watch(ctx, connect.NewRequest(&pb.WatchRequest{SessionToken: session.GetSessionToken(), Epoch: epoch, Revision: revision, KnowsGrantPeers: true}))
 	if err != nil {
 		return refused(err)
 	}

@@ -43,6 +43,8 @@ type told struct {
 	waiting []*pb.Prefix
 	// fit says that a statement can hold them.
 	fit bool
+	// byPeer says that long lists of prefixes name peers by bits.
+	byPeer bool
 }
 
 // effect is what a change did to the views of devices.
@@ -203,16 +205,21 @@ func (a *access) digest(k rawKey) record.Digest {
 	return m.peers
 }
 
-// tell gives the grants and routes of k's statement.
-func (a *access) tell(k rawKey) *told {
+// tell gives the grants and routes of k's statement; byPeer is for an agent that knows what it means.
+func (a *access) tell(k rawKey, byPeer bool) *told {
 	m := a.members[k]
 	if m == nil {
 		return &told{fit: true}
 	}
-	if m.told == nil {
-		m.told = toldBy(a.compiled.View(k), a.priority)
-		m.told.waiting = record.PrefixesToProto(m.device.WaitingRoutes())
+	if m.told != nil && m.told.byPeer == byPeer {
+		return m.told
 	}
+	view := a.compiled.View
+	if byPeer {
+		view = a.compiled.ViewByPeer
+	}
+	m.told = toldBy(view(k), a.priority)
+	m.told.byPeer, m.told.waiting = byPeer, record.PrefixesToProto(m.device.WaitingRoutes())
 	return m.told
 }
 
@@ -237,7 +244,8 @@ func toldBy(v compile.View, priority func(rawKey, netip.Prefix) uint8) *told {
 			Priority: uint32(priority(r.Gateway, r.Prefix)),
 		})
 	}
-	t.fit = len(t.grants) <= record.MaxGrants && len(t.routes) <= record.MaxMapRoutes && t.size() <= maxTold
+	t.fit = len(t.grants) <= record.MaxGrants && len(t.routes) <= record.MaxMapRoutes && t.size() <= maxTold &&
+		record.NamedPeers(t.grants) <= record.MaxNamedPeers
 	return t
 }
 

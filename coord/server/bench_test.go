@@ -58,7 +58,9 @@ func populate(b *testing.B, n int, text string, who func(i int) (owner string, t
 		b.Fatalf("%v: %v", err, r)
 	}
 	for _, d := range devices {
-		s.hub.watches[d.Key.Raw()] = newWatch(session{device: d.Key, role: pb.Role_ROLE_DEVICE}) // without its presence, which nobody would send
+		w := newWatch(session{device: d.Key, role: pb.Role_ROLE_DEVICE}) // without its presence, which nobody would send
+		w.grantPeers = true
+		s.hub.watches[d.Key.Raw()] = w
 	}
 	return s, devices
 }

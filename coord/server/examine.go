@@ -163,7 +163,10 @@ func (s *Server) tooLarge(c *compile.Compiler, dir compile.Directory) string {
 			continue
 		}
 		seen[v.Hash] = true
-		if t := toldBy(v, anyPriority); !t.fit {
+		if toldBy(v, anyPriority).fit {
+			continue
+		}
+		if t := toldBy(c.ViewByPeer(d.ID), anyPriority); !t.fit {
 			return fmt.Sprintf("a map cannot hold the %d grants and %d routes that concern the device %s, of %d bytes: it holds %d, %d and %d at most; "+
 				"name CIDRs instead of many devices, or fewer grants for each", len(t.grants), len(t.routes), d.Name, t.size(), record.MaxGrants,
 				record.MaxMapRoutes, maxTold)

@@ -1,9 +1,11 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -37,6 +39,7 @@ type follower struct {
 	question        *pb.FlowsWanted // not seen to yet
 	within          bool
 	mayKnow         func(rawKey) bool // nil: all devices
+	named           int               // peers that the last statement named by bits
 }
 
 // watch logs in and follows from a position; 0, 0 asks for a snapshot.
@@ -53,7 +56,7 @@ func (d *device) follow(session string, epoch, revision uint64) *follower {
 		d: d, events: make(chan *pb.WatchResponse), ended: make(chan error, 1), cancel: cancel, epoch: epoch, revision: revision,
 		peers: map[rawKey]*record.Device{}, blocked: map[rawKey]bool{}, online: map[rawKey]bool{},
 	}
-	stream, err := d.c.calls.Watch(ctx, connect.NewRequest(&pb.WatchRequest{SessionToken: session, Epoch: epoch, Revision: revision}))
+	stream, err := d.c.calls.Watch(ctx, connect.NewRequest(&pb.WatchRequest{SessionToken: session, Epoch: epoch, Revision: revision, KnowsGrantPeers: d.grantPeers}))
 	d.c.must(err)
 	go func() {
 		defer stream.Close()
@@ -222,6 +225,10 @@ func (f *follower) newStatement(m *pb.Change) error {
 	if record.Digest(st.GetDigest()) != have {
 		return fmt.Errorf("the statement of revision %d does not sum up %v", st.GetRevision(), f.names())
 	}
+	f.named = record.NamedPeers(st.GetGrants())
+	if err := st.SpellPeers(f.peerAddresses()); err != nil {
+		return err
+	}
 	if st.GetRevision() < f.revision || st.GetRevision() != m.GetRevision() || st.GetEpoch() != f.epoch {
 		return fmt.Errorf("statement of %d/%d at %d/%d", st.GetEpoch(), st.GetRevision(), f.epoch, f.revision)
 	}
@@ -237,6 +244,16 @@ func (f *follower) newStatement(m *pb.Change) error {
 	}
 	f.statements++
 	return nil
+}
+
+// peerAddresses are in order of the peers' keys.
+func (f *follower) peerAddresses() (out [][]netip.Addr) {
+	for _, k := range slices.SortedFunc(maps.Keys(f.peers), func(a, b rawKey) int { return bytes.Compare(a[:], b[:]) }) {
+		if k != f.d.key.Public().Raw() {
+			out = append(out, f.peers[k].Addresses)
+		}
+	}
+	return out
 }
 
 // names gives the devices that the follower knows, itself too.

@@ -181,6 +181,8 @@ type device struct {
 	role     pb.Role
 	sequence uint64
 	record   *record.Device
+	// grantPeers says that it knows grants that name peers.
+	grantPeers bool
 }
 
 func (c *coordinator) device(hostname string) *device {

@@ -149,7 +149,7 @@ func (h *hub) moment(w *watch) view {
 	v := view{revision: h.revision}
 	if w.role == pb.Role_ROLE_DEVICE {
 		k := w.device.Raw()
-		v.digest, v.told, v.relays = h.access.digest(k), h.access.tell(k), h.relayList()
+		v.digest, v.told, v.relays = h.access.digest(k), h.access.tell(k, w.grantPeers), h.relayList()
 	}
 	return v
 }

@@ -23,6 +23,7 @@ type watch struct {
 	gone   chan struct{} // closed when the stream has ended
 
 	os, version string
+	grantPeers  bool // it knows grants that name peers by bits
 
 	// The hub's mu guards these.
 	queue  []store.Change // published, not taken
@@ -108,6 +109,7 @@ func (a *agents) Watch(ctx context.Context, req *connect.Request[pb.WatchRequest
 	}
 	v.me.remote = remoteOf(req)
 	w := newWatch(v)
+	w.grantPeers = req.Msg.GetKnowsGrantPeers()
 	defer close(w.gone)
 	if refused := a.hub.join(w, a.cfg.Now()); refused != nil {
 		return refused

@@ -164,6 +164,9 @@ func checkStatement(m *pb.MapStatement) error {
 	if len(m.GetDigest()) != sha256.Size || !m.GetGoodUntil().IsValid() || !m.GetIssuedAt().IsValid() {
 		return errors.New("digest or times are malformed")
 	}
+	if n := NamedPeers(m.GetGrants()); n > MaxNamedPeers {
+		return fmt.Errorf("grants name peers %d times, more than %d", n, MaxNamedPeers)
+	}
 	for _, g := range m.GetGrants() {
 		if _, err := PrefixesFromProto(g.GetSources(), MaxPrefixes); err != nil {
 			return fmt.Errorf("grant %q: %w", g.GetId(), err)

@@ -1419,10 +1419,12 @@ type WatchRequest struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	SessionToken string                 `protobuf:"bytes,1,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
 	// Where the caller's map stands; 0 and 0 ask for a snapshot.
-	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Revision      uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Epoch    uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The caller knows Grant.source_peers and destination_peers.
+	KnowsGrantPeers bool `protobuf:"varint,4,opt,name=knows_grant_peers,json=knowsGrantPeers,proto3" json:"knows_grant_peers,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *WatchRequest) Reset() {
@@ -1474,6 +1476,13 @@ func (x *WatchRequest) GetRevision() uint64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *WatchRequest) GetKnowsGrantPeers() bool {
+	if x != nil {
+		return x.KnowsGrantPeers
+	}
+	return false
 }
 
 type WatchResponse struct {
@@ -2264,11 +2273,12 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"unrecorded\"\x15\n" +
 	"\x13ReportFlowsResponse\":\n" +
 	"\rApplyResponse\x12)\n" +
-	"\x06record\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x06record\"e\n" +
+	"\x06record\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x06record\"\x91\x01\n" +
 	"\fWatchRequest\x12#\n" +
 	"\rsession_token\x18\x01 \x01(\tR\fsessionToken\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x04R\brevision\"\xc3\x03\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12*\n" +
+	"\x11knows_grant_peers\x18\x04 \x01(\bR\x0fknowsGrantPeers\"\xc3\x03\n" +
 	"\rWatchResponse\x12(\n" +
 	"\x05hello\x18\x01 \x01(\v2\x10.warren.v1.HelloH\x00R\x05hello\x12A\n" +
 	"\x0esnapshot_begin\x18\x02 \x01(\v2\x18.warren.v1.SnapshotBeginH\x00R\rsnapshotBegin\x12+\n" +

@@ -637,13 +637,17 @@ func (x *Flow) GetLastPort() uint32 {
 
 // Grant allows new flows from any of sources to any of destinations. Empty lists allow nothing.
 type Grant struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Sources       []*Prefix              `protobuf:"bytes,2,rep,name=sources,proto3" json:"sources,omitempty"`
-	Destinations  []*Prefix              `protobuf:"bytes,3,rep,name=destinations,proto3" json:"destinations,omitempty"`
-	Flows         []*Flow                `protobuf:"bytes,4,rep,name=flows,proto3" json:"flows,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Sources      []*Prefix              `protobuf:"bytes,2,rep,name=sources,proto3" json:"sources,omitempty"`
+	Destinations []*Prefix              `protobuf:"bytes,3,rep,name=destinations,proto3" json:"destinations,omitempty"`
+	Flows        []*Flow                `protobuf:"bytes,4,rep,name=flows,proto3" json:"flows,omitempty"`
+	// Peers all of whose addresses are sources and destinations besides: of those that the statement's digest is over, in order of their keys, peer i
+	// has bit i%8, the lowest first, of byte i/8. Only in statements for a device whose WatchRequest says that it knows this.
+	SourcePeers      []byte `protobuf:"bytes,5,opt,name=source_peers,json=sourcePeers,proto3" json:"source_peers,omitempty"`
+	DestinationPeers []byte `protobuf:"bytes,6,opt,name=destination_peers,json=destinationPeers,proto3" json:"destination_peers,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Grant) Reset() {
@@ -700,6 +704,20 @@ func (x *Grant) GetDestinations() []*Prefix {
 func (x *Grant) GetFlows() []*Flow {
 	if x != nil {
 		return x.Flows
+	}
+	return nil
+}
+
+func (x *Grant) GetSourcePeers() []byte {
+	if x != nil {
+		return x.SourcePeers
+	}
+	return nil
+}
+
+func (x *Grant) GetDestinationPeers() []byte {
+	if x != nil {
+		return x.DestinationPeers
 	}
 	return nil
 }
@@ -1321,12 +1339,14 @@ const file_warren_v1_record_proto_rawDesc = "" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1d\n" +
 	"\n" +
 	"first_port\x18\x02 \x01(\rR\tfirstPort\x12\x1b\n" +
-	"\tlast_port\x18\x03 \x01(\rR\blastPort\"\xa2\x01\n" +
+	"\tlast_port\x18\x03 \x01(\rR\blastPort\"\xf2\x01\n" +
 	"\x05Grant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
 	"\asources\x18\x02 \x03(\v2\x11.warren.v1.PrefixR\asources\x125\n" +
 	"\fdestinations\x18\x03 \x03(\v2\x11.warren.v1.PrefixR\fdestinations\x12%\n" +
-	"\x05flows\x18\x04 \x03(\v2\x0f.warren.v1.FlowR\x05flows\"\xa7\x01\n" +
+	"\x05flows\x18\x04 \x03(\v2\x0f.warren.v1.FlowR\x05flows\x12!\n" +
+	"\fsource_peers\x18\x05 \x01(\fR\vsourcePeers\x12+\n" +
+	"\x11destination_peers\x18\x06 \x01(\fR\x10destinationPeers\"\xa7\x01\n" +
 	"\x05Relay\x12\x1b\n" +
 	"\trelay_key\x18\x01 \x01(\fR\brelayKey\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -272,6 +273,9 @@ func (c *Core) statementChange(now time.Time, m *pb.Change) (Result, error) {
 	if len(next) > MaxDevices {
 		return Result{}, fmt.Errorf("more than %d devices", MaxDevices)
 	}
+	if err := c.spell(st, next); err != nil {
+		return Result{}, err
+	}
 	c.entries, c.statement, c.signedMap, c.currentAt = next, st, m.GetBody(), now
 	c.revision = st.GetRevision()
 	clear(c.waiting)
@@ -324,6 +328,9 @@ func (c *Core) snapshotEnd(now time.Time, m *pb.SnapshotEnd) (Result, error) {
 	case digest(s.entries, c.cfg.Device) != record.Digest(s.statement.GetDigest()):
 		return Result{}, ErrDigest
 	}
+	if err := c.spell(s.statement, s.entries); err != nil {
+		return Result{}, err
+	}
 	for k, e := range c.entries {
 		if _, ok := s.entries[k]; !ok && (e.device.Removed || k == c.cfg.Device.Raw()) {
 			s.entries[k] = e
@@ -360,6 +367,21 @@ func digest(entries map[rawKey]entry, self key.DevicePublic) record.Digest {
 		}
 	}
 	return d
+}
+
+// spell puts the addresses of peers in the place of bits in the statement that sums up entries.
+func (c *Core) spell(st *record.Statement, entries map[rawKey]entry) error {
+	if record.NamedPeers(st.GetGrants()) == 0 {
+		return nil
+	}
+	keys := slices.SortedFunc(maps.Keys(entries), func(a, b rawKey) int { return bytes.Compare(a[:], b[:]) })
+	var peers [][]netip.Addr
+	for _, k := range keys {
+		if e := entries[k]; !e.device.Removed && k != c.cfg.Device.Raw() {
+			peers = append(peers, e.device.Addresses)
+		}
+	}
+	return st.SpellPeers(peers)
 }
 
 // Map gives the map as it is at now, or nil before the first statement.

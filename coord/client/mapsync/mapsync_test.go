@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -402,4 +403,86 @@ func TestCutStreams(t *testing.T) {
 	if res, err := r.c.Handle(r.now, r.statementChange()); err != nil || !res.Publish {
 		t.Errorf("a statement after a snapshot that was cut off: %+v, %v", res, err)
 	}
+}
+
+// TestGrantPeers: peers that grants name by bits are spelled out for the records that the statement sums up.
+func TestGrantPeers(t *testing.T) {
+	r := settled(t)
+	r.grants = []*pb.Grant{{Id: "g", SourcePeers: []byte{0b10}, DestinationPeers: []byte{0b101}, Flows: []*pb.Flow{{LastPort: 65535}}}}
+	check := func(what string, c *Core) {
+		t.Helper()
+		var byKey []*member
+		for _, m := range r.members[1:] {
+			if m.visible() {
+				byKey = append(byKey, m)
+			}
+		}
+		slices.SortFunc(byKey, func(a, b *member) int { return bytes.Compare(a.Key.Bytes(), b.Key.Bytes()) })
+		prefixes := func(list ...int) (out []string) {
+			for _, i := range list {
+				out = append(out, byKey[i].Addresses[0].String()+"/32")
+			}
+			return out
+		}
+		texts := func(list []*pb.Prefix) (out []string) {
+			all, err := record.PrefixesFromProto(list, record.MaxPrefixes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range all {
+				out = append(out, p.String())
+			}
+			return out
+		}
+		g := c.Map(r.now).Statement.GetGrants()[0]
+		if got := texts(g.GetSources()); !slices.Equal(got, prefixes(1)) {
+			t.Errorf("%s: sources %q, want %q", what, got, prefixes(1))
+		}
+		if got := texts(g.GetDestinations()); !slices.Equal(got, prefixes(0, 2)) {
+			t.Errorf("%s: destinations %q, want %q", what, got, prefixes(0, 2))
+		}
+	}
+	follow := func() {
+		t.Helper()
+		for _, m := range r.since(r.revision - 1) {
+			if !r.handle(m) {
+				t.Fatalf("refused: %v", m)
+			}
+		}
+	}
+	r.members[1].Name = "renamed"
+	r.put(r.members[1])
+	follow()
+	check("a statement", r.c)
+	r.members[2].hidden = true
+	r.put(r.members[2])
+	r.grants[0].DestinationPeers = []byte{0b11}
+	follow() // the bits count among those who are left
+	r.members[2].hidden = false
+	r.put(r.members[2])
+	r.grants[0].DestinationPeers = []byte{0b101}
+	follow()
+	check("a peer that came back", r.c)
+	saved, err := r.c.Save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded := r.core()
+	if err := loaded.Load(r.now, saved); err != nil {
+		t.Fatal(err)
+	}
+	check("loaded", loaded)
+	fresh := r.core()
+	for _, m := range r.stream(0, 0) {
+		if _, err := fresh.Handle(r.now, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("a snapshot", fresh)
+
+	r.grants[0].SourcePeers = []byte{0b1000} // there are three
+	if _, err := r.c.Handle(r.now, r.statementChange()); err == nil || !strings.Contains(err.Error(), "it names peer 4 of 3") {
+		t.Errorf("a bit for nobody: %v", err)
+	}
+	check("refused", r.c)
 }

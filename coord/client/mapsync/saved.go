@@ -77,6 +77,9 @@ func (c *Core) Load(now time.Time, b []byte) error {
 	if digest(next.entries, c.cfg.Device) != record.Digest(st.GetDigest()) {
 		return fmt.Errorf("damaged: %w", ErrDigest)
 	}
+	if err := next.spell(st, next.entries); err != nil {
+		return fmt.Errorf("damaged: %w", err)
+	}
 	next.statement, next.signedMap = st, m.GetStatement()
 	if m.GetEpoch() == st.GetEpoch() && m.GetRevision() == st.GetRevision() { // else a snapshot was to come
 		next.epoch, next.revision = st.GetEpoch(), st.GetRevision()

@@ -48,6 +48,7 @@ type world struct {
 	members    []*member // the first is self
 	log        []logged
 	history    map[mark][]string
+	grants     []*pb.Grant
 }
 
 func newWorld(t *testing.T) *world {
@@ -153,7 +154,7 @@ func (w *world) statement() *pb.Signed {
 	}
 	s, err := record.SignStatement(w.signing, &pb.MapStatement{
 		NetworkId: w.network[:], DeviceKey: w.self.Bytes(), Epoch: w.epoch, Revision: w.revision,
-		IssuedAt: timestamppb.New(w.now), GoodUntil: timestamppb.New(w.now.Add(time.Hour)), Digest: d[:],
+		IssuedAt: timestamppb.New(w.now), GoodUntil: timestamppb.New(w.now.Add(time.Hour)), Digest: d[:], Grants: w.grants,
 	})
 	if err != nil {
 		w.Fatal(err)

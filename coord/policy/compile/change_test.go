@@ -152,7 +152,9 @@ func TestChanges(t *testing.T) {
 				t.Fatalf("seed %d, step %d, %s: %s\n%s", seed, step, what, fmt.Sprintf(format, args...), l.model.text())
 			}
 			after, anew := snapshots(l.c, l.devices), snapshots(l.scratch(), l.devices)
+			l.c.minNamed = 1
 			for id, s := range after {
+				checkByPeer(t, l.c, id, l.addresses)
 				if !same(s, anew[id]) {
 					fail("%s has another view than anew:\n%s", l.devices[id].Name, cmp.Diff(anew[id], s, protocmp.Transform(), cmp.Comparer(prefixEqual)))
 				}

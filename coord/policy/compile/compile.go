@@ -24,7 +24,7 @@
 //	program.go    a policy, made ready to be matched
 //	match.go      which devices, and which of their prefixes, a side of a grant has
 //	change.go     changes, and whom they concern
-//	view.go       what a device is told; exit.go: what goes with exit nodes
+//	view.go       what a device is told; bypeer.go: in fewer bytes; exit.go: what goes with exit nodes
 //	explain.go    why something is allowed or not
 package compile
 
@@ -45,6 +45,8 @@ type Compiler struct {
 	// ofUser are the selectors that select a user's devices as such, rising, for users that have devices.
 	ofUser map[string][]int
 	rules  interned
+	// minNamed is how many devices are named by bits, for ViewByPeer.
+	minNamed int
 }
 
 // Update says what a change did.
@@ -57,7 +59,7 @@ type Update struct {
 
 // New compiles p for all of dir.
 func New(p *policy.Policy, dir Directory, now time.Time) *Compiler {
-	c := &Compiler{directory: newDirectory(dir), now: now}
+	c := &Compiler{directory: newDirectory(dir), now: now, minNamed: defaultMinNamed}
 	for i := range dir.Devices {
 		c.put(c.newEntry(&dir.Devices[i]))
 	}

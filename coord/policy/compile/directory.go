@@ -66,6 +66,7 @@ type directory struct {
 	entries  []*entry  // by slot; nil: free
 	free     []int
 	slots    map[ID]int
+	order    []int            // slots by key
 	owned    map[string][]int // slots of untagged devices by owner, rising
 	users    map[string]User
 	groups   map[string][]string    // of sign-in
@@ -175,6 +176,10 @@ func (d *directory) put(e *entry) int {
 		slot = len(d.entries)
 		d.entries = append(d.entries, nil)
 	}
+	if !ok {
+		i, _ := d.find(e.ID)
+		d.order = slices.Insert(d.order, i, slot)
+	}
 	d.slots[e.ID], d.entries[slot] = slot, e
 	if e.user != "" {
 		list := d.owned[e.user]
@@ -246,6 +251,9 @@ func (d *directory) siblings(x, y int) bool {
 
 func (d *directory) remove(slot int) {
 	d.disown(slot)
+	if i, ok := d.find(d.entries[slot].ID); ok {
+		d.order = slices.Delete(d.order, i, i+1)
+	}
 	delete(d.slots, d.entries[slot].ID)
 	d.entries[slot] = nil
 	d.free = append(d.free, slot)

@@ -84,6 +84,17 @@ func apart(parts []part) []part {
 type prefixList struct {
 	prefixes []*pb.Prefix
 	sum      [32]byte
+	// whole are devices that are there with all that they have, rest is what else there is; both are empty where no device is to be named.
+	whole bits
+	rest  []*pb.Prefix
+}
+
+// name notes of what devices a list is.
+func (l *prefixList) name(whole bits, rest []part) {
+	l.whole = whole
+	for _, p := range apart(rest) {
+		l.rest = append(l.rest, p.pb)
+	}
 }
 
 // newPrefixList takes parts over, which it sorts.

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"weak"
 
-	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 )
 
@@ -44,13 +43,19 @@ func (c *Compiler) View(id ID) View {
 	if !ok {
 		return View{RuleSet: (&builder{Compiler: c}).ruleSet()}
 	}
+	b := c.build(slot)
+	return View{RuleSet: b.ruleSet(), Routes: b.routes()}
+}
+
+// build collects what a device is told.
+func (c *Compiler) build(slot int) *builder {
 	b := &builder{Compiler: c, slot: slot, e: c.entries[slot]}
 	for _, r := range c.program.rules {
 		if r.active {
 			b.rule(r)
 		}
 	}
-	return View{RuleSet: b.ruleSet(), Routes: b.routes()}
+	return b
 }
 
 // builder makes the view of one device.
@@ -63,11 +68,12 @@ type builder struct {
 	opposite []int
 }
 
-// told is the grants that one rule makes.
+// told is what one rule makes.
 type told struct {
-	id     string
-	sum    []byte
-	grants []*pb.Grant
+	id       string
+	sum      []byte
+	flows    []*pb.Flow
+	src, dst *prefixList
 }
 
 // rule adds what a rule lets the device send and receive.
@@ -105,23 +111,31 @@ func (b *builder) selfRule(r *rule) {
 	if b.e.user == "" {
 		return
 	}
-	var all, sources []part
+	var all, sources bits
 	for _, s := range b.owned[b.e.user] {
 		if s == b.slot {
 			continue
 		}
-		all = append(all, b.entries[s].own...)
+		all.set(s)
 		if b.members[r.src].has(s) {
-			sources = append(sources, b.entries[s].own...)
+			sources.set(s)
 		}
 	}
-	own := b.e.list
-	if b.members[r.src].has(b.slot) && len(all) > 0 {
-		b.emitRule(r, own, newPrefixList(all))
+	if b.members[r.src].has(b.slot) {
+		b.emitRule(r, b.e.list, b.listOf(all))
 	}
-	if len(sources) > 0 {
-		b.emitRule(r, newPrefixList(sources), own)
+	b.emitRule(r, b.listOf(sources), b.e.list)
+}
+
+// listOf gives the own addresses of devices.
+func (b *builder) listOf(devices bits) *prefixList {
+	var parts []part
+	for slot := range devices.all() {
+		parts = append(parts, b.entries[slot].own...)
 	}
+	l := newPrefixList(parts)
+	l.name(devices, nil)
+	return l
 }
 
 // emitRule adds the grants of a rule.
@@ -129,29 +143,21 @@ func (b *builder) emitRule(r *rule, src, dst *prefixList) {
 	b.emit(r.grant.ID, r.allows, r.flows, src, dst)
 }
 
-// emit adds grants, in pieces that a map statement can hold. allows is a digest of id and flows.
+// emit adds grants. allows is a digest of id and flows.
 func (b *builder) emit(id, allows string, flows []*pb.Flow, src, dst *prefixList) {
-	if len(src.prefixes) == 0 || len(dst.prefixes) == 0 {
-		return
+	if len(src.prefixes) > 0 && len(dst.prefixes) > 0 {
+		b.told = append(b.told, told{id, slices.Concat([]byte(allows), src.sum[:], dst.sum[:]), flows, src, dst})
 	}
-	t := told{id: id, sum: slices.Concat([]byte(allows), src.sum[:], dst.sum[:])}
-	for s := range slices.Chunk(src.prefixes, record.MaxPrefixes) {
-		for d := range slices.Chunk(dst.prefixes, record.MaxPrefixes) {
-			t.grants = append(t.grants, &pb.Grant{Id: id, Sources: s, Destinations: d, Flows: flows})
-		}
-	}
-	b.told = append(b.told, t)
 }
 
-// ruleSet puts what was told into an order that does not depend on how it came about.
+// ruleSet gives the grants, in pieces that a map statement can hold.
 func (b *builder) ruleSet() *RuleSet {
-	slices.SortFunc(b.told, func(x, y told) int { return cmp.Or(compareIDs(x.id, y.id), bytes.Compare(x.sum, y.sum)) })
-	b.told = slices.CompactFunc(b.told, func(x, y told) bool { return bytes.Equal(x.sum, y.sum) })
+	b.sortTold()
 	h := sha256.New()
 	var grants []*pb.Grant
 	for _, t := range b.told {
 		h.Write(t.sum) // each of one length
-		grants = append(grants, t.grants...)
+		grants = append(grants, t.grants(chunks(t.src.prefixes), chunks(t.dst.prefixes))...)
 	}
 	return b.rules.share(&RuleSet{grants, [32]byte(h.Sum(nil))})
 }
@@ -183,20 +189,25 @@ func (c *Compiler) list(side int) *prefixList {
 	if m.list != nil {
 		return m.list
 	}
-	var all []part
+	var all, rest []part
+	var whole bits
 	members := m.bits
 	if s.full && !m.empty() {
-		all = append(all, c.prefixes...)
+		rest = append(rest, c.prefixes...)
 		members = c.irregular
 	}
 	for slot := range members.all() {
 		if e := c.entries[slot]; e.plain() && c.whole(s, e) {
+			whole.set(slot)
 			all = append(all, e.own...)
 		} else {
-			all = append(all, c.parts(s, e)...)
+			rest = append(rest, c.parts(s, e)...)
 		}
 	}
-	m.list = newPrefixList(all)
+	m.list = newPrefixList(append(all, rest...))
+	if !s.full {
+		m.list.name(whole, rest)
+	}
 	return m.list
 }
 
