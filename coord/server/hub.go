@@ -143,6 +143,13 @@ func (h *hub) advertisers() (out []key.DevicePublic) {
 	return out
 }
 
+// used tells whether the policy lets anybody else use what a gateway carries.
+func (h *hub) used(k key.DevicePublic, p netip.Prefix) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.access.compiled.Used(k.Raw(), p)
+}
+
 // device gives the published state of k, or nil.
 func (h *hub) device(k key.DevicePublic) *store.Device {
 	h.mu.Lock()

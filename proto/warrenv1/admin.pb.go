@@ -2797,8 +2797,10 @@ type Route struct {
 	Site     bool   `protobuf:"varint,9,opt,name=site,proto3" json:"site,omitempty"`
 	Priority uint32 `protobuf:"varint,10,opt,name=priority,proto3" json:"priority,omitempty"`
 	// On the LAN, if it is translated.
-	Lan           *Prefix `protobuf:"bytes,11,opt,name=lan,proto3" json:"lan,omitempty"`
-	Online        bool    `protobuf:"varint,12,opt,name=online,proto3" json:"online,omitempty"`
+	Lan    *Prefix `protobuf:"bytes,11,opt,name=lan,proto3" json:"lan,omitempty"`
+	Online bool    `protobuf:"varint,12,opt,name=online,proto3" json:"online,omitempty"`
+	// The policy lets another device use it; told of what is approved and advertised.
+	Granted       bool `protobuf:"varint,13,opt,name=granted,proto3" json:"granted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2913,6 +2915,13 @@ func (x *Route) GetLan() *Prefix {
 func (x *Route) GetOnline() bool {
 	if x != nil {
 		return x.Online
+	}
+	return false
+}
+
+func (x *Route) GetGranted() bool {
+	if x != nil {
+		return x.Granted
 	}
 	return false
 }
@@ -3399,7 +3408,7 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\x05flows\x18\x02 \x03(\v2\x15.warren.v1.FlowRecordR\x05flows\x12\x19\n" +
 	"\bleft_out\x18\x03 \x01(\x04R\aleftOut\x12:\n" +
 	"\vclock_ahead\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"clockAhead\"\xdc\x02\n" +
+	"clockAhead\"\xf6\x02\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x1d\n" +
 	"\n" +
@@ -3416,7 +3425,8 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\bpriority\x18\n" +
 	" \x01(\rR\bpriority\x12#\n" +
 	"\x03lan\x18\v \x01(\v2\x11.warren.v1.PrefixR\x03lan\x12\x16\n" +
-	"\x06online\x18\f \x01(\bR\x06online\"+\n" +
+	"\x06online\x18\f \x01(\bR\x06online\x12\x18\n" +
+	"\agranted\x18\r \x01(\bR\agranted\"+\n" +
 	"\x11ListRoutesRequest\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\">\n" +
 	"\x12ListRoutesResponse\x12(\n" +

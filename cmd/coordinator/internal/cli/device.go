@@ -95,14 +95,23 @@ func (a *app) deviceList() *cobra.Command {
 				return a.printJSON(views)
 			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "NAME\tADDRESS\tSTATE\tUSER\tTAGS\tEXPIRES\tNOTE")
+			fmt.Fprintln(w, "NAME\tADDRESS\tSTATE\tUSER\tTAGS\tROUTES\tEXPIRES\tNOTE")
 			for _, d := range views {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Name, first(d.Addresses), d.condition(), dash(d.User),
-					dash(strings.Join(d.Tags, ",")), when(d.ExpiresAt, "never"), dash(d.Duplicate))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Name, first(d.Addresses), d.condition(), dash(d.User),
+					dash(strings.Join(d.Tags, ",")), dash(brief(d.Routes)), when(d.ExpiresAt, "never"), dash(d.Duplicate))
 			}
 			return w.Flush()
 		},
 	}
+}
+
+// brief joins a few texts, and counts the rest.
+func brief(list []string) string {
+	const most = 3
+	if len(list) > most {
+		return fmt.Sprintf("%s,+%d", strings.Join(list[:most], ","), len(list)-most)
+	}
+	return strings.Join(list, ",")
 }
 
 func (d deviceJSON) condition() string {
