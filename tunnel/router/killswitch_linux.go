@@ -34,7 +34,7 @@ var (
 
 // killSwitchFor lets packets leave the host by the interface name only, whether they are its own or forwarded. There is no exception for
 // connections that were open before. Exceptions are marked packets, loopback, DHCP, what IPv6 needs to find its neighbours, and the prefixes in lan.
-// ARP is no concern of this table's.
+// What comes out of the tunnel may be forwarded: to a client behind this host, or into a LAN that it carries. ARP is no concern of this table's.
 //
 // The host's own packets are refused with ICMP or a TCP reset, so that programs fail at once instead of waiting. Forwarded ones are dropped, because the answer to
 // them would itself leave outside of the tunnel. A last chain drops what has been rerouted after the others looked.
@@ -50,6 +50,9 @@ func killSwitchFor(name string, lan []netip.Prefix) table {
 			c.add(familyOf(p.Addr()), to(p), udp(), sourcePort(dhcpv6Client), destinationPort(dhcpv6Server), accept())
 		}
 		allowNeighbours(c)
+	}
+	for _, c := range []*chain{forwarded, last} {
+		c.add(iif(name), accept())
 	}
 	for _, c := range []*chain{own, forwarded, last} {
 		c.add(oif(name), accept())

@@ -234,7 +234,7 @@ func hostOf(a net.Addr) string {
 func (s *station) ask(network, address string, control ...func(fd uintptr)) (answer string) {
 	s.t.Helper()
 	err := s.try(func() error {
-		c, err := dialer(hurry*3, control...).Dial(network, address)
+		c, err := dialer(hurry, control...).Dial(network, address)
 		if err != nil {
 			return err
 		}
@@ -250,7 +250,7 @@ func (s *station) ask(network, address string, control ...func(fd uintptr)) (ans
 
 // askOver asks over a connection that is there.
 func askOver(c net.Conn) (string, error) {
-	if err := c.SetDeadline(time.Now().Add(hurry * 3)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(hurry)); err != nil {
 		return "", err
 	}
 	if c.RemoteAddr().Network() == "udp" {
