@@ -13,8 +13,9 @@ import (
 	"warren/tunnel/gateway/choose"
 )
 
-// world is agents and the gateways of one office, in virtual time. All have both cores, as real devices do.
+// world is agents and gateways, in virtual time. All have both cores, as real devices do.
 type world struct {
+	routes  []choose.Route
 	t       testing.TB
 	rand    *rand.Rand
 	now     time.Time
@@ -39,11 +40,12 @@ type device struct {
 	told    time.Time // when health last changed
 	changes int
 
-	down    bool // it is off
-	offline bool // its uplink is
-	noLAN   bool // its LAN is lost, or it does not forward
-	active  bool // it sends packets
-	// works and broken are when packets last got through, and since when they do not; worst is the longest time without.
+	down    bool                  // it is off
+	offline bool                  // its uplink is
+	noLAN   bool                  // its LAN is lost, or it does not forward
+	lost    map[netip.Prefix]bool // of these CIDRs only
+	active  bool                  // it sends packets
+	// works is when packets last got through; worst is the longest time without.
 	works time.Time
 	worst time.Duration
 }
@@ -70,32 +72,50 @@ func (q *queue) Pop() any {
 
 var lan = netip.MustParsePrefix("10.1.0.0/16")
 
-// host is the one that gateways probe, and that agents send packets to.
-var host = netip.MustParseAddr("10.1.0.9")
+// host is the one in a CIDR that gateways probe, and that agents send packets to.
+func host(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	return netip.AddrFrom4([4]byte{b[0], b[1], b[2], 9 + byte(p.Bits())})
+}
 
-// newWorld has gateways with the given priorities, and agents that are idle.
+// newWorld has gateways of one office with the given priorities, and agents that are idle.
 func newWorld(t testing.TB, seed uint64, agents int, priorities ...uint8) *world {
-	w := &world{t: t, rand: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1000, 0), devices: map[gateway.ID]*device{}}
-	w.delay = func(_, _ gateway.ID) time.Duration { return time.Duration(5+w.rand.IntN(15)) * time.Millisecond }
 	var routes []choose.Route
 	for i, p := range priorities {
 		routes = append(routes, choose.Route{Prefix: lan, Gateway: gatewayID(i), Priority: p})
 	}
-	for i := range priorities {
-		d := w.add(gatewayID(i))
-		var siblings []gateway.ID
-		for j := range priorities {
-			if j != i {
-				siblings = append(siblings, gatewayID(j))
-			}
+	return newWorldOf(t, seed, agents, routes)
+}
+
+func newWorldOf(t testing.TB, seed uint64, agents int, routes []choose.Route) *world {
+	w := &world{t: t, routes: routes, rand: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1000, 0), devices: map[gateway.ID]*device{}}
+	w.delay = func(_, _ gateway.ID) time.Duration { return time.Duration(5+w.rand.IntN(15)) * time.Millisecond }
+	for _, r := range routes {
+		if w.devices[r.Gateway] == nil {
+			w.add(r.Gateway)
 		}
-		d.doCarry(carry.SetCarried{CIDRs: []carry.CIDR{{Prefix: lan, Siblings: siblings, Targets: []netip.Addr{host}}}})
-		d.doChoose(choose.SetRoutes{Routes: routes, Carried: []netip.Prefix{lan}})
 	}
 	for i := range agents {
-		w.add(agentID(i)).doChoose(choose.SetRoutes{Routes: routes})
+		w.add(agentID(i))
 	}
 	return w
+}
+
+// carries are the CIDRs of a device.
+func (d *device) carries() (out []carry.CIDR) {
+	for _, r := range d.w.routes {
+		if r.Gateway != d.id {
+			continue
+		}
+		c := carry.CIDR{Prefix: r.Prefix, Targets: []netip.Addr{host(r.Prefix)}}
+		for _, s := range d.w.routes {
+			if s.Prefix == r.Prefix && s.Gateway != d.id {
+				c.Siblings = append(c.Siblings, s.Gateway)
+			}
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 func gatewayID(i int) gateway.ID { return gateway.ID{'g', byte(i)} }
@@ -107,7 +127,8 @@ func (w *world) gateway(i int) *device { return w.devices[gatewayID(i)] }
 func (w *world) agent(i int) *device   { return w.devices[agentID(i)] }
 
 func (w *world) add(id gateway.ID) *device {
-	d := &device{w: w, id: id, chosen: map[netip.Prefix]gateway.ID{}, hands: map[carry.HandOver]bool{}, health: map[netip.Prefix]gateway.Health{}}
+	d := &device{w: w, id: id, chosen: map[netip.Prefix]gateway.ID{}, hands: map[carry.HandOver]bool{},
+		health: map[netip.Prefix]gateway.Health{}, lost: map[netip.Prefix]bool{}}
 	w.devices[id] = d
 	d.start()
 	return d
@@ -115,9 +136,18 @@ func (w *world) add(id gateway.ID) *device {
 
 // start makes new cores, as a process does that starts.
 func (d *device) start() {
+	d.down = false
 	d.choose = choose.New(choose.Config{Self: d.id, Start: d.w.rand.Uint64() | 1})
 	d.carry = carry.New(carry.Config{Self: d.id, Start: d.w.rand.Uint64() | 1})
 	clear(d.hands)
+	clear(d.chosen)
+	var carried []netip.Prefix
+	cidrs := d.carries()
+	for _, c := range cidrs {
+		carried = append(carried, c.Prefix)
+	}
+	d.doCarry(carry.SetCarried{CIDRs: cidrs})
+	d.doChoose(choose.SetRoutes{Routes: d.w.routes, Carried: carried})
 }
 
 func (w *world) after(wait time.Duration, do func()) {
@@ -168,7 +198,7 @@ func (d *device) doCarry(e carry.Event) {
 			d.send(a.To, a.Report)
 		case carry.Probe:
 			d.w.after(2*time.Millisecond, func() {
-				if !d.noLAN && a.Target == host {
+				if d.reaches(a.Target) {
 					d.doCarry(carry.Echoed(a))
 				}
 			})
@@ -185,6 +215,32 @@ func (d *device) doCarry(e carry.Event) {
 			}
 		}
 	}
+}
+
+// reaches tells whether the host answers, through the LAN of the CIDR that it is in.
+func (d *device) reaches(a netip.Addr) bool {
+	for _, r := range d.w.routes {
+		if r.Gateway == d.id && host(r.Prefix) == a {
+			return !d.noLAN && !d.lost[r.Prefix]
+		}
+	}
+	return false
+}
+
+// serves tells whether packets for p get through d to where they are to go.
+func (d *device) serves(p netip.Prefix) bool {
+	return d != nil && !d.down && !d.offline && !d.noLAN && !d.lost[p]
+}
+
+// uses is the gateway that d's packets for p go to, and the CIDR that brings them there.
+func (d *device) uses(p netip.Prefix) (netip.Prefix, gateway.ID) {
+	best := netip.Prefix{}
+	for q, id := range d.chosen {
+		if id != (gateway.ID{}) && q.Bits() <= p.Bits() && q.Overlaps(p) && (!best.IsValid() || q.Bits() > best.Bits()) {
+			best = q
+		}
+	}
+	return best, d.chosen[best]
 }
 
 // wake calls a core at the time that it has asked for last.
@@ -231,8 +287,8 @@ func (d *device) send(to gateway.ID, word gateway.Word) {
 	})
 }
 
-// traffic has an agent send a packet to the host in the office every 10 ms, and notes what becomes of them.
-func (d *device) traffic() {
+// traffic has a device send a packet for a CIDR every 10 ms, and notes what becomes of them.
+func (d *device) traffic(about netip.Prefix) {
 	d.active, d.works = true, d.w.now
 	noted := time.Time{}
 	received := map[gateway.ID]time.Time{}
@@ -244,9 +300,11 @@ func (d *device) traffic() {
 		w := d.w
 		if w.now.Sub(noted) >= time.Second {
 			noted = w.now
-			d.doChoose(choose.Sent{Prefix: lan})
+			by, _ := d.uses(about)
+			d.doChoose(choose.Sent{Prefix: by})
 		}
-		if g := w.devices[d.chosen[lan]]; g != nil && !g.down && !g.noLAN && !g.offline && !d.offline {
+		by, id := d.uses(about)
+		if g := w.devices[id]; g.serves(by) && !d.offline && !d.down {
 			d.works = w.now
 			if w.now.Sub(received[g.id]) >= 200*time.Millisecond {
 				received[g.id] = w.now
@@ -281,7 +339,7 @@ func TestSwitchOver(t *testing.T) {
 				w := newWorld(t, seed, 5, 200, 100)
 				w.loss = c.loss
 				for i := range 5 {
-					w.after(time.Duration(w.rand.IntN(1000))*time.Millisecond, w.agent(i).traffic)
+					w.after(time.Duration(w.rand.IntN(1000))*time.Millisecond, func() { w.agent(i).traffic(lan) })
 				}
 				w.run(30*time.Second + time.Duration(w.rand.IntN(1000))*time.Millisecond)
 				for i := range 5 {
@@ -307,17 +365,18 @@ func TestSwitchOver(t *testing.T) {
 // handsAgree checks that each gateway that is up hands the packets for each agent to the one that it uses.
 func (w *world) handsAgree(seed uint64) {
 	w.t.Helper()
-	for _, g := range w.devices {
-		if g.id[0] != 'g' || g.down || g.offline {
+	for _, r := range w.routes {
+		g := w.devices[r.Gateway]
+		if g.down || g.offline {
 			continue
 		}
 		for _, a := range w.devices {
-			if a.id[0] != 'a' || a.offline {
+			if a.id[0] != 'a' || a.offline || a.down {
 				continue
 			}
-			use := a.chosen[lan]
-			if got := g.hands[carry.HandOver{Device: a.id, Prefix: lan, To: use}]; got != (use != g.id && use != gateway.ID{}) {
-				w.t.Errorf("seed %d: agent %x uses %x, and gateway %x hands over: %v", seed, a.id[1:3], use[:2], g.id[:2], got)
+			use := a.chosen[r.Prefix]
+			if got := g.hands[carry.HandOver{Device: a.id, Prefix: r.Prefix, To: use}]; got != (use != g.id && use != gateway.ID{}) {
+				w.t.Errorf("seed %d: agent %s uses %s for %s, and gateway %s hands over: %v", seed, name(a.id), name(use), r.Prefix, name(g.id), got)
 			}
 		}
 	}
@@ -336,7 +395,7 @@ func TestToldInTime(t *testing.T) {
 	for _, loss := range []float64{0, 0.2} {
 		w := newWorld(t, 3, 300, 200, 100)
 		w.run(time.Minute) // all are idle, and in session because there is a choice
-		w.agent(0).traffic()
+		w.agent(0).traffic(lan)
 		w.run(10 * time.Second)
 		w.loss = loss
 		w.gateway(0).noLAN = true
