@@ -68,8 +68,8 @@ const (
 
 	// activeFor is how long a CIDR is in use after a packet for it.
 	activeFor = 10 * time.Second
-	// alternatives is how many gateways besides the one in use are kept warm.
-	alternatives = 2
+	// alternatives is how many gateways besides the one in use are kept warm; searched, if there is none in use that works.
+	alternatives, searched = 2, 8
 
 	holdOff    = 10 * time.Second
 	maxHoldOff = 5 * time.Minute

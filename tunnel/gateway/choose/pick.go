@@ -23,6 +23,8 @@ const (
 	Preferred
 	// Nearer: it is an exit node with a shorter round trip.
 	Nearer
+	// Together: it is the exit node of the other family.
+	Together
 	// Wider: no gateway of the CIDR works, and one of a wider CIDR does.
 	Wider
 	// Own: this device carries it.
@@ -34,7 +36,7 @@ const (
 // String is for people and logs.
 func (r Reason) String() string {
 	return [...]string{"it is the best one", "the one before does not answer", "the one before has lost its LAN", "it is preferred and works again",
-		"it is nearer", "no gateway works, a wider route does", "this device carries it", "the one before carries it no more"}[r]
+		"it is nearer", "all of IPv4 leaves there", "no gateway works, a wider route does", "this device carries it", "the one before carries it no more"}[r]
 }
 
 // rank is how good a gateway is for a CIDR.
@@ -118,11 +120,15 @@ func (c *Core) choose(x *cidr) (*link, Reason) {
 		return nil, Own
 	}
 	best := c.best(x)
-	fell := x.told && x.toldID == (ID{}) && x.chosen == nil // to the wider one
-	if c.served(x) && (best.rank < isUnknown || fell && !c.held(best)) {
+	fell := x.told && x.toldID == (ID{}) && (x.wider != nil || x.ownWider) // the wider one serves, or did last
+	switch served := c.served(x); {
+	case best.rank < isUnknown && (served || fell), served && fell && !c.held(best):
 		return nil, Wider
 	}
 	cur := x.chosen
+	if l := c.together(x); cur == nil && l != nil {
+		best = l
+	}
 	switch {
 	case cur == nil && x.toldID != (ID{}):
 		return best, Gone
@@ -134,7 +140,11 @@ func (c *Core) choose(x *cidr) (*link, Reason) {
 		}
 	case best.rank == isWell && best.priority > cur.priority && c.held(best):
 		return best, Preferred
-	case c.nearest(x, cur, best):
+	case c.together(x) != nil:
+		if l := c.together(x); l != cur {
+			return l, Together
+		}
+	case x.prefix.Bits() == 0 && c.nearest(x, cur, best):
 		return best, Nearer
 	}
 	return cur, First
@@ -161,18 +171,25 @@ func b2i(b bool) int {
 	return 0
 }
 
-// compareExits puts the exit node first that serves IPv4, and then the nearer one.
+// compareExits puts the nearer of two exit nodes first.
 func (c *Core) compareExits(x *cidr, a, b *link) int {
 	if x.prefix.Bits() > 0 {
 		return 0
 	}
-	if x.prefix.Addr().Is6() && len(c.cidrs) > 0 && c.cidrs[0].prefix.Bits() == 0 && c.cidrs[0].chosen != nil {
-		v4 := c.cidrs[0].chosen.id
-		if n := cmp.Compare(b2i(b.id == v4), b2i(a.id == v4)); n != 0 {
-			return n
-		}
-	}
 	return cmp.Compare(roundTrip(a), roundTrip(b))
+}
+
+// together is the gateway by which IPv4 leaves, if x is all of IPv6 and can leave there too.
+func (c *Core) together(x *cidr) *link {
+	v4 := c.cidrs[0]
+	if x.prefix.Bits() > 0 || x.prefix.Addr().Is4() || v4.prefix.Bits() > 0 || v4.prefix.Addr().Is6() || v4.chosen == nil {
+		return nil
+	}
+	i := slices.IndexFunc(x.links, func(l *link) bool { return l.peer == v4.chosen.peer && l.rank >= isUnknown })
+	if i < 0 {
+		return nil
+	}
+	return x.links[i]
 }
 
 func roundTrip(l *link) time.Duration {
@@ -224,15 +241,7 @@ func (c *Core) shown(l, cur *link) bool {
 
 // nearest tells whether best is an exit node so much nearer than cur, and for so long, that it is worth the connections that end.
 func (c *Core) nearest(x *cidr, cur, best *link) bool {
-	follows := x.prefix.Bits() == 0 && x.prefix.Addr().Is6() && c.cidrs[0].chosen != nil && c.cidrs[0].prefix.Bits() == 0
-	if x.prefix.Bits() > 0 || !c.exit.Auto || best == cur || best.rank != isWell || best.priority < cur.priority {
-		x.nearer = nil
-		return false
-	}
-	if follows && best.id == c.cidrs[0].chosen.id {
-		return true // both families leave at one place
-	}
-	if roundTrip(cur)-roundTrip(best) <= nearerBy+roundTrip(cur)/4 || follows && cur.id == c.cidrs[0].chosen.id {
+	if best == cur || best.rank != isWell || best.priority < cur.priority || roundTrip(cur)-roundTrip(best) <= nearerBy+roundTrip(cur)/4 {
 		x.nearer = nil
 		return false
 	}

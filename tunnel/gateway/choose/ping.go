@@ -80,18 +80,25 @@ func (c *Core) needs(x *cidr, need func(*peer, time.Duration)) {
 		}
 		need(l.peer, inUse)
 	}
-	if wider != nil {
-		others = slices.Insert(others, 0, wider)
+	warm := alternatives
+	if !x.own && (x.chosen == nil || x.chosen.rank < isUnknown) {
+		warm = searched // whoever comes back first is welcome
+	}
+	every := func(l *link) time.Duration {
+		if urgent && l.rank >= isUnknown {
+			return quickPing
+		}
+		return standby
 	}
 	for i, l := range others {
-		every := standby
-		switch {
-		case i >= alternatives:
-			every = surveyPing
-		case urgent && l.rank >= isUnknown:
-			every = quickPing
+		if i < warm {
+			need(l.peer, every(l))
+		} else {
+			need(l.peer, surveyPing)
 		}
-		need(l.peer, every)
+	}
+	if wider != nil {
+		need(wider.peer, every(wider))
 	}
 }
 

@@ -1,0 +1,725 @@
+package choose
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"warren/tunnel/gateway"
+)
+
+// desk is one core and the gateways that it talks to, which answer as they are told, in virtual time.
+type desk struct {
+	t         testing.TB
+	core      *Core
+	now, next time.Time
+	gateways  map[ID]*peerSim
+	later     []pending
+	pings     []Send
+	chosen    []string // what was told, in words
+}
+
+// peerSim is a gateway.
+type peerSim struct {
+	mute   bool
+	rtt    time.Duration
+	start  uint64
+	seq    uint64
+	health map[netip.Prefix]gateway.Health
+	uses   map[netip.Prefix]ID // as last heard
+}
+
+type pending struct {
+	at time.Time
+	e  Event
+}
+
+const self = 's'
+
+func id(b byte) ID {
+	if b == 0 {
+		return ID{}
+	}
+	return ID{b}
+}
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+var (
+	lan  = prefix("10.1.0.0/16")
+	wide = prefix("10.0.0.0/8")
+	all4 = prefix("0.0.0.0/0")
+	all6 = prefix("::/0")
+)
+
+// newDesk has the routes given as "PREFIX GATEWAY PRIORITY", the gateway being a letter.
+func newDesk(t testing.TB, carried []netip.Prefix, routes ...string) *desk {
+	d := &desk{t: t, core: New(Config{Self: id(self), Start: 77}), now: time.Unix(1000, 0), gateways: map[ID]*peerSim{}}
+	d.set(carried, routes...)
+	return d
+}
+
+func (d *desk) set(carried []netip.Prefix, routes ...string) {
+	var out []Route
+	for _, s := range routes {
+		f := strings.Fields(s)
+		r := Route{Prefix: prefix(f[0]), Gateway: id(f[1][0])}
+		fmt.Sscan(f[2], &r.Priority)
+		out = append(out, r)
+		if d.gateways[r.Gateway] == nil {
+			d.gateways[r.Gateway] = &peerSim{rtt: 20 * time.Millisecond, start: uint64(f[1][0]), health: map[netip.Prefix]gateway.Health{}, uses: map[netip.Prefix]ID{}}
+		}
+	}
+	d.handle(SetRoutes{out, carried})
+}
+
+func (d *desk) g(b byte) *peerSim { return d.gateways[id(b)] }
+
+func (d *desk) handle(e Event) {
+	actions, next := d.core.Handle(d.now, e)
+	if d.next = next; !next.IsZero() && !next.After(d.now) {
+		d.t.Fatalf("wants to be called at %s, and it is %s", next, d.now)
+	}
+	for _, a := range actions {
+		switch a := a.(type) {
+		case Choose:
+			d.chosen = append(d.chosen, strings.TrimRight(fmt.Sprintf("%s %c", a.Prefix, a.Gateway[0]), " \x00")+": "+a.Why.String())
+		case Send:
+			d.ping(a)
+		}
+	}
+}
+
+func (d *desk) ping(a Send) {
+	d.pings = append(d.pings, a)
+	g := d.gateways[a.To]
+	if len(a.Ping.Uses) > gateway.MaxPrefixes {
+		d.t.Fatalf("%d uses in one ping", len(a.Ping.Uses))
+	}
+	if g == nil || g.mute {
+		return
+	}
+	for _, u := range a.Ping.Uses {
+		g.uses[u.Prefix] = u.Gateway
+	}
+	g.seq++
+	r := gateway.Report{Stamp: gateway.Stamp{Start: g.start, Sequence: g.seq}, Answers: a.Ping.Stamp}
+	for _, u := range a.Ping.Uses {
+		r.Health = append(r.Health, gateway.Told{Prefix: u.Prefix, Health: g.health[u.Prefix]})
+	}
+	d.later = append(d.later, pending{d.now.Add(g.rtt), Heard{a.To, r}})
+}
+
+// tell has a gateway send news.
+func (d *desk) tell(b byte, p netip.Prefix, h gateway.Health) {
+	g := d.g(b)
+	g.health[p] = h
+	g.seq++
+	d.handle(Heard{id(b), gateway.Report{Stamp: gateway.Stamp{Start: g.start, Sequence: g.seq}, Health: []gateway.Told{{Prefix: p, Health: h}}}})
+}
+
+// run lets time pass. Busy are CIDRs for which packets are sent.
+func (d *desk) run(wait time.Duration, busy ...netip.Prefix) {
+	until := d.now.Add(wait)
+	sent := d.now
+	for {
+		at, do := until, func() {}
+		if len(busy) > 0 && sent.Before(at) {
+			at, do = sent, func() {
+				for _, p := range busy {
+					d.handle(Sent{p})
+				}
+				sent = sent.Add(time.Second)
+			}
+		}
+		for i, p := range d.later {
+			if p.at.Before(at) {
+				at, do = p.at, func() {
+					d.later = slices.Delete(d.later, i, i+1)
+					d.handle(p.e)
+				}
+			}
+		}
+		if !d.next.IsZero() && d.next.Before(at) {
+			at, do = d.next, func() { d.handle(nil) }
+		}
+		d.now = at
+		if at == until {
+			return
+		}
+		do()
+	}
+}
+
+// told checks what was chosen since the last time.
+func (d *desk) told(want ...string) {
+	d.t.Helper()
+	if diff := cmp.Diff(want, d.chosen); diff != "" {
+		d.t.Errorf("at %s: %s", d.now.Sub(time.Unix(1000, 0)), diff)
+	}
+	d.chosen = nil
+}
+
+// pinged counts the pings to a gateway since the last time.
+func (d *desk) pinged(b byte) int {
+	n := 0
+	d.pings = slices.DeleteFunc(d.pings, func(s Send) bool {
+		if s.To == id(b) {
+			n++
+			return true
+		}
+		return false
+	})
+	return n
+}
+
+func TestFirstChoice(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		carried []netip.Prefix
+		routes  []string
+		want    []string
+	}{
+		{"none", nil, nil, nil},
+		{"one", nil, []string{"10.1.0.0/16 a 100"}, []string{"10.1.0.0/16 a: it is the best one"}},
+		{"the higher priority", nil, []string{"10.1.0.0/16 a 100", "10.1.0.0/16 b 200"}, []string{"10.1.0.0/16 b: it is the best one"}},
+		{"100 where none is told", nil, []string{"10.1.0.0/16 a 99", "10.1.0.0/16 b 0", "10.1.0.0/16 c 101"}, []string{"10.1.0.0/16 c: it is the best one"}},
+		{"any of equals, but always the same", nil, []string{"10.1.0.0/16 c 100", "10.1.0.0/16 b 0"}, []string{"10.1.0.0/16 b: it is the best one"}},
+		{"each CIDR its own", nil, []string{"10.1.0.0/16 a 100", "10.0.0.0/8 b 200", "fd00::/32 a 1"},
+			[]string{"10.0.0.0/8 b: it is the best one", "10.1.0.0/16 a: it is the best one", "fd00::/32 a: it is the best one"}},
+		{"a route twice", nil, []string{"10.1.0.0/16 a 100", "10.1.0.0/16 a 100"}, []string{"10.1.0.0/16 a: it is the best one"}},
+		{"never its own CIDR", []netip.Prefix{lan}, []string{"10.1.0.0/16 a 200"}, nil},
+		{"wider and narrower ones than its own", []netip.Prefix{lan}, []string{"10.1.0.0/16 a 200", "10.0.0.0/8 b 1", "10.1.2.0/24 c 1"},
+			[]string{"10.0.0.0/8 b: it is the best one", "10.1.2.0/24 c: it is the best one"}},
+		{"never itself", nil, []string{"10.1.0.0/16 s 200"}, nil},
+		{"no exit without a word", nil, []string{"0.0.0.0/0 a 100", "::/0 a 100"}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDesk(t, c.carried, c.routes...)
+			d.told(c.want...)
+			d.run(time.Minute, lan)
+			d.told()
+		})
+	}
+}
+
+// TestOwnLost shows that a gateway that has lost its LAN does not send into the tunnel, where its sibling might send it back.
+func TestOwnLost(t *testing.T) {
+	d := newDesk(t, []netip.Prefix{lan}, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100")
+	d.run(time.Minute, lan)
+	d.tell('a', lan, gateway.Working)
+	d.run(time.Hour, lan)
+	d.told()
+	if d.g('a').uses[lan] != id(self) {
+		t.Error("its siblings do not know that it uses itself")
+	}
+	d.set(nil, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100")
+	d.told("10.1.0.0/16 a: it is the best one")
+	d.set([]netip.Prefix{lan}, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100")
+	d.told("10.1.0.0/16: this device carries it")
+}
+
+func TestSwitch(t *testing.T) {
+	d := newDesk(t, nil, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100", "10.1.0.0/16 c 50")
+	d.run(10*time.Second, lan)
+	d.told("10.1.0.0/16 a: it is the best one")
+	d.tell('a', lan, gateway.Failing)
+	d.told("10.1.0.0/16 b: the one before has lost its LAN")
+	d.tell('b', lan, gateway.Failing)
+	d.told("10.1.0.0/16 c: the one before has lost its LAN")
+	d.tell('c', lan, gateway.Failing)
+	d.run(time.Minute, lan)
+	d.told() // none is better
+	d.g('c').mute = true
+	d.run(5*time.Second, lan)
+	d.told("10.1.0.0/16 a: the one before does not answer") // it answers, at least
+	d.tell('a', lan, gateway.Unknown)
+	d.run(time.Minute, lan)
+	d.told()
+	for _, b := range []byte("ab") {
+		if d.g(b).uses[lan] != id('a') {
+			t.Errorf("gateway %c believes that %c is used", b, d.g(b).uses[lan][0])
+		}
+	}
+}
+
+// TestRemoved has the map take gateways away.
+func TestRemoved(t *testing.T) {
+	d := newDesk(t, nil, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100")
+	d.run(10*time.Second, lan)
+	d.told("10.1.0.0/16 a: it is the best one")
+	d.tell('b', lan, gateway.Failing)
+	d.set(nil, "10.1.0.0/16 b 100")
+	d.told("10.1.0.0/16 b: the one before carries it no more")
+	if d.core.Status()[0].Gateways[0].LAN != gateway.Failing {
+		t.Error("what was known of a gateway that stays is forgotten")
+	}
+	d.set(nil)
+	d.told("10.1.0.0/16: the one before carries it no more")
+	d.set(nil)
+	d.told()
+	d.pings = nil
+	d.run(time.Hour)
+	if len(d.pings) > 0 || !d.next.IsZero() {
+		t.Errorf("%d pings without a route", len(d.pings))
+	}
+}
+
+func TestWider(t *testing.T) {
+	routes := []string{"10.1.0.0/16 a 200", "10.1.0.0/16 b 100", "10.0.0.0/8 c 100"}
+	d := newDesk(t, nil, routes...)
+	d.run(10*time.Second, lan)
+	d.told("10.0.0.0/8 c: it is the best one", "10.1.0.0/16 a: it is the best one")
+	d.g('a').mute, d.g('b').mute = true, true
+	d.run(5*time.Second, lan)
+	d.told("10.1.0.0/16: no gateway works, a wider route does")
+	d.g('b').mute = false
+	d.run(5*time.Second, wide)
+	d.told()
+	d.run(10*time.Second, wide)
+	d.told("10.1.0.0/16 b: it is the best one")
+	d.g('b').mute = true
+	d.run(5*time.Second, lan)
+	d.told("10.1.0.0/16: no gateway works, a wider route does")
+	d.g('c').mute = true
+	d.run(20*time.Second, wide)
+	d.told() // nothing is better
+	d.g('b').mute = false
+	d.run(5*time.Second, wide)
+	d.told("10.1.0.0/16 b: it is the best one") // at once: nothing else works
+	d.g('b').mute = true
+	d.run(5*time.Second, lan)
+	d.told() // nothing is better
+	d.set(nil, routes[:2]...)
+	d.told("10.0.0.0/8: the one before carries it no more")
+}
+
+// TestWiderIsNoExit shows that what is meant for an office is not sent to the internet.
+func TestWiderIsNoExit(t *testing.T) {
+	d := newDesk(t, nil, "10.1.0.0/16 a 200", "0.0.0.0/0 x 100")
+	d.handle(SetExit{Gateway: id('x')})
+	d.run(10*time.Second, lan, all4)
+	d.told("10.1.0.0/16 a: it is the best one", "0.0.0.0/0 x: it is the best one")
+	d.g('a').mute = true
+	d.run(time.Minute, lan, all4)
+	d.told()
+}
+
+// TestWiderOwn has the device carry a wider CIDR itself.
+func TestWiderOwn(t *testing.T) {
+	d := newDesk(t, []netip.Prefix{wide}, "10.1.0.0/16 a 200")
+	d.run(10*time.Second, lan)
+	d.g('a').mute = true
+	d.run(10*time.Second, lan)
+	d.told("10.1.0.0/16 a: it is the best one", "10.1.0.0/16: no gateway works, a wider route does")
+	d.g('a').mute = false
+	d.run(50*time.Second, lan)
+	d.told("10.1.0.0/16 a: it is the best one")
+}
+
+func TestExit(t *testing.T) {
+	routes := []string{"0.0.0.0/0 x 0", "::/0 x 0", "0.0.0.0/0 y 0", "::/0 y 0", "0.0.0.0/0 z 0"}
+	d := newDesk(t, nil, routes...)
+	d.told()
+	d.handle(SetExit{Gateway: id('y')})
+	d.told("0.0.0.0/0 y: it is the best one", "::/0 y: it is the best one")
+	d.g('y').mute = true
+	d.run(time.Minute, all4)
+	d.told() // what was named stays
+	d.g('y').mute = false
+	d.handle(SetExit{Gateway: id('z')})
+	d.told("::/0: the one before carries it no more", "0.0.0.0/0 z: the one before carries it no more")
+	d.handle(SetExit{})
+	d.told("0.0.0.0/0: the one before carries it no more")
+	d.handle(SetExit{Gateway: id('q')})
+	d.told()
+}
+
+func TestExitAuto(t *testing.T) {
+	d := newDesk(t, nil, "0.0.0.0/0 x 0", "::/0 x 0", "0.0.0.0/0 y 0", "::/0 y 0", "0.0.0.0/0 z 0")
+	d.g('x').rtt, d.g('y').rtt, d.g('z').rtt = 80*time.Millisecond, 40*time.Millisecond, 35*time.Millisecond
+	d.handle(SetExit{Auto: true})
+	d.told("0.0.0.0/0 x: it is the best one", "::/0 x: it is the best one") // nothing is measured yet
+	d.run(50*time.Second, all4)
+	d.told()
+	d.run(20*time.Second, all4)
+	d.told("0.0.0.0/0 z: it is nearer") // y is as good for IPv6, but nothing asks for that
+	d.run(time.Minute, all4)
+	d.told("::/0 y: it is nearer")
+	d.g('x').rtt = 32 * time.Millisecond
+	d.run(10*time.Minute, all4)
+	d.told() // that is not much nearer
+	d.g('z').mute = true
+	d.run(3*time.Second, all4)
+	d.told("0.0.0.0/0 x: the one before does not answer", "::/0 x: all of IPv4 leaves there")
+	d.g('y').rtt, d.g('x').rtt = 5*time.Millisecond, 90*time.Millisecond
+	d.chosen = nil
+	d.run(5*time.Minute, all4)
+	for i, s := range d.core.Status() {
+		if s.Gateway != id('y') {
+			t.Errorf("family %d leaves at %c", i, s.Gateway[0])
+		}
+	}
+}
+
+// TestExitPriority shows that the priority counts before the distance.
+func TestExitPriority(t *testing.T) {
+	d := newDesk(t, nil, "0.0.0.0/0 x 200", "0.0.0.0/0 y 100")
+	d.g('x').rtt, d.g('y').rtt = 80*time.Millisecond, 10*time.Millisecond
+	d.handle(SetExit{Auto: true})
+	d.run(10*time.Minute, all4)
+	d.told("0.0.0.0/0 x: it is the best one")
+}
+
+func TestPresence(t *testing.T) {
+	d := newDesk(t, nil)
+	d.set(nil, "10.1.0.0/16 b 100", "10.0.0.0/8 a 1")
+	d.chosen = nil
+	d.handle(Presence{id('a'), false})
+	d.handle(Presence{id('z'), false})
+	d.set(nil, "10.1.0.0/16 b 100", "10.1.0.0/16 a 200")
+	d.told("10.0.0.0/8: the one before carries it no more")
+	d.set(nil, "10.1.0.0/16 a 200", "10.2.0.0/16 a 200", "10.2.0.0/16 c 100")
+	d.told("10.1.0.0/16 a: the one before carries it no more", "10.2.0.0/16 c: it is the best one")
+}
+
+// TestCadence counts pings.
+func TestCadence(t *testing.T) {
+	routes := []string{"10.1.0.0/16 a 200", "10.1.0.0/16 b 100", "10.1.0.0/16 c 50", "10.1.0.0/16 d 20", "10.9.0.0/16 e 100"}
+	for _, c := range []struct {
+		name string
+		busy []netip.Prefix
+		data bool
+		want map[byte]int // in ten minutes
+	}{
+		{"idle", nil, false, map[byte]int{'a': 24, 'b': 24, 'c': 24, 'd': 2, 'e': 0}},
+		{"in use", []netip.Prefix{lan}, false, map[byte]int{'a': 1500, 'b': 300, 'c': 300, 'd': 2, 'e': 0}},
+		{"in use, with packets coming back", []netip.Prefix{lan}, true, map[byte]int{'a': 600, 'b': 300, 'c': 300, 'd': 2, 'e': 0}},
+		{"in use, without a choice", []netip.Prefix{prefix("10.9.0.0/16")}, false, map[byte]int{'a': 24, 'b': 24, 'c': 24, 'd': 2, 'e': 300}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDesk(t, nil, routes...)
+			d.run(time.Minute, c.busy...)
+			d.pings = nil
+			for range 3000 {
+				d.run(200*time.Millisecond, c.busy...)
+				if c.data {
+					d.handle(Received{id('a')})
+				}
+			}
+			for b, want := range c.want {
+				if got := d.pinged(b); got < want-want/20-1 || got > want+want/20+1 {
+					t.Errorf("%c gets %d pings, not %d", b, got, want)
+				}
+			}
+		})
+	}
+}
+
+// TestOneWay has a gateway's packets come while nothing reaches it: that takes longer, as long as packets come, but not for ever.
+func TestOneWay(t *testing.T) {
+	d := newDesk(t, nil, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100")
+	for range 25 {
+		d.run(200*time.Millisecond, lan)
+		d.handle(Received{id('a')})
+	}
+	d.chosen = nil
+	d.g('a').mute = true
+	waited := time.Duration(0)
+	for ; len(d.chosen) == 0 && waited < 10*time.Second; waited += 200 * time.Millisecond {
+		d.run(200*time.Millisecond, lan)
+		d.handle(Received{id('a')})
+	}
+	if waited < 2*time.Second || waited > 4*time.Second {
+		t.Errorf("after %s", waited)
+	}
+}
+
+// TestSlow has a round trip that is longer than a silence may be.
+func TestSlow(t *testing.T) {
+	for _, rtt := range []time.Duration{700 * time.Millisecond, 1500 * time.Millisecond} {
+		d := newDesk(t, nil, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100")
+		d.g('a').rtt, d.g('b').rtt = rtt, rtt
+		d.run(time.Minute, lan)
+		if n := len(d.chosen); n > 1 {
+			t.Errorf("round trip %s: %v", rtt, d.chosen)
+		}
+	}
+}
+
+// TestManyCIDRs has more to say than fits into a ping.
+func TestManyCIDRs(t *testing.T) {
+	var routes []string
+	for i := range 100 {
+		routes = append(routes, fmt.Sprintf("10.%d.0.0/16 a 100", i), fmt.Sprintf("10.%d.0.0/16 b 200", i))
+	}
+	d := newDesk(t, nil, routes...)
+	d.run(time.Second)
+	for _, b := range []byte("ab") {
+		if n := len(d.g(b).uses); n != 100 {
+			t.Errorf("gateway %c knows of %d CIDRs after a second", b, n)
+		}
+	}
+	if n := d.pinged('a'); n > 20 {
+		t.Errorf("%d pings in the first second", n)
+	}
+	for i := range 100 {
+		d.tell('b', prefix(fmt.Sprintf("10.%d.0.0/16", i)), gateway.Failing)
+	}
+	d.run(time.Second)
+	for p, u := range d.g('b').uses {
+		if u != id('a') {
+			t.Errorf("gateway b believes to be used for %s", p)
+		}
+	}
+}
+
+// TestUnheard shows how often a gateway is told what it does not confirm.
+func TestUnheard(t *testing.T) {
+	d := newDesk(t, nil, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100")
+	d.run(30*time.Second, lan)
+	d.pings = nil
+	d.g('b').rtt = time.Hour // it hears, and its answers get lost
+	d.tell('a', lan, gateway.Failing)
+	d.run(900*time.Millisecond, lan)
+	if n := d.pinged('b'); n < 4 || n > 7 {
+		t.Errorf("%d pings", n)
+	}
+}
+
+// TestLateWords brings words again that newer ones have followed.
+func TestLateWords(t *testing.T) {
+	report := func(start, seq uint64, h gateway.Health) Heard {
+		return Heard{id('a'), gateway.Report{Stamp: gateway.Stamp{Start: start, Sequence: seq}, Health: []gateway.Told{{Prefix: lan, Health: h}}}}
+	}
+	d := newDesk(t, nil, "10.1.0.0/16 a 200")
+	for i, c := range []struct {
+		Heard
+		want gateway.Health
+	}{
+		{report(1, 5, gateway.Failing), gateway.Failing},
+		{report(1, 4, gateway.Working), gateway.Failing},
+		{report(1, 5, gateway.Working), gateway.Failing},
+		{report(1, 6, gateway.Working), gateway.Working},
+		{report(2, 1, gateway.Failing), gateway.Failing}, // it has restarted
+		{report(1, 9, gateway.Working), gateway.Failing}, // late
+		{report(2, 2, gateway.Unknown), gateway.Unknown},
+		{Heard{id('z'), report(9, 9, gateway.Failing).Report}, gateway.Unknown},
+		{Heard{id('a'), gateway.Report{Stamp: gateway.Stamp{Start: 2, Sequence: 3}, Health: []gateway.Told{{Prefix: wide, Health: gateway.Failing}}}}, gateway.Unknown},
+	} {
+		d.handle(c.Heard)
+		if got := d.core.Status()[0].Gateways[0].LAN; got != c.want {
+			t.Errorf("step %d: %s, not %s", i, got, c.want)
+		}
+	}
+	// Answers to pings that were never sent, or were answered already, are no sign of life.
+	d = newDesk(t, nil, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100")
+	d.g('a').mute = true
+	for i := range uint64(40) {
+		d.run(100*time.Millisecond, lan)
+		d.handle(Heard{id('a'), gateway.Report{Stamp: gateway.Stamp{Start: 1, Sequence: i + 1}, Answers: gateway.Stamp{Start: 77, Sequence: 1 << 40}}})
+		d.handle(Heard{id('a'), gateway.Report{Stamp: gateway.Stamp{Start: 1, Sequence: 1000 + i}, Answers: gateway.Stamp{Start: 78, Sequence: i + 1}}})
+	}
+	d.told("10.1.0.0/16 a: it is the best one", "10.1.0.0/16 b: the one before does not answer")
+}
+
+// TestGatewayRestarts shows that a gateway that has forgotten who uses it is told again at once.
+func TestGatewayRestarts(t *testing.T) {
+	d := newDesk(t, nil, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100")
+	d.run(30 * time.Second)
+	g := d.g('b')
+	g.start, g.seq = 500, 0
+	clear(g.uses)
+	d.run(26 * time.Second)
+	n := len(d.core.peer(id('b')).links)
+	if g.uses[lan] != id('a') || n != 1 || !d.core.peer(id('b')).links[0].confirmed {
+		t.Errorf("it believes that %v are used", g.uses)
+	}
+	d.pings = nil
+	d.tell('b', lan, gateway.Working)
+	g.start, g.seq = 501, 0
+	d.tell('b', lan, gateway.Working)
+	d.run(300 * time.Millisecond)
+	if d.pinged('b') == 0 {
+		t.Error("a restart that is told does not have it pinged")
+	}
+}
+
+// TestNews shows that news are confirmed at once, but that a gateway cannot have pings sent as often as it likes.
+func TestNews(t *testing.T) {
+	d := newDesk(t, nil, "10.1.0.0/16 a 200")
+	d.run(10 * time.Second)
+	d.tell('a', lan, gateway.Working)
+	d.tell('a', lan, gateway.Failing)
+	d.run(time.Second)
+	if d.pinged('a') != 0 {
+		t.Error("who is never pinged is pinged for its news")
+	}
+	d.set(nil, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100")
+	d.run(10 * time.Second)
+	d.pings = nil
+	d.tell('a', lan, gateway.Working)
+	if n := len(d.pings); n != 1 || d.pings[0].Ping.Heard != (gateway.Stamp{Start: 'a', Sequence: d.g('a').seq - 1}) {
+		t.Errorf("%d pings, %+v", n, d.pings)
+	}
+	d.pings = nil
+	for range 1000 {
+		d.run(time.Millisecond)
+		d.tell('a', lan, gateway.Working)
+	}
+	if n := d.pinged('a'); n > 21 {
+		t.Errorf("%d pings in a second", n)
+	}
+}
+
+// TestSleepForgives calls the core late.
+func TestSleepForgives(t *testing.T) {
+	d := newDesk(t, nil, "10.1.0.0/16 a 200", "10.1.0.0/16 b 100")
+	d.run(10*time.Second, lan)
+	d.chosen = nil
+	for _, jump := range []time.Duration{5 * time.Second, time.Hour, -time.Minute} {
+		d.g('a').mute = true
+		d.run(900*time.Millisecond, lan) // a part of what it takes
+		d.g('a').mute = false
+		d.later = nil
+		d.now = d.now.Add(jump)
+		d.pings = nil
+		d.handle(nil)
+		if len(d.pings) < 2 {
+			t.Errorf("after %s, %d gateways are pinged at once", jump, len(d.pings))
+		}
+		d.run(10*time.Second, lan)
+		d.told()
+	}
+	d.pings = nil
+	d.handle(NetworkChanged{})
+	if len(d.pings) != 2 {
+		t.Errorf("after a change of network, %d gateways are pinged at once", len(d.pings))
+	}
+}
+
+func TestStatus(t *testing.T) {
+	d := newDesk(t, []netip.Prefix{prefix("10.7.0.0/16")}, "10.1.0.0/16 a 200", "10.1.0.0/16 b 0", "10.7.0.0/16 c 100")
+	d.g('a').health[lan] = gateway.Working
+	d.run(10*time.Second, lan)
+	d.tell('b', lan, gateway.Failing)
+	d.run(time.Second, lan)
+	got := d.core.Status()
+	for i := range got {
+		for j := range got[i].Gateways {
+			g := &got[i].Gateways[j]
+			if !g.Answered.IsZero() && d.now.Sub(g.Answered) > 12*time.Second || g.Since.After(d.now) {
+				t.Errorf("%s, %s", g.Answered, g.Since)
+			}
+			g.Since, g.Answered = time.Time{}, time.Time{}
+		}
+	}
+	want := []Status{
+		{Prefix: lan, Gateway: id('a'), Gateways: []Gateway{
+			{ID: id('a'), Priority: 200, State: "working", LAN: gateway.Working, RTT: 20 * time.Millisecond},
+			{ID: id('b'), Priority: 100, State: "no LAN", LAN: gateway.Failing, RTT: 20 * time.Millisecond}}},
+		{Prefix: prefix("10.7.0.0/16"), Own: true, Gateways: []Gateway{{ID: id('c'), Priority: 100, State: "working", RTT: 20 * time.Millisecond}}},
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// FuzzCore does anything in any order, and checks what must always hold.
+func FuzzCore(f *testing.F) {
+	for seed := range uint64(20) {
+		f.Add(seed, uint16(400))
+	}
+	f.Fuzz(func(t *testing.T, seed uint64, steps uint16) {
+		r := rand.New(rand.NewPCG(seed, 5))
+		core := New(Config{Self: id(self), Start: 77})
+		now := time.Unix(1e6, 0)
+		prefixes := []netip.Prefix{lan, wide, all4, all6, prefix("10.1.2.0/24"), {}}
+		letters := []byte{'a', 'b', 'c', self, 0}
+		pick := func() (netip.Prefix, ID) { return prefixes[r.IntN(len(prefixes))], id(letters[r.IntN(len(letters))]) }
+		told := map[netip.Prefix]ID{}
+		var routes []Route
+		var carried []netip.Prefix
+		var exit SetExit
+		next := time.Time{}
+		var lastPing gateway.Stamp
+		for range steps % 2000 {
+			var e Event
+			p, g := pick()
+			switch r.IntN(10) {
+			case 0:
+				routes, carried = nil, nil
+				for range r.IntN(8) {
+					p, g := pick()
+					routes = append(routes, Route{p, g, uint8(r.IntN(3))})
+				}
+				if r.IntN(3) == 0 {
+					carried = []netip.Prefix{prefixes[r.IntN(4)]}
+				}
+				e = SetRoutes{routes, carried}
+			case 1:
+				exit = SetExit{Gateway: g, Auto: r.IntN(2) == 0}
+				e = exit
+			case 2:
+				e = Sent{p}
+			case 3:
+				e = Received{g}
+			case 4, 5:
+				e = Heard{g, gateway.Report{Stamp: gateway.Stamp{Start: 1 + r.Uint64N(3), Sequence: r.Uint64N(100)}, Answers: lastPing,
+					Health: []gateway.Told{{Prefix: p, Health: gateway.Health(r.IntN(3))}}}}
+			case 6:
+				e = Presence{g, r.IntN(2) == 0}
+			case 7:
+				e = NetworkChanged{}
+			}
+			actions, n := core.Handle(now, e)
+			if !n.IsZero() && !n.After(now) {
+				t.Fatalf("wants to be called at %s, and it is %s", n, now)
+			}
+			next = n
+			if len(actions) > 200 {
+				t.Fatalf("%d actions", len(actions))
+			}
+			for _, a := range actions {
+				switch a := a.(type) {
+				case Choose:
+					if told[a.Prefix] == a.Gateway && a.Gateway != (ID{}) {
+						t.Fatalf("told twice: %+v", a)
+					}
+					told[a.Prefix] = a.Gateway
+				case Send:
+					lastPing = a.Ping.Stamp
+					if _, err := gateway.Append(nil, a.Ping); err != nil || a.To == id(self) || a.To == (ID{}) {
+						t.Fatalf("%+v: %v", a, err)
+					}
+				}
+			}
+			for p, g := range told {
+				ok := slices.ContainsFunc(routes, func(r Route) bool { return r.Prefix == p && r.Gateway == g })
+				switch {
+				case g == ID{}:
+				case !ok, g == id(self), slices.Contains(carried, p), p.Bits() == 0 && !exit.Auto && exit.Gateway != g:
+					t.Fatalf("%s goes to %c, which it must not: %+v, carries %v", p, g[0], routes, carried)
+				}
+			}
+			switch r.IntN(8) {
+			case 0:
+				now = now.Add(time.Duration(r.IntN(int(time.Hour))))
+			case 1:
+				now = now.Add(-time.Duration(r.IntN(int(time.Minute))))
+			case 2, 3, 4:
+				if !next.IsZero() {
+					now = next
+				}
+			default:
+				now = now.Add(time.Duration(r.IntN(int(time.Second))))
+			}
+		}
+	})
+}
