@@ -42,9 +42,7 @@ const (
 
 // makeKey names what goes between two ends. d is the direction of what goes from the first to the second.
 func makeKey(d Direction, a, b netip.Addr, aPort, bPort uint16, proto, kind uint8) (k key) {
-	a16, b16 := a.As16(), b.As16()
-	copy(k[keyA:], a16[:])
-	copy(k[keyB:], b16[:])
+	*(*[16]byte)(k[keyA:]), *(*[16]byte)(k[keyB:]) = a.As16(), b.As16()
 	binary.BigEndian.PutUint16(k[keyAPort:], aPort)
 	binary.BigEndian.PutUint16(k[keyBPort:], bPort)
 	if k[keyProto], k[keyKind] = proto, kind; !a.Is4() {
@@ -58,17 +56,26 @@ func makeKey(d Direction, a, b netip.Addr, aPort, bPort uint16, proto, kind uint
 
 // key names the flow of a packet. flipped says that the packet goes from the second end to the first.
 func (p *Packet) key(d Direction) (k key, flipped bool) {
-	switch p.echo {
-	case echoRequest:
-		return makeKey(d, p.Src, p.Dst, p.SrcPort, p.DstPort, p.Proto, kindEcho), false
-	case echoReply:
-		return makeKey(d.other(), p.Dst, p.Src, p.DstPort, p.SrcPort, p.Proto, kindEcho), true
+	if p.echo != noEcho {
+		k = makeKey(d, p.Src, p.Dst, p.SrcPort, p.DstPort, p.Proto, kindEcho)
+		flipped = p.echo == echoReply
+	} else {
+		k = makeKey(d, p.Src, p.Dst, p.SrcPort, p.DstPort, p.Proto, kindFlow)
+		c := bytes.Compare(k[keyA:keyB], k[keyB:keyAPort])
+		flipped = c > 0 || c == 0 && p.SrcPort > p.DstPort
 	}
-	k = makeKey(d, p.Src, p.Dst, p.SrcPort, p.DstPort, p.Proto, kindFlow)
-	if c := bytes.Compare(k[keyA:keyB], k[keyB:keyAPort]); c > 0 || c == 0 && p.SrcPort > p.DstPort {
-		return makeKey(d.other(), p.Dst, p.Src, p.DstPort, p.SrcPort, p.Proto, kindFlow), true
+	if flipped {
+		k.flip()
 	}
-	return k, false
+	return k, flipped
+}
+
+// flip has the ends change places.
+func (k *key) flip() {
+	a, b := (*[16]byte)(k[keyA:]), (*[16]byte)(k[keyB:])
+	*a, *b = *b, *a
+	k[keyAPort], k[keyAPort+1], k[keyBPort], k[keyBPort+1] = k[keyBPort], k[keyBPort+1], k[keyAPort], k[keyAPort+1]
+	k[keyKind] ^= kindPeers
 }
 
 // fragmentKey names what the fragments of a packet have in common. IPv6 takes the protocol from the first one (RFC 8200 section 4.5).

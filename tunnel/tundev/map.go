@@ -172,7 +172,11 @@ func (d *Device) change(u Update) *change {
 		d: d, routes: d.view.Load().routes,
 		peers: map[[key.Size]byte]*peer{}, accounts: map[[key.Size]byte]*account{}, addresses: map[*peer]addresses{},
 	}
-	if n := len(u.Put) + len(u.Gone); n > copyAbove && n > c.routes.Size()/copyAbove {
+	n := len(u.Gone)
+	for i := range u.Put {
+		n += len(u.Put[i].Prefixes)
+	}
+	if n > copyAbove && n > c.routes.Size()/copyAbove {
 		c.routes, c.copied = c.routes.Clone(), true
 	}
 	for _, k := range u.Gone {

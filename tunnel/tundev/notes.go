@@ -72,7 +72,7 @@ func (d *Device) Hosts(carried netip.Prefix) []Host {
 
 // learn looks at the source of a packet that may go out, once in a while.
 func (d *Device) learn(v *view, src netip.Addr, now time.Duration) {
-	if next := d.learnt.next.Load(); len(v.carried) == 0 || int64(now) < next || !d.learnt.next.CompareAndSwap(next, int64(now+learnAgain)) {
+	if next := d.learnt.next.Load(); int64(now) < next || !d.learnt.next.CompareAndSwap(next, int64(now+learnAgain)) {
 		return
 	}
 	e, ok := v.routes.Lookup(src)

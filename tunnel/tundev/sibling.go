@@ -110,13 +110,12 @@ func (d *Device) ours(v *view, a netip.Addr) bool {
 	return ok && e.peer == d.us && !e.own
 }
 
-// handTo gives the sibling that a packet is to be handed to; nil: it goes to its peer from here.
-func (d *Device) handTo(v *view, to *entry, src netip.Addr) *peer {
-	list := to.account.uses.Load()
-	if list == nil || !d.ours(v, src) {
+// handTo gives the sibling that a packet to one who uses these is to be handed to; nil: it goes to its peer from here.
+func (d *Device) handTo(v *view, list uses, to *entry, src netip.Addr) *peer {
+	if !d.ours(v, src) {
 		return nil
 	}
-	for _, u := range *list {
+	for _, u := range list {
 		if !u.prefix.Contains(src) {
 			continue
 		}
@@ -173,7 +172,7 @@ func (d *Device) unwrap(v *view, from *entry, b []byte, now time.Duration) {
 		return
 	}
 	to, ok := v.routes.Lookup(dst)
-	if !ok || to.account == nil || to.account == from.account || d.inBand(v, to, inner) {
+	if !ok || to.account == nil || to.account == from.account || v.inBand(to, inner) {
 		d.counters.refused.Add(1)
 		return
 	}
@@ -205,15 +204,6 @@ func innerOf(b []byte) []byte {
 }
 
 // inBand reports whether a packet to a peer would there be taken for one that an agent made.
-func (d *Device) inBand(v *view, to *entry, b []byte) bool {
-	if !to.own {
-		return false
-	}
-	switch protocol(b) {
-	case protoWord:
-		return true
-	case protoIPv4, protoIPv6:
-		return v.isSiblingFor(to.account, netip.Addr{})
-	}
-	return false
+func (v *view) inBand(to *entry, b []byte) bool {
+	return to.own && agents(b) && (protocol(b) == protoWord || v.isSiblingFor(to.account, netip.Addr{}))
 }

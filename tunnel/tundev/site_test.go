@@ -239,7 +239,7 @@ func TestTraffic(t *testing.T) {
 		laptop.sends(datagram("100.64.0.1", 1, "10.1.0.7", 53, 1, 100))
 		laptop.sends(datagram("100.64.0.1", 1, "10.2.0.7", 54, 1, 100)) // not allowed
 		check("sent", Traffic{Prefix: wide, Sent: began}, Traffic{Prefix: other}, Traffic{Prefix: own})
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		gateway.sends(datagram("10.1.0.7", 53, "100.64.0.1", 1, 1, 100))
 		gateway.sends(datagram("10.2.0.7", 53, "100.64.0.1", 1, 1, 100)) // not allowed
 		check("answered", Traffic{wide, began, began.Add(time.Second)}, Traffic{Prefix: other}, Traffic{Prefix: own})
@@ -271,7 +271,7 @@ func TestHosts(t *testing.T) {
 				dst = "fd00::1"
 			}
 			gateway.sends(datagram(src, 1, dst, port, 1, 100))
-			time.Sleep(learnAgain)
+			<-time.After(learnAgain)
 		}
 		for _, src := range []string{"10.1.0.1", "10.1.0.2", "10.1.0.1", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.2.1", "100.64.0.2", "8.8.8.8", "fd01::7"} {
 			send(src, 53)

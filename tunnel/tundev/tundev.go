@@ -239,19 +239,23 @@ func (d *Device) passes(v *view, buf []byte, size int, now time.Duration, last *
 	case !ok || to.account == nil:
 		d.counters.noPeer.Add(1)
 		return nil
-	case d.inBand(v, to, b):
+	case to.own && agents(b) && v.inBand(to, b):
 		d.notMade(b)
 		return nil
 	}
-	if via := d.handTo(v, to, src); via != nil {
-		return d.handOver(v, via, buf, size)
+	if list := to.account.uses.Load(); list != nil {
+		if via := d.handTo(v, *list, to, src); via != nil {
+			return d.handOver(v, via, buf, size)
+		}
 	}
 	j := d.filter.Judge(filter.Out, &to.account.Peer, b, now)
 	if j.Verdict != filter.Pass {
 		return nil
 	}
 	note(&to.sent, now)
-	d.learn(v, src, now)
+	if len(v.carried) > 0 && int64(now) >= d.learnt.next.Load() {
+		d.learn(v, src, now)
+	}
 	last.begin(b, to.peer, j.Flow)
 	if !d.leaves(to.peer, b) {
 		return nil
@@ -314,7 +318,7 @@ func (d *Device) arrives(v *view, b []byte, now time.Duration, last *run) bool {
 	case !known || !from.configured.Load():
 		d.counters.forged.Add(1)
 		return false
-	case to.own && d.agents(v, from, b, now):
+	case to.own && agents(b) && d.taken(v, from, b, now):
 		return false
 	}
 	j := d.filter.Judge(filter.In, &from.account.Peer, b, now)
@@ -322,7 +326,11 @@ func (d *Device) arrives(v *view, b []byte, now time.Duration, last *run) bool {
 		return false
 	}
 	note(&from.received, now)
-	if mtu := v.returnMTU(from, dst); mtu > 0 && clampMSS(b, mtu) {
+	mtu := int(from.mtu.Load())
+	if len(v.siblings) > 0 {
+		mtu = v.returnMTU(mtu, dst)
+	}
+	if mtu > 0 && clampMSS(b, mtu) {
 		d.counters.clamped.Add(1)
 	}
 	last.begin(b, from.peer, j.Flow)
@@ -337,30 +345,37 @@ func (v *view) transit(from, to *entry, src, dst netip.Addr) bool {
 	return from.account != to.account && from.account != nil && to.account != nil && (carries(to, dst) || carries(from, src))
 }
 
-// agents takes a packet from a peer to one of our addresses if it is one that agents make, and reports whether it is.
-func (d *Device) agents(v *view, from *entry, b []byte, now time.Duration) bool {
+// agents reports whether a packet is of a protocol that agents make packets of.
+func agents(b []byte) bool {
 	switch protocol(b) {
-	case protoWord:
-		d.hear(from, b)
+	case protoWord, protoIPv4, protoIPv6:
 		return true
-	case protoIPv4, protoIPv6:
-		if from.own && v.isSiblingFor(from.account, netip.Addr{}) {
-			d.unwrap(v, from, b, now)
-			return true
-		}
 	}
 	return false
 }
 
-// returnMTU is how long answers to a packet from a peer may be; 0: not known, and no less than the interface's. Those of hosts that siblings can reach, too, may be handed over.
-func (v *view) returnMTU(from *entry, dst netip.Addr) int {
-	mtu := int(from.mtu.Load())
+// taken takes a packet from a peer to one of our addresses if its agent has made it, and reports whether that is so.
+func (d *Device) taken(v *view, from *entry, b []byte, now time.Duration) bool {
+	switch {
+	case protocol(b) == protoWord:
+		d.hear(from, b)
+	case from.own && v.isSiblingFor(from.account, netip.Addr{}):
+		d.unwrap(v, from, b, now)
+	default:
+		return false
+	}
+	return true
+}
+
+// returnMTU is how long answers to a packet from a peer may be, whose path carries so much; 0: no less than the interface. Those of hosts that siblings
+// can reach, too, may be handed over.
+func (v *view) returnMTU(path int, dst netip.Addr) int {
 	if v.mtu == 0 || !slices.ContainsFunc(v.siblings, func(s siblings) bool { return s.prefix.Contains(dst) }) {
-		return mtu
+		return path
 	}
 	least := v.mtu - header6
-	if mtu > 0 {
-		least = min(mtu, least)
+	if path > 0 {
+		least = min(path, least)
 	}
 	return max(least, 0)
 }
