@@ -2,6 +2,7 @@ package router
 
 import (
 	"net"
+	"os/exec"
 	"syscall"
 	"time"
 
@@ -22,3 +23,5 @@ func dialer(timeout time.Duration, control ...func(fd uintptr)) *net.Dialer {
 
 // asAgent marks a socket as the agent does.
 func asAgent(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, Mark) }
+
+func runQuietly(args ...string) error { return exec.Command(args[0], args[1:]...).Run() }

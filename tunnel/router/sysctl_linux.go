@@ -40,18 +40,17 @@ type setting struct {
 }
 
 // A sysctl's path has an interface's name in it, which is nearly arbitrary but no way out of the directory.
-var (
-	sysctlPath  = regexp.MustCompile(`^net/ipv[46]/[^\x00]+$`)
-	sysctlValue = regexp.MustCompile(`^-?[0-9]{1,9}$`)
-)
+var sysctlPath, sysctlValue = regexp.MustCompile(`^net/ipv[46]/[^\x00]+$`), regexp.MustCompile(`^-?[0-9]{1,9}$`)
+
+func isSysctl(path string) bool { return sysctlPath.MatchString(path) && filepath.Clean(path) == path }
 
 // check refuses what was not written by this package.
 func (s setting) check() error {
 	ok := sysctlValue.MatchString(s.Was) && sysctlValue.MatchString(s.Now)
 	for path, was := range s.With {
-		ok = ok && sysctlPath.MatchString(path) && filepath.IsLocal(path) && sysctlValue.MatchString(was)
+		ok = ok && isSysctl(path) && sysctlValue.MatchString(was)
 	}
-	if !ok || !sysctlPath.MatchString(s.Path) || !filepath.IsLocal(s.Path) {
+	if !ok || !isSysctl(s.Path) {
 		return fmt.Errorf("sysctl %q was %q: not one that is ever set", s.Path, s.Was)
 	}
 	return nil
