@@ -363,7 +363,30 @@ type Status struct {
 		} `json:"port_mapping"`
 		Candidates []string
 	}
+	Routes     []Route
+	Advertised []Advertised
+	Exit       *struct{ Node, Problem string }
+	KillSwitch bool `json:"kill_switch"`
 }
+
+// Route is a CIDR behind gateways, in Status.
+type Route struct {
+	Prefix, Use, Gateway, Reason string
+	Gateways                     []struct{ Name, Health string }
+}
+
+// Route finds a CIDR; nil if it is not in the status.
+func (s *Status) Route(prefix string) *Route {
+	for i := range s.Routes {
+		if s.Routes[i].Prefix == prefix {
+			return &s.Routes[i]
+		}
+	}
+	return nil
+}
+
+// Advertised is a CIDR that the device advertises, in Status.
+type Advertised struct{ Prefix, State, Health, Probe string }
 
 // NATMapping is how the NAT maps, in Status.
 type NATMapping struct {
