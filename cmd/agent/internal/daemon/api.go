@@ -63,6 +63,9 @@ func (a *api) Up(ctx context.Context, req *connect.Request[pb.UpRequest], out *c
 	if err := a.awaitConnected(ctx, s, out); err != nil {
 		return err
 	}
+	if err := s.advertise.problem(); err != nil {
+		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("the tunnel is up, but nothing is advertised: %w", err))
+	}
 	return out.Send(&pb.UpResponse{Done: true, Status: a.d.status()})
 }
 

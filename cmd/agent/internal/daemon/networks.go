@@ -5,10 +5,13 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"warren/cmd/agent/internal/state"
 	"warren/coord/client"
@@ -16,6 +19,8 @@ import (
 	"warren/proto/key"
 	"warren/proto/record"
 	"warren/tunnel/engine"
+	"warren/tunnel/gateway/carry"
+	"warren/tunnel/gateway/choose"
 	"warren/tunnel/router"
 	"warren/tunnel/tundev"
 )
@@ -28,26 +33,53 @@ const autoExit = "auto"
 // deviceKey is a device key as maps have it.
 type deviceKey = [key.Size]byte
 
+// networkEngine is what networks needs of the engine.
+type networkEngine interface {
+	Update(engine.Change)
+	SendWord(to key.DevicePublic, payload []byte) error
+	Probe(target netip.Addr, id, seq uint16) error
+	Uses(device key.DevicePublic, cidr netip.Prefix, sibling key.DevicePublic) bool
+	Traffic(device key.DevicePublic) []tundev.Traffic
+	Hosts(carried netip.Prefix) []tundev.Host
+}
+
+// networkHost is what networks needs of the router.
+type networkHost interface{ Apply(router.State) error }
+
 // networks joins what the map says of CIDRs, what this device was told to carry and to use, and which gateways work. It is the only one that
-// changes the engine's map and the host's routes.
+// changes the engine's map and the host's routes. In gateways.go is what concerns the cores that choose gateways and know the networks behind us.
 type networks struct {
 	log    *slog.Logger
-	engine interface{ Update(engine.Change) }
-	router interface{ Apply(router.State) error }
+	engine networkEngine
+	router networkHost
+	now    func() time.Time
+	heard  chan heardWord
+	echoed chan echo
+	wake   chan struct{} // due has changed
 
 	mu      sync.Mutex // guards what follows, and is held while engine and router are changed
 	routing state.Routing
 	self    *record.Device
 	m       *client.Map // nil: none yet
 	mtu     int
+	keys    map[deviceKey]key.DevicePublic // of all peers
+	chooser *choose.Core
+	carrier *carry.Core
+	due     [2]time.Time // when chooser and carrier want to be called
+	traffic map[deviceKey][]tundev.Traffic
 	chosen  map[netip.Prefix]deviceKey
 	given   map[deviceKey][]netip.Prefix // the CIDRs that each peer has in the engine
-	err     error                        // of the last change of the host
+	applied router.State
+	err     error // of the last change of the host
 }
 
-func newNetworks(s *session) *networks {
+func newNetworks(self *record.Device, routing state.Routing, e networkEngine, r networkHost, now func() time.Time, log *slog.Logger) *networks {
 	return &networks{
-		log: s.log, engine: s.engine, router: s.router, routing: s.cfg.state.Routing, self: s.self, mtu: defaultMTU,
+		log: log, engine: e, router: r, now: now, routing: routing, self: self, mtu: defaultMTU,
+		heard: make(chan heardWord, 256), echoed: make(chan echo, 256), wake: make(chan struct{}, 1),
+		chooser: choose.New(choose.Config{Self: self.Key.Raw(), Start: rand.Uint64() | 1}),
+		carrier: carry.New(carry.Config{Self: self.Key.Raw(), Start: rand.Uint64() | 1}),
+		keys:    map[deviceKey]key.DevicePublic{}, traffic: map[deviceKey][]tundev.Traffic{},
 		chosen: map[netip.Prefix]deviceKey{}, given: map[deviceKey][]netip.Prefix{},
 	}
 }
@@ -65,6 +97,7 @@ func (n *networks) set(r state.Routing) {
 	defer n.mu.Unlock()
 	n.routing = r
 	if n.m != nil {
+		n.offer()
 		n.update(nil, nil)
 	}
 }
@@ -74,13 +107,23 @@ func (n *networks) setMap(m *client.Map, self *record.Device, mtu int, gone, put
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.m, n.self, n.mtu = m, self, mtu
+	for _, p := range gone {
+		delete(n.keys, p.Key.Raw())
+		delete(n.traffic, p.Key.Raw())
+	}
+	for _, p := range put {
+		n.keys[p.Key.Raw()] = p.Key
+	}
+	n.offer()
 	n.update(gone, put)
+	for _, p := range gone {
+		n.carry(carry.Forget{Device: p.Key.Raw()})
+	}
 }
 
 // update brings engine and host into line. The caller holds mu.
 func (n *networks) update(gone, put []*record.Device) {
 	before := n.given
-	n.choose()
 	n.given = n.shares()
 	c := engine.Change{
 		Self: n.self.Addresses, Overlay: n.overlay(), Probe: n.m.Statement.ProbeAddresses(), Grants: n.m.Statement.GetGrants(),
@@ -165,38 +208,6 @@ func (n *networks) offers() map[netip.Prefix][]record.Route {
 	return out
 }
 
-// choose decides whom each CIDR goes to.
-func (n *networks) choose() {
-	own := n.carried()
-	n.chosen = map[netip.Prefix]deviceKey{}
-	for p, list := range n.offers() {
-		switch {
-		case slices.ContainsFunc(own, func(r cidrRoute) bool { return r.Prefix == p }):
-		case p.Bits() == 0:
-			if id, ok := n.exit(list); ok {
-				n.chosen[p] = id
-			}
-		case !n.routing.RefuseRoutes:
-			n.chosen[p] = list[0].Gateway
-		}
-	}
-}
-
-// exit is the exit node to use of those that there are.
-func (n *networks) exit(list []record.Route) (deviceKey, bool) {
-	switch n.routing.ExitNode {
-	case "":
-		return deviceKey{}, false
-	case autoExit:
-		return list[0].Gateway, true
-	}
-	p, _, err := newKnown(n.m).find(n.routing.ExitNode)
-	if err != nil || !slices.ContainsFunc(list, func(r record.Route) bool { return r.Gateway == p.Key.Raw() }) {
-		return deviceKey{}, false
-	}
-	return p.Key.Raw(), true
-}
-
 // shares are the CIDRs that go to each peer.
 func (n *networks) shares() map[deviceKey][]netip.Prefix {
 	out := map[deviceKey][]netip.Prefix{}
@@ -231,7 +242,10 @@ func (n *networks) apply() {
 		}
 	}
 	st.KillSwitch = n.routing.KillSwitch
-	n.err = n.router.Apply(st)
+	if n.err == nil && reflect.DeepEqual(st, n.applied) {
+		return
+	}
+	n.err, n.applied = n.router.Apply(st), st
 	if n.err != nil {
 		n.log.Error("addresses and routes not applied", "err", n.err)
 	}

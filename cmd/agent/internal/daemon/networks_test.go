@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -17,6 +18,7 @@ import (
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/engine"
 	"warren/tunnel/router"
+	"warren/tunnel/tundev"
 )
 
 // host stands for engine and router, and keeps what they were told.
@@ -41,6 +43,12 @@ func (h *host) Update(c engine.Change) {
 
 func (h *host) Apply(s router.State) error { h.state = s; return nil }
 
+func (h *host) SendWord(key.DevicePublic, []byte) error                    { return nil }
+func (h *host) Probe(netip.Addr, uint16, uint16) error                     { return nil }
+func (h *host) Uses(key.DevicePublic, netip.Prefix, key.DevicePublic) bool { return true }
+func (h *host) Traffic(key.DevicePublic) []tundev.Traffic                  { return nil }
+func (h *host) Hosts(netip.Prefix) []tundev.Host                           { return nil }
+
 func prefixes(texts ...string) (out []netip.Prefix) {
 	for _, t := range texts {
 		out = append(out, netip.MustParsePrefix(t))
@@ -59,10 +67,7 @@ func newOffice(t *testing.T, routing state.Routing) *office {
 	t.Helper()
 	self := &record.Device{Key: key.NewDevice().Public(), Name: "self", Addresses: []netip.Addr{netip.MustParseAddr("100.64.0.1")}}
 	h := &host{peers: map[string][]netip.Prefix{}, names: map[deviceKey]string{}}
-	o := &office{host: h, networks: &networks{
-		log: slog.New(slog.DiscardHandler), engine: h, router: h, routing: routing, self: self, mtu: defaultMTU,
-		chosen: map[netip.Prefix]deviceKey{}, given: map[deviceKey][]netip.Prefix{},
-	}}
+	o := &office{host: h, networks: newNetworks(self, routing, h, h, time.Now, slog.New(slog.DiscardHandler))}
 	o.m = &client.Map{Self: self, Statement: &record.Statement{MapStatement: new(pb.MapStatement), Prefixes: prefixes("100.64.0.0/16")}}
 	o.peer("a", "100.64.0.2", 100, "10.1.0.0/16")
 	o.peer("b", "100.64.0.3", 200, "10.1.0.0/16")

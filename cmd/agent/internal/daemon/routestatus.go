@@ -3,9 +3,15 @@ package daemon
 import (
 	"net/netip"
 	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"warren/proto/cidr"
+	"warren/proto/record"
 	pb "warren/proto/warrenv1"
+	"warren/tunnel/gateway/carry"
+	"warren/tunnel/gateway/choose"
 )
 
 // What a CIDR is used for, as in pb.RouteStatus.
@@ -34,6 +40,10 @@ func (n *networks) fill(r *pb.StatusResponse) {
 	for _, p := range n.m.Peers {
 		names[p.Key.Raw()] = p.Name
 	}
+	gateways := map[netip.Prefix][]choose.Gateway{}
+	for _, c := range n.chooser.Status() {
+		gateways[c.Prefix] = c.Gateways
+	}
 	offers := n.offers()
 	for _, p := range sortedKeys(offers) {
 		if p.Bits() == 0 {
@@ -41,11 +51,25 @@ func (n *networks) fill(r *pb.StatusResponse) {
 		}
 		s := &pb.RouteStatus{Prefix: p.String(), Gateway: names[n.chosen[p]], Use: n.use(p)}
 		for _, o := range offers[p] {
-			s.Gateways = append(s.Gateways, &pb.GatewayStatus{Name: names[o.Gateway], Priority: uint32(o.Priority), Health: "unknown"})
+			s.Gateways = append(s.Gateways, gatewayStatus(names[o.Gateway], o, gateways[p]))
 		}
 		r.Routes = append(r.Routes, s)
 	}
 	r.Exit = n.exitStatus(names)
+}
+
+func gatewayStatus(name string, o record.Route, known []choose.Gateway) *pb.GatewayStatus {
+	s := &pb.GatewayStatus{Name: name, Priority: uint32(o.Priority), Health: "unknown"}
+	i := slices.IndexFunc(known, func(g choose.Gateway) bool { return g.ID == o.Gateway })
+	if i < 0 {
+		return s
+	}
+	g := known[i]
+	s.Health, s.RttMs = g.State, float64(g.RTT)/float64(time.Millisecond)
+	if !g.Since.IsZero() {
+		s.Since = timestamppb.New(g.Since)
+	}
+	return s
 }
 
 // use says what becomes of packets for a CIDR that gateways carry.
@@ -92,6 +116,10 @@ func (n *networks) advertisedStatus() (out []*pb.AdvertisedStatus) {
 	if err != nil {
 		return nil // told as a warning
 	}
+	known := map[netip.Prefix]carry.Status{}
+	for _, c := range n.carrier.Status() {
+		known[c.Prefix] = c
+	}
 	for _, r := range routes {
 		s := &pb.AdvertisedStatus{Prefix: r.Prefix.String(), Kind: r.Kind.String(), State: "untold", Health: "unknown", Priority: uint32(n.routing.Rank())}
 		if r.LAN != r.Prefix {
@@ -102,6 +130,15 @@ func (n *networks) advertisedStatus() (out []*pb.AdvertisedStatus) {
 			s.State = "approved"
 		case n.m != nil && slices.Contains(n.m.Statement.Waiting, r.Prefix):
 			s.State = "waiting"
+		}
+		if c, ok := known[r.Prefix]; ok {
+			s.Health = c.Health.String()
+			if c.Target.IsValid() {
+				s.Probe = c.Target.String()
+			}
+			if !c.Answered.IsZero() {
+				s.Answered = timestamppb.New(c.Answered)
+			}
 		}
 		out = append(out, s)
 	}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -65,6 +66,7 @@ type session struct {
 	relays    *relays
 	client    *client.Client
 	networks  *networks
+	advertise *advertiser
 
 	known   atomic.Pointer[known]
 	former  former
@@ -98,13 +100,14 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 	if err := s.makeTunnel(); err != nil {
 		return nil, err
 	}
-	s.networks = newNetworks(s)
+	s.networks = newNetworks(self, cfg.state.Routing, s.engine, s.router, time.Now, s.log)
 	if err := s.makeNAT(); err != nil {
 		return nil, err
 	}
 	if err := s.makeClient(); err != nil {
 		return nil, err
 	}
+	s.advertise = newAdvertiser(s)
 	if m := s.client.Map(); m != nil {
 		s.applyMap(m)
 	}
@@ -136,6 +139,8 @@ func (s *session) makeTunnel() (err error) {
 	s.engine, err = engine.New(engine.Config{
 		TUN: s.router.TUN(), Name: s.router.Name(), Bind: s.bind, Private: s.cfg.state.Node, Log: s.log,
 		Filter:   filter.Config{MaxFlows: s.cfg.MaxFlows, Records: !s.cfg.NoFlowRecords},
+		OnWord:   func(from key.DevicePublic, payload []byte) { s.networks.onWord(from, payload) },
+		OnProbe:  func(target netip.Addr, id, seq uint16) { s.networks.onProbe(target, id, seq) },
 		OnActive: func(peer key.NodePublic) { s.traversal.Active(peer) },
 		OnIdle:   func(peer key.NodePublic) { s.traversal.Idle(peer) },
 	})
@@ -217,7 +222,7 @@ func (s *session) makeClient() (err error) {
 func (s *session) run() {
 	group, ctx := errgroup.WithContext(s.ctx)
 	for _, task := range []func(context.Context) error{
-		s.runMapper, s.engine.Run, s.collector().Run, s.traversal.Run, s.gatherer.Run, s.monitor.Run, s.relays.run, s.client.Run,
+		s.runMapper, s.engine.Run, s.collector().Run, s.traversal.Run, s.gatherer.Run, s.monitor.Run, s.relays.run, s.client.Run, s.networks.run, s.advertise.run,
 	} {
 		group.Go(func() error {
 			err := task(ctx)

@@ -167,6 +167,7 @@ func (d *daemon) set(ctx context.Context, caller unixsock.Caller, s *pb.Settings
 func (d *daemon) applyRouting() error {
 	if d.session != nil && !reflect.DeepEqual(d.session.networks.settings(), d.state.Routing) {
 		d.session.networks.set(d.state.Routing)
+		d.session.changed.Wake()
 	}
 	if err := d.applyKillSwitch(); err != nil {
 		return internal(err)

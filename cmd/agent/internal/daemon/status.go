@@ -82,6 +82,9 @@ func (s *session) fill(r *pb.StatusResponse, now time.Time) {
 	}
 	r.Nat = s.natStatus()
 	s.networks.fill(r)
+	if err := s.advertise.problem(); err != nil {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("nothing is advertised: %v", err))
+	}
 	if k.m == nil {
 		return
 	}
@@ -197,6 +200,8 @@ func (s *session) missing() (string, error) {
 		return "waiting for the network map", nil
 	case !relayed && len(k.m.Statement.GetRelays()) > 0:
 		return "connecting to the relay", nil
+	case !s.advertise.settled():
+		return "telling the coordinator what this device advertises", nil
 	}
 	return "", nil
 }

@@ -119,6 +119,7 @@ func (s *session) forget(gone []*record.Device) {
 }
 
 func (s *session) onPresence(device [key.Size]byte, online bool) {
+	s.networks.presence(device, online)
 	if online {
 		if _, ok := s.known.Load().byDevice[device]; ok {
 			s.online.Store(device, struct{}{})
@@ -241,6 +242,7 @@ func (s *session) onNetworkEvent(e netmon.Event) {
 		s.mapper.Trigger()
 	}
 	s.traversal.NetworkChanged()
+	s.networks.networkChanged()
 	s.relays.reset()
 	s.client.Reset()
 }

@@ -1,0 +1,345 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"warren/proto/key"
+	"warren/proto/record"
+	"warren/tunnel/gateway"
+	"warren/tunnel/gateway/carry"
+	"warren/tunnel/gateway/choose"
+	"warren/tunnel/tundev"
+)
+
+// heardWord is what the agent of another device said in the tunnel, echo the answer of a host to a probe.
+type heardWord struct {
+	from deviceKey
+	word gateway.Word
+}
+
+type echo struct {
+	target   netip.Addr
+	sequence uint16
+}
+
+// probeID marks our echo requests. Only we send from the reserved address, so it need not be drawn.
+const probeID = 0x5757
+
+// onWord takes what another agent said. The packet path calls it: what is too much is dropped, as any packet may be.
+func (n *networks) onWord(from key.DevicePublic, payload []byte) {
+	w, err := gateway.Parse(payload)
+	if err != nil {
+		return // of a newer version, or of nobody sensible
+	}
+	select {
+	case n.heard <- heardWord{from.Raw(), w}:
+	default:
+	}
+}
+
+// onProbe takes the answer of a host behind this device.
+func (n *networks) onProbe(target netip.Addr, id, sequence uint16) {
+	if id != probeID {
+		return
+	}
+	select {
+	case n.echoed <- echo{target, sequence}:
+	default:
+	}
+}
+
+// How often traffic and hosts are looked at.
+const (
+	lookAtTraffic = 250 * time.Millisecond
+	lookAtHosts   = time.Second
+)
+
+// run owns the cores' time, and takes what others say, until ctx ends.
+func (n *networks) run(ctx context.Context) error {
+	timer, traffic, hosts := time.NewTimer(0), time.NewTicker(lookAtTraffic), time.NewTicker(lookAtHosts)
+	defer timer.Stop()
+	defer traffic.Stop()
+	defer hosts.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.wake:
+		case <-timer.C:
+			n.locked(n.tick)
+		case w := <-n.heard:
+			n.locked(func() { n.hear(w) })
+		case e := <-n.echoed:
+			n.locked(func() { n.carry(carry.Echoed{Target: e.target, Sequence: e.sequence}) })
+		case <-traffic.C:
+			n.locked(n.noteTraffic)
+		case <-hosts.C:
+			n.locked(n.noteHosts)
+		}
+		if next := n.next(); !next.IsZero() {
+			timer.Reset(max(0, next.Sub(n.now())))
+		}
+	}
+}
+
+func (n *networks) locked(do func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	do()
+}
+
+// next is when the first core wants to be called; zero: none does.
+func (n *networks) next() (at time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, d := range n.due {
+		if !d.IsZero() && (at.IsZero() || d.Before(at)) {
+			at = d
+		}
+	}
+	return at
+}
+
+// tick calls the cores whose time has come. The caller holds mu, as of all that follows.
+func (n *networks) tick() {
+	now := n.now()
+	if d := n.due[0]; !d.IsZero() && !now.Before(d) {
+		n.choose(nil)
+	}
+	if d := n.due[1]; !d.IsZero() && !now.Before(d) {
+		n.carry(nil)
+	}
+}
+
+func (n *networks) hear(w heardWord) {
+	if _, ok := n.keys[w.from]; !ok {
+		return
+	}
+	switch word := w.word.(type) {
+	case gateway.Ping:
+		n.carry(carry.Heard{Device: w.from, Ping: word})
+	case gateway.Report:
+		n.choose(choose.Heard{Gateway: w.from, Report: word})
+	}
+}
+
+// offer tells the cores what there is to use and to carry.
+func (n *networks) offer() {
+	set, offers := choose.SetRoutes{}, n.offers()
+	for _, p := range sortedKeys(offers) {
+		if n.routing.RefuseRoutes && p.Bits() > 0 {
+			continue
+		}
+		for _, r := range offers[p] {
+			set.Routes = append(set.Routes, choose.Route{Prefix: p, Gateway: r.Gateway, Priority: r.Priority})
+		}
+	}
+	var carried carry.SetCarried
+	for _, r := range n.carried() {
+		set.Carried = append(set.Carried, r.Prefix)
+		if r.Prefix.Bits() > 0 {
+			carried.CIDRs = append(carried.CIDRs, carry.CIDR{Prefix: r.Prefix, Siblings: gateways(offers[r.Prefix]), Targets: targets(n.routing.Probe, r)})
+		}
+	}
+	for p := range n.chosen {
+		if _, ok := offers[p]; !ok || n.routing.RefuseRoutes && p.Bits() > 0 {
+			delete(n.chosen, p)
+		}
+	}
+	n.note(choose.SetExit(n.exit()), set)
+	n.carry(carried)
+}
+
+func gateways(routes []record.Route) (out []deviceKey) {
+	for _, r := range routes {
+		out = append(out, r.Gateway)
+	}
+	return out
+}
+
+// targets are the hosts that were named to be probed and are in r, by the addresses that others see.
+func targets(named []netip.Addr, r cidrRoute) (out []netip.Addr) {
+	for _, a := range named {
+		if r.LAN.Contains(a) {
+			out = append(out, translate(a, r.Prefix))
+		}
+	}
+	return out
+}
+
+// translate puts an address into a prefix of the same length.
+func translate(a netip.Addr, to netip.Prefix) netip.Addr {
+	b, p := a.AsSlice(), to.Addr().AsSlice()
+	for i := range b {
+		keep := min(8, max(0, to.Bits()-8*i))
+		mask := byte(0xff) << (8 - keep)
+		b[i] = p[i]&mask | b[i]&^mask
+	}
+	out, _ := netip.AddrFromSlice(b)
+	return out
+}
+
+// exit is which exit node is wanted.
+func (n *networks) exit() choose.SetExit {
+	switch n.routing.ExitNode {
+	case "":
+		return choose.SetExit{}
+	case autoExit:
+		return choose.SetExit{Auto: true}
+	}
+	p, _, err := newKnown(n.m).find(n.routing.ExitNode)
+	if err != nil {
+		return choose.SetExit{}
+	}
+	return choose.SetExit{Gateway: p.Key.Raw()}
+}
+
+// choose gives an event to the core that chooses, and brings engine and host into line if that changes anything.
+func (n *networks) choose(e choose.Event) {
+	if n.note(e) {
+		n.update(nil, nil)
+	}
+}
+
+// note is choose for several events, and leaves the engine and the host to the caller: it reports whether a choice has changed.
+func (n *networks) note(events ...choose.Event) (changed bool) {
+	for _, e := range events {
+		actions, next := n.chooser.Handle(n.now(), e)
+		n.due[0] = next
+		for _, a := range actions {
+			switch a := a.(type) {
+			case choose.Send:
+				n.say(a.To, a.Ping)
+			case choose.Choose:
+				changed = true
+				n.chose(a)
+			}
+		}
+	}
+	n.woken()
+	return changed
+}
+
+func (n *networks) chose(a choose.Choose) {
+	if a.Gateway == (deviceKey{}) {
+		delete(n.chosen, a.Prefix)
+	} else {
+		n.chosen[a.Prefix] = a.Gateway
+	}
+	n.log.Info("gateway chosen", "cidr", a.Prefix, "gateway", n.name(a.Gateway), "because", a.Why)
+}
+
+// carry gives an event to the core that knows the networks behind this device.
+func (n *networks) carry(e carry.Event) {
+	actions, next := n.carrier.Handle(n.now(), e)
+	n.due[1] = next
+	for _, a := range actions {
+		switch a := a.(type) {
+		case carry.Send:
+			n.say(a.To, a.Report)
+		case carry.Probe:
+			if err := n.engine.Probe(a.Target, probeID, a.Sequence); err != nil {
+				n.log.Debug("probe not sent", "host", a.Target, "err", err)
+			}
+		case carry.Health:
+			n.log.Info("network behind this device", "cidr", a.Prefix, "health", a.Health)
+		case carry.HandOver:
+			n.engine.Uses(n.keys[a.Device], a.Prefix, n.keys[a.To])
+		}
+	}
+	n.woken()
+}
+
+// say sends a word to another agent.
+func (n *networks) say(to deviceKey, w gateway.Word) {
+	b, err := gateway.Append(nil, w)
+	if err == nil {
+		err = n.engine.SendWord(n.keys[to], b)
+	}
+	if err != nil {
+		n.log.Debug("word not sent", "to", n.name(to), "err", err)
+	}
+}
+
+func (n *networks) woken() {
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// name is that of a device of the map, for the log.
+func (n *networks) name(id deviceKey) string {
+	if n.m != nil {
+		for _, p := range n.m.Peers {
+			if p.Key.Raw() == id {
+				return p.Name
+			}
+		}
+	}
+	return "none"
+}
+
+// noteTraffic tells the chooser of packets since the last time.
+func (n *networks) noteTraffic() {
+	if n.m == nil {
+		return
+	}
+	for id := range n.given {
+		before, after := n.traffic[id], n.engine.Traffic(n.keys[id])
+		n.traffic[id] = after
+		for _, t := range after {
+			var b tundev.Traffic
+			if i := slices.IndexFunc(before, func(o tundev.Traffic) bool { return o.Prefix == t.Prefix }); i >= 0 {
+				b = before[i]
+			}
+			if t.Sent.After(b.Sent) {
+				n.choose(choose.Sent{Prefix: t.Prefix})
+			}
+			if t.Received.After(b.Received) {
+				n.choose(choose.Received{Gateway: id})
+			}
+		}
+	}
+}
+
+// noteHosts tells the carrier of hosts that were seen since the last time.
+func (n *networks) noteHosts() {
+	since := n.now().Add(-lookAtHosts)
+	for _, r := range n.carried() {
+		if r.Prefix.Bits() == 0 {
+			continue
+		}
+		for _, h := range n.engine.Hosts(r.Prefix) {
+			if h.Seen.After(since) {
+				n.carry(carry.SeenHost{Host: h.Addr})
+			}
+		}
+	}
+}
+
+// presence tells whether the coordinator believes that a device is there.
+func (n *networks) presence(id deviceKey, present bool) {
+	n.locked(func() { n.choose(choose.Presence{Gateway: id, Present: present}) })
+}
+
+// networkChanged has everything looked at anew.
+func (n *networks) networkChanged() {
+	n.locked(func() {
+		if n.m == nil {
+			return
+		}
+		n.note(choose.NetworkChanged{})
+		n.carry(carry.NetworkChanged{})
+		n.applied.MTU = 0 // so that the host is looked at, too
+		n.update(nil, nil)
+	})
+}
+
+// leave tells those who use this device that it stops.
+func (n *networks) leave() {
+	n.locked(func() { n.carry(carry.Leave{}) })
+}
