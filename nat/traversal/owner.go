@@ -287,6 +287,9 @@ func (o *owner) success(m *stunmsg.Message, at path.Pair) {
 			if k.VerifySuccess(m) == nil {
 				o.t.counters.answers.Add(1)
 				o.handle(path.Answer{Peer: id, Pair: at, Tx: m.Tx})
+				if p := o.peers[id]; p != nil && o.t.cfg.OnSeen != nil && m.Mapped.IsValid() {
+					o.t.cfg.OnSeen(p.Node, at.Remote.Addr(), m.Mapped.Addr())
+				}
 				return
 			}
 		}

@@ -81,6 +81,8 @@ type Config struct {
 	Traffic func(peer key.NodePublic) path.Traffic
 	// OnPath publishes a path to the tunnel.
 	OnPath func(peer key.NodePublic, p Path)
+	// OnSeen, if set, is told where a peer, which answered a check from remote, saw that check come from.
+	OnSeen func(peer key.NodePublic, remote, seen netip.Addr)
 	// OnRelays, if set, is told at which relays a device says that it is reached, its home first.
 	OnRelays func(device [key.Size]byte, relays [][key.Size]byte)
 	// Wanted, if set, is told that a peer calls which is not active.

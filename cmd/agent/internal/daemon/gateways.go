@@ -11,6 +11,7 @@ import (
 	"warren/tunnel/gateway"
 	"warren/tunnel/gateway/carry"
 	"warren/tunnel/gateway/choose"
+	"warren/tunnel/routeplan"
 	"warren/tunnel/tundev"
 )
 
@@ -23,6 +24,50 @@ type heardWord struct {
 type echo struct {
 	target   netip.Addr
 	sequence uint16
+}
+
+// seenAt is that a peer, which answers authenticated checks at remote, sees them come from.
+type seenAt struct {
+	peer         key.NodePublic
+	remote, from netip.Addr
+}
+
+// onSeen takes evidence of where this host is.
+func (n *networks) onSeen(peer key.NodePublic, remote, from netip.Addr) {
+	if !remote.Unmap().IsPrivate() {
+		return // no network that many have
+	}
+	select {
+	case n.seen <- seenAt{peer, remote, from}:
+	default:
+	}
+}
+
+// evidence weighs it.
+func (n *networks) evidence(s seenAt) {
+	if n.m == nil {
+		return
+	}
+	news := false
+	for p, list := range n.offers() {
+		for _, r := range list {
+			if d := n.device(r.Gateway); d != nil && (d.NodeKey.Equal(s.peer) || d.NextNodeKey.Equal(s.peer)) {
+				news = n.sites.Saw(n.links, routeplan.Evidence{Route: p, Remote: s.remote, Seen: s.from}) || news
+			}
+		}
+	}
+	if news {
+		n.update(nil, nil)
+	}
+}
+
+// device is one of the map, or nil.
+func (n *networks) device(id deviceKey) *record.Device {
+	i := slices.IndexFunc(n.m.Peers, func(p *record.Device) bool { return p.Key.Raw() == id })
+	if i < 0 {
+		return nil
+	}
+	return n.m.Peers[i]
 }
 
 // probeID marks our echo requests. Only we send from the reserved address, so it need not be drawn.
@@ -72,6 +117,8 @@ func (n *networks) run(ctx context.Context) error {
 			n.locked(n.tick)
 		case w := <-n.heard:
 			n.locked(func() { n.hear(w) })
+		case s := <-n.seen:
+			n.locked(func() { n.evidence(s) })
 		case e := <-n.echoed:
 			n.locked(func() { n.carry(carry.Echoed{Target: e.target, Sequence: e.sequence}) })
 		case <-traffic.C:
@@ -274,10 +321,8 @@ func (n *networks) woken() {
 // name is that of a device of the map, for the log.
 func (n *networks) name(id deviceKey) string {
 	if n.m != nil {
-		for _, p := range n.m.Peers {
-			if p.Key.Raw() == id {
-				return p.Name
-			}
+		if p := n.device(id); p != nil {
+			return p.Name
 		}
 	}
 	return "none"
@@ -326,12 +371,16 @@ func (n *networks) presence(id deviceKey, present bool) {
 	n.locked(func() { n.choose(choose.Presence{Gateway: id, Present: present}) })
 }
 
-// networkChanged has everything looked at anew.
-func (n *networks) networkChanged() {
+// networkChanged has everything looked at anew. Woke says that the host slept, and may be elsewhere.
+func (n *networks) networkChanged(woke bool) {
 	n.locked(func() {
 		if n.m == nil {
 			return
 		}
+		if woke {
+			n.reader.Forget()
+		}
+		n.look()
 		n.note(choose.NetworkChanged{})
 		n.carry(carry.NetworkChanged{})
 		n.applied.MTU = 0 // so that the host is looked at, too

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -21,6 +22,8 @@ import (
 	"warren/tunnel/engine"
 	"warren/tunnel/gateway/carry"
 	"warren/tunnel/gateway/choose"
+	"warren/tunnel/hostlinks"
+	"warren/tunnel/routeplan"
 	"warren/tunnel/router"
 	"warren/tunnel/tundev"
 )
@@ -46,15 +49,23 @@ type networkEngine interface {
 // networkHost is what networks needs of the router.
 type networkHost interface{ Apply(router.State) error }
 
+// networkLinks gives the networks that the host is connected to.
+type networkLinks interface {
+	Read() ([]routeplan.Link, error)
+	Forget()
+}
+
 // networks joins what the map says of CIDRs, what this device was told to carry and to use, and which gateways work. It is the only one that
 // changes the engine's map and the host's routes. In gateways.go is what concerns the cores that choose gateways and know the networks behind us.
 type networks struct {
 	log    *slog.Logger
 	engine networkEngine
 	router networkHost
+	reader networkLinks
 	now    func() time.Time
 	heard  chan heardWord
 	echoed chan echo
+	seen   chan seenAt
 	wake   chan struct{} // due has changed
 
 	mu      sync.Mutex // guards what follows, and is held while engine and router are changed
@@ -69,14 +80,17 @@ type networks struct {
 	traffic map[deviceKey][]tundev.Traffic
 	chosen  map[netip.Prefix]deviceKey
 	given   map[deviceKey][]netip.Prefix // the CIDRs that each peer has in the engine
+	links   []routeplan.Link
+	sites   routeplan.Sites
+	plan    routeplan.Plan
 	applied router.State
 	err     error // of the last change of the host
 }
 
-func newNetworks(self *record.Device, routing state.Routing, e networkEngine, r networkHost, now func() time.Time, log *slog.Logger) *networks {
+func newNetworks(self *record.Device, routing state.Routing, e networkEngine, r networkHost, l networkLinks, now func() time.Time, log *slog.Logger) *networks {
 	return &networks{
-		log: log, engine: e, router: r, now: now, routing: routing, self: self, mtu: defaultMTU,
-		heard: make(chan heardWord, 256), echoed: make(chan echo, 256), wake: make(chan struct{}, 1),
+		log: log, engine: e, router: r, reader: l, now: now, routing: routing, self: self, mtu: defaultMTU,
+		heard: make(chan heardWord, 256), seen: make(chan seenAt, 64), echoed: make(chan echo, 256), wake: make(chan struct{}, 1),
 		chooser: choose.New(choose.Config{Self: self.Key.Raw(), Start: rand.Uint64() | 1}),
 		carrier: carry.New(carry.Config{Self: self.Key.Raw(), Start: rand.Uint64() | 1}),
 		keys:    map[deviceKey]key.DevicePublic{}, traffic: map[deviceKey][]tundev.Traffic{},
@@ -113,6 +127,9 @@ func (n *networks) setMap(m *client.Map, self *record.Device, mtu int, gone, put
 	}
 	for _, p := range put {
 		n.keys[p.Key.Raw()] = p.Key
+	}
+	if n.links == nil {
+		n.look()
 	}
 	n.offer()
 	n.update(gone, put)
@@ -223,25 +240,35 @@ func (n *networks) shares() map[deviceKey][]netip.Prefix {
 // apply brings the host into line.
 func (n *networks) apply() {
 	st := router.State{
-		Addresses: hostPrefixes(n.self.Addresses), MTU: n.mtu, Network: n.overlay(), Routes: slices.Clone(n.overlay()),
-		Probes: n.m.Statement.ProbeAddresses(),
+		Addresses: hostPrefixes(n.self.Addresses), MTU: n.mtu, Network: n.overlay(), Probes: n.m.Statement.ProbeAddresses(),
+		KillSwitch: n.routing.KillSwitch,
 	}
-	for p := range n.chosen {
-		st.Routes = append(st.Routes, p)
+	in := routeplan.Input{
+		Networks: n.overlay(), Chosen: sortedKeys(n.chosen), Links: n.links, Shown: n.sites.Shown(), PreferLAN: n.routing.PreferLAN,
+		Exit: n.routing.ExitNode != "", AllowLAN: n.routing.ExitAllowLAN,
 	}
-	slices.SortFunc(st.Routes, netip.Prefix.Compare)
 	for _, r := range n.carried() {
+		in.Carried = append(in.Carried, routeplan.Carried{Prefix: r.Prefix, LAN: r.LAN})
 		switch r.Kind {
 		case cidr.Exit:
 			st.Exit.IPv4 = st.Exit.IPv4 || r.Prefix.Addr().Is4()
 			st.Exit.IPv6 = st.Exit.IPv6 || r.Prefix.Addr().Is6()
 		case cidr.Site:
-			st.Carried = append(st.Carried, router.Carried{Prefix: r.Prefix, Kind: router.Site})
+			st.Carried = append(st.Carried, router.Carried{Prefix: r.Prefix, Kind: router.Site, LAN: r.LAN})
 		default:
 			st.Carried = append(st.Carried, router.Carried{Prefix: r.Prefix, Kind: router.Masquerade, LAN: r.LAN})
 		}
 	}
-	st.KillSwitch = n.routing.KillSwitch
+	n.plan = routeplan.Make(in)
+	st.Routes, st.Local = n.plan.Routes, n.plan.Local
+	for _, p := range n.plan.Refused {
+		st.Blocked.IPv4 = st.Blocked.IPv4 || p.Addr().Is4()
+		st.Blocked.IPv6 = st.Blocked.IPv6 || p.Addr().Is6()
+	}
+	if n.routing.ExitNode != "" {
+		st.DNS = n.exitResolvers()
+		st.KillSwitchLAN = n.killSwitchLAN()
+	}
 	if n.err == nil && reflect.DeepEqual(st, n.applied) {
 		return
 	}
@@ -249,6 +276,50 @@ func (n *networks) apply() {
 	if n.err != nil {
 		n.log.Error("addresses and routes not applied", "err", n.err)
 	}
+}
+
+// exitResolvers are the addresses of the exit node in use, where its DNS forwarder listens, one of each family.
+func (n *networks) exitResolvers() (out []netip.Addr) {
+	for _, r := range cidr.Exits() {
+		id, ok := n.chosen[r.Prefix]
+		if !ok {
+			continue
+		}
+		for _, p := range n.m.Peers {
+			if p.Key.Raw() != id {
+				continue
+			}
+			for _, a := range p.Addresses {
+				if !slices.ContainsFunc(out, func(o netip.Addr) bool { return o.Is4() == a.Is4() }) {
+					out = append(out, a)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// killSwitchLAN is what the user has asked to stay reachable beside the exit node.
+func (n *networks) killSwitchLAN() (out []netip.Prefix) {
+	if !n.routing.ExitAllowLAN {
+		return nil
+	}
+	for _, p := range n.plan.Local {
+		if p.Addr().IsPrivate() {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// look reads the networks that the host is connected to.
+func (n *networks) look() {
+	links, err := n.reader.Read()
+	if err != nil && !errors.Is(err, hostlinks.ErrUnsupported) {
+		n.log.Warn("routes are not weighed against this host's networks", "err", err)
+	}
+	n.links = links
+	n.sites.SetLinks(links)
 }
 
 // exitNode gives the exit node that a person names.

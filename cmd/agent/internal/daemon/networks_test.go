@@ -17,6 +17,7 @@ import (
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/engine"
+	"warren/tunnel/routeplan"
 	"warren/tunnel/router"
 	"warren/tunnel/tundev"
 )
@@ -26,6 +27,7 @@ type host struct {
 	peers   map[string][]netip.Prefix
 	carries []netip.Prefix
 	state   router.State
+	links   []routeplan.Link
 	names   map[deviceKey]string
 	puts    int
 }
@@ -49,6 +51,9 @@ func (h *host) Uses(key.DevicePublic, netip.Prefix, key.DevicePublic) bool { ret
 func (h *host) Traffic(key.DevicePublic) []tundev.Traffic                  { return nil }
 func (h *host) Hosts(netip.Prefix) []tundev.Host                           { return nil }
 
+func (h *host) Read() ([]routeplan.Link, error) { return h.links, nil }
+func (h *host) Forget()                         {}
+
 func prefixes(texts ...string) (out []netip.Prefix) {
 	for _, t := range texts {
 		out = append(out, netip.MustParsePrefix(t))
@@ -67,7 +72,7 @@ func newOffice(t *testing.T, routing state.Routing) *office {
 	t.Helper()
 	self := &record.Device{Key: key.NewDevice().Public(), Name: "self", Addresses: []netip.Addr{netip.MustParseAddr("100.64.0.1")}}
 	h := &host{peers: map[string][]netip.Prefix{}, names: map[deviceKey]string{}}
-	o := &office{host: h, networks: newNetworks(self, routing, h, h, time.Now, slog.New(slog.DiscardHandler))}
+	o := &office{host: h, networks: newNetworks(self, routing, h, h, h, time.Now, slog.New(slog.DiscardHandler))}
 	o.m = &client.Map{Self: self, Statement: &record.Statement{MapStatement: new(pb.MapStatement), Prefixes: prefixes("100.64.0.0/16")}}
 	o.peer("a", "100.64.0.2", 100, "10.1.0.0/16")
 	o.peer("b", "100.64.0.3", 200, "10.1.0.0/16")
@@ -153,7 +158,7 @@ func TestNetworksCarry(t *testing.T) {
 		t.Errorf("carried, of what is advertised and approved (-want +got):\n%s", diff)
 	}
 	want := []router.Carried{
-		{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Kind: router.Site},
+		{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Kind: router.Site, LAN: netip.MustParsePrefix("10.1.0.0/16")},
 		{Prefix: netip.MustParsePrefix("10.77.1.0/24"), Kind: router.Masquerade, LAN: netip.MustParsePrefix("192.168.1.0/24")},
 	}
 	if diff := cmp.Diff(want, o.host.state.Carried, equal); diff != "" {

@@ -12,6 +12,7 @@ import (
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/gateway/carry"
 	"warren/tunnel/gateway/choose"
+	"warren/tunnel/routeplan"
 )
 
 // What a CIDR is used for, as in pb.RouteStatus.
@@ -50,6 +51,12 @@ func (n *networks) fill(r *pb.StatusResponse) {
 			continue // in Exit
 		}
 		s := &pb.RouteStatus{Prefix: p.String(), Gateway: names[n.chosen[p]], Use: n.use(p)}
+		if i := slices.IndexFunc(n.plan.Conflicts, func(c routeplan.Conflict) bool { return c.Route == p }); i >= 0 {
+			s.Reason, s.Interface = n.plan.Conflicts[i].Why, n.plan.Conflicts[i].Interface
+			if n.plan.Conflicts[i].LAN && s.GetUse() == useTunnel {
+				s.Use = useLAN
+			}
+		}
 		for _, o := range offers[p] {
 			s.Gateways = append(s.Gateways, gatewayStatus(names[o.Gateway], o, gateways[p]))
 		}

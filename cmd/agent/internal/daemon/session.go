@@ -34,6 +34,7 @@ import (
 	"warren/tunnel/engine"
 	"warren/tunnel/filter"
 	"warren/tunnel/flowlog"
+	"warren/tunnel/hostlinks"
 	"warren/tunnel/router"
 )
 
@@ -100,7 +101,7 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 	if err := s.makeTunnel(); err != nil {
 		return nil, err
 	}
-	s.networks = newNetworks(self, cfg.state.Routing, s.engine, s.router, time.Now, s.log)
+	s.networks = newNetworks(self, cfg.state.Routing, s.engine, s.router, &hostlinks.Reader{Ignore: s.router.Name()}, time.Now, s.log)
 	if err := s.makeNAT(); err != nil {
 		return nil, err
 	}
@@ -160,6 +161,7 @@ func (s *session) makeNAT() error {
 		OnRelays:   s.relays.reachedAt,
 		Traffic:    s.traffic,
 		OnPath:     s.onPath,
+		OnSeen:     s.networks.onSeen,
 		Wanted:     func(peer key.NodePublic) { s.engine.Want(peer) },
 		Extra:      s.bind, BirthdayRate: s.cfg.HardNATRate,
 	})

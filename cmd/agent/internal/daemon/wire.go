@@ -242,7 +242,7 @@ func (s *session) onNetworkEvent(e netmon.Event) {
 		s.mapper.Trigger()
 	}
 	s.traversal.NetworkChanged()
-	s.networks.networkChanged()
+	s.networks.networkChanged(e.Woke)
 	s.relays.reset()
 	s.client.Reset()
 }
