@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,8 +97,9 @@ func (w *world) device(h *lab.Host, owner string, settings ...string) *warrennet
 		}
 	})
 	flag := "--user"
-	if len(owner) > 4 && owner[:4] == "tag:" {
-		flag = "--tag"
+	tag, tagged := strings.CutPrefix(owner, "tag:")
+	if tagged {
+		flag, owner = "--tags", tag
 	}
 	token, err := w.Token(w.ctx, flag, owner)
 	must(w.t, err)

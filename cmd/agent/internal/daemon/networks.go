@@ -240,7 +240,7 @@ func (n *networks) shares() map[deviceKey][]netip.Prefix {
 // apply brings the host into line.
 func (n *networks) apply() {
 	st := router.State{
-		Addresses: hostPrefixes(n.self.Addresses), MTU: n.mtu, Network: n.overlay(), Probes: n.m.Statement.ProbeAddresses(),
+		Addresses: hostPrefixes(n.self.Addresses), MTU: n.mtu, Network: n.overlay(),
 		KillSwitch: n.routing.KillSwitch,
 	}
 	in := routeplan.Input{
@@ -258,6 +258,9 @@ func (n *networks) apply() {
 		default:
 			st.Carried = append(st.Carried, router.Carried{Prefix: r.Prefix, Kind: router.Masquerade, LAN: r.LAN})
 		}
+	}
+	if len(in.Carried) > 0 {
+		st.Probes = n.m.Statement.ProbeAddresses()
 	}
 	n.plan = routeplan.Make(in)
 	st.Routes, st.Local = n.plan.Routes, n.plan.Local

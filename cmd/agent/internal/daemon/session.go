@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -117,7 +118,7 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 }
 
 func (s *session) makeTunnel() (err error) {
-	s.router, err = router.Open(router.Config{Name: s.cfg.Interface, MTU: defaultMTU, Log: s.log})
+	s.router, err = router.Open(router.Config{Name: s.cfg.Interface, MTU: defaultMTU, Log: s.log, Journal: filepath.Join(s.cfg.StateDir, "host")})
 	if err != nil {
 		return err
 	}
