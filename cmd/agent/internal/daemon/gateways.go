@@ -388,7 +388,11 @@ func (n *networks) networkChanged(woke bool) {
 	})
 }
 
-// leave tells those who use this device that it stops.
-func (n *networks) leave() {
-	n.locked(func() { n.carry(carry.Leave{}) })
+// leave tells those who use this device that it stops, and reports whether there is anything that they could use.
+func (n *networks) leave() (carries bool) {
+	n.locked(func() {
+		carries = n.m != nil && len(n.carried()) > 0
+		n.carry(carry.Leave{})
+	})
+	return carries
 }

@@ -280,8 +280,17 @@ func (s *session) askAgain() {
 	s.client.Reset()
 }
 
+// leaveGrace is how long the farewell of a gateway may take.
+const leaveGrace = 50 * time.Millisecond
+
 // stop ends the session and gives what had ended it before, if anything.
 func (s *session) stop() error {
+	if s.networks.leave() {
+		select { // the word goes through the tunnel's queues; what does not make it is found out by those who use us
+		case <-s.done:
+		case <-time.After(leaveGrace):
+		}
+	}
 	s.cancel()
 	<-s.done
 	return s.err
