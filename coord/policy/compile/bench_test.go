@@ -117,7 +117,7 @@ func BenchmarkViews(b *testing.B) {
 				c := New(p, dir, start)
 				grants = 0
 				for i := range dir.Devices {
-					grants += len(c.View(dir.Devices[i].ID).Grants)
+					grants += len(c.ViewByPeer(dir.Devices[i].ID).Grants)
 				}
 			}
 			b.ReportMetric(float64(grants)/float64(len(dir.Devices)), "grants/device")
@@ -125,7 +125,7 @@ func BenchmarkViews(b *testing.B) {
 				c := New(p, dir, start)
 				views := []View{}
 				for i := range dir.Devices {
-					views = append(views, c.View(dir.Devices[i].ID))
+					views = append(views, c.ViewByPeer(dir.Devices[i].ID))
 				}
 				return []any{c, views}
 			})

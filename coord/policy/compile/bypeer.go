@@ -25,7 +25,7 @@ func (c *Compiler) ViewByPeer(id ID) View {
 		return View{RuleSet: b.ruleSet(), Routes: b.routes()}
 	}
 	b.sortTold()
-	n.peers = b.peers(slot)
+	n.rankPeers()
 	set := new(RuleSet)
 	for _, t := range b.told {
 		set.Grants = append(set.Grants, t.grants(n.pieces(t.src), n.pieces(t.dst))...)
@@ -37,6 +37,8 @@ func (c *Compiler) ViewByPeer(id ID) View {
 type namer struct {
 	*builder
 	peers bits
+	rank  []int32 // of peers, by slot
+	count int32   // of peers
 	named map[*prefixList]pieces
 }
 
@@ -93,23 +95,28 @@ func (n *namer) pieces(l *prefixList) pieces {
 	return out
 }
 
+// rankPeers numbers the peers in order of their keys.
+func (n *namer) rankPeers() {
+	n.peers, n.rank = n.builder.peers(n.slot), make([]int32, len(n.entries))
+	for _, slot := range n.order {
+		if n.peers.has(slot) {
+			n.rank[slot] = n.count
+			n.count++
+		}
+	}
+}
+
 // bitsOf gives the bits of those peers that are in set, without zeros at the end.
 func (n *namer) bitsOf(set bits) []byte {
-	var out []byte
-	i := 0
-	for _, slot := range n.order {
-		if !n.peers.has(slot) {
-			continue
-		}
-		if set.has(slot) {
-			for len(out) <= i/8 {
-				out = append(out, 0)
-			}
+	out, end := make([]byte, (n.count+7)/8), int32(0)
+	for slot := range set.all() {
+		if n.peers.has(slot) {
+			i := n.rank[slot]
 			out[i/8] |= 1 << (i % 8)
+			end = max(end, i/8+1)
 		}
-		i++
 	}
-	return out
+	return slices.Clone(out[:end])
 }
 
 // find gives where a device is, or would be, in the order of keys.
