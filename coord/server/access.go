@@ -45,6 +45,9 @@ type told struct {
 	fit bool
 	// byPeer says that long lists of prefixes name peers by bits.
 	byPeer bool
+	// groups are those of the users that the device sees, unless they are too many to be told.
+	groups        *compile.GroupSet
+	groupsTooMany bool
 }
 
 // effect is what a change did to the views of devices.
@@ -220,6 +223,7 @@ func (a *access) tell(k rawKey, byPeer bool) *told {
 	}
 	m.told = toldBy(view(k), a.priority)
 	m.told.byPeer, m.told.waiting = byPeer, record.PrefixesToProto(m.device.WaitingRoutes())
+	m.told.setGroups(a.compiled.Groups(k))
 	return m.told
 }
 
@@ -249,9 +253,26 @@ func toldBy(v compile.View, priority func(rawKey, netip.Prefix) uint8) *told {
 	return t
 }
 
-// maxTold bounds what grants and routes take in a map statement, in bytes. The rest is for relays, endpoints and routes that wait.
+// setGroups adds the groups of users, all or none: nobody is to take a part of them for the whole.
+func (t *told) setGroups(set *compile.GroupSet) {
+	t.groups = set
+	many := func(u *pb.UserGroups) bool { return len(u.GetGroups()) > record.MaxUserGroups }
+	if len(set.Users) > record.MaxGroupUsers || slices.ContainsFunc(set.Users, many) || t.fit && t.size() > maxTold {
+		t.groups, t.groupsTooMany = new(compile.GroupSet), true
+	}
+}
+
+// maxTold bounds what grants, routes and groups take in a map statement, in bytes. The rest is for relays, endpoints and routes that wait.
 const maxTold = record.MaxPayload - 64<<10
 
+// users are those whose groups are told.
+func (t *told) users() []*pb.UserGroups {
+	if t.groups == nil {
+		return nil
+	}
+	return t.groups.Users
+}
+
 func (t *told) size() int {
-	return proto.Size(&pb.MapStatement{Grants: t.grants, Routes: t.routes, WaitingRoutes: t.waiting})
+	return proto.Size(&pb.MapStatement{Grants: t.grants, Routes: t.routes, WaitingRoutes: t.waiting, Groups: t.users()})
 }

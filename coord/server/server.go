@@ -255,12 +255,15 @@ func (s *Server) statement(d key.DevicePublic, v view) (*pb.Signed, error) {
 		s.log.Error("the grants that concern a device do not fit into its map, so nothing is allowed there; make the policy shorter", "device", d.Short(), "bytes", t.size())
 		t = &told{waiting: t.waiting}
 	}
+	if t.groupsTooMany {
+		s.log.Warn("the groups of users do not fit into a device's map, so it is told of none; make groups smaller", "device", d.Short())
+	}
 	prefixes := record.PrefixesToProto(s.network.Prefixes)
 	return record.SignStatement(s.id.signing, &pb.MapStatement{
 		NetworkId: id[:], DeviceKey: d.Bytes(), Epoch: s.network.Epoch, Revision: v.revision,
 		IssuedAt: timestamp(now), GoodUntil: timestamp(now.Add(s.cfg.MapMaxAge)),
 		NetworkPrefixes: prefixes, Grants: t.grants, Routes: t.routes, Relays: v.relays, Endpoints: s.cfg.Endpoints, Digest: raw[:],
-		WaitingRoutes: t.waiting,
+		WaitingRoutes: t.waiting, Groups: t.users(),
 	})
 }
 

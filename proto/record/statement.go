@@ -28,6 +28,9 @@ const (
 	MaxURLs     = 16
 	// MaxMapRoutes bounds the routes through all gateways together.
 	MaxMapRoutes = 16384
+	// MaxGroupUsers bounds the users whose groups are told, MaxUserGroups the groups of one.
+	MaxGroupUsers = 16384
+	MaxUserGroups = 4096
 
 	maxNetworkPrefixes = 16
 )
@@ -166,6 +169,14 @@ func checkStatement(m *pb.MapStatement) error {
 	}
 	if n := NamedPeers(m.GetGrants()); n > MaxNamedPeers {
 		return fmt.Errorf("grants name peers %d times, more than %d", n, MaxNamedPeers)
+	}
+	if len(m.GetGroups()) > MaxGroupUsers {
+		return errors.New("too many users in groups")
+	}
+	for _, u := range m.GetGroups() {
+		if u.GetUser() == "" || len(u.GetGroups()) > MaxUserGroups {
+			return fmt.Errorf("groups of user %.80q are malformed", u.GetUser())
+		}
 	}
 	for _, g := range m.GetGrants() {
 		if _, err := PrefixesFromProto(g.GetSources(), MaxPrefixes); err != nil {

@@ -90,6 +90,17 @@ func TestStatementBounds(t *testing.T) {
 		"bad destination": {func(m *pb.MapStatement) {
 			m.Grants[0].Destinations = []*pb.Prefix{{Address: []byte{1, 2, 3, 4}, Bits: 8}}
 		}, false},
+		"groups": {func(m *pb.MapStatement) {
+			m.Groups = slicesOf(MaxGroupUsers, &pb.UserGroups{User: "ann", Groups: []string{"group:a"}})
+		}, true},
+		"groups of too many": {func(m *pb.MapStatement) { m.Groups = slicesOf(MaxGroupUsers+1, &pb.UserGroups{User: "ann"}) }, false},
+		"many groups": {func(m *pb.MapStatement) {
+			m.Groups = []*pb.UserGroups{{User: "ann", Groups: slicesOf(MaxUserGroups, "g")}}
+		}, true},
+		"too many groups": {func(m *pb.MapStatement) {
+			m.Groups = []*pb.UserGroups{{User: "ann", Groups: slicesOf(MaxUserGroups+1, "g")}}
+		}, false},
+		"groups of nobody":  {func(m *pb.MapStatement) { m.Groups = []*pb.UserGroups{{Groups: []string{"g"}}} }, false},
 		"relay without key": {func(m *pb.MapStatement) { m.Relays[0].RelayKey = nil }, false},
 		"relay, 17 URLs":    {func(m *pb.MapStatement) { m.Relays[0].Urls = slicesOf(MaxURLs+1, "x") }, false},
 		"relay, 17 STUN":    {func(m *pb.MapStatement) { m.Relays[0].Stun = slicesOf(MaxURLs+1, "x") }, false},

@@ -133,6 +133,25 @@ func BenchmarkViews(b *testing.B) {
 	}
 }
 
+// BenchmarkGroups is what all devices are told of the groups of users.
+func BenchmarkGroups(b *testing.B) {
+	groups := string(companyPolicy(b, 5000, 0).Text())
+	everywhere := parse(b, strings.Replace(groups, "\"grants\": [", "\"grants\": [{\"src\": [\"*\"], \"dst\": [\"*\"], \"ip\": [\"*\"]}", 1))
+	for name, p := range map[string]*policy.Policy{"1000-grants": companyPolicy(b, 5000, 1000), "all-to-all": everywhere} {
+		dir := company(10_000)
+		b.Run("10000-devices-"+name, func(b *testing.B) {
+			c, users := New(p, dir, start), 0
+			for b.Loop() {
+				users = 0
+				for i := range dir.Devices {
+					users += len(c.Groups(dir.Devices[i].ID).Users)
+				}
+			}
+			b.ReportMetric(float64(users)/float64(len(dir.Devices)), "users/device")
+		})
+	}
+}
+
 // BenchmarkChange is one device that changes, and its new view.
 func BenchmarkChange(b *testing.B) {
 	for name, p := range map[string]*policy.Policy{"1000-grants": companyPolicy(b, 5000, 1000), "all-to-all": allToAll(b)} {

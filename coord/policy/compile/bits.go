@@ -1,6 +1,8 @@
 package compile
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"iter"
 	mathbits "math/bits"
 )
@@ -85,4 +87,16 @@ func (b bits) all() iter.Seq[int] {
 			}
 		}
 	}
+}
+
+// sum is equal for equal sets.
+func (b bits) sum() [32]byte {
+	for len(b) > 0 && b[len(b)-1] == 0 {
+		b = b[:len(b)-1]
+	}
+	buf := make([]byte, 0, 8*len(b))
+	for _, word := range b {
+		buf = binary.LittleEndian.AppendUint64(buf, word)
+	}
+	return sha256.Sum256(buf)
 }

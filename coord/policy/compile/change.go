@@ -62,7 +62,7 @@ func (c *Compiler) SetUser(name string, u User) Update {
 	if c.users[name] == u {
 		return Update{}
 	}
-	return c.reselect([]string{name}, []int{c.admins}, func() { c.users[name] = u })
+	return c.reselect([]string{name}, []int{c.admins}, func() { c.users[name] = u }).update(-1, nil)
 }
 
 // SetGroup says who is in a group of sign-in; nobody removes it.
@@ -75,7 +75,9 @@ func (c *Compiler) SetGroup(name string, users []string) Update {
 			selectors = append(selectors, i)
 		}
 	}
-	return c.reselect(slices.Concat(left, joined), selectors, func() {
+	moved := slices.Concat(left, joined)
+	c.inGroups = nil
+	concerned := c.reselect(moved, selectors, func() {
 		if c.groups[name] = members; len(members) == 0 {
 			delete(c.groups, name)
 		}
@@ -86,10 +88,12 @@ func (c *Compiler) SetGroup(name string, users []string) Update {
 			c.signIn[u] = append(c.signIn[u], name)
 		}
 	})
+	concerned.regrouped(moved)
+	return concerned.update(-1, nil)
 }
 
 // reselect makes a change to users after which selectors may select other devices of theirs.
-func (c *Compiler) reselect(users []string, selectors []int, change func()) Update {
+func (c *Compiler) reselect(users []string, selectors []int, change func()) *concern {
 	var slots, sides []int
 	for _, u := range users {
 		slots = append(slots, c.owned[u]...)
@@ -117,7 +121,7 @@ func (c *Compiler) reselect(users []string, selectors []int, change func()) Upda
 			before = before[1:]
 		}
 	}
-	return concerned.update(-1, nil)
+	return concerned
 }
 
 // holds gives the prefixes that a device now has in a side.
@@ -152,6 +156,7 @@ func (c *Compiler) SetPolicy(p *policy.Policy, now time.Time) Update {
 	c.load(newProgram(p, now))
 	concerned := &concern{Compiler: c}
 	concerned.compare(oldProgram, oldMembers)
+	concerned.regrouped(c.regroupedSince(oldProgram))
 	return concerned.update(-1, nil)
 }
 

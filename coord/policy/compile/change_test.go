@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ type snapshot struct {
 	Peers []ID
 	Hash  [32]byte
 	View  View
+	Users []string // with their groups
 }
 
 func snapshots(c *Compiler, devices map[ID]Device) map[ID]snapshot {
@@ -25,13 +27,17 @@ func snapshots(c *Compiler, devices map[ID]Device) map[ID]snapshot {
 		v := c.View(id)
 		peers := slices.Collect(c.Peers(id))
 		slices.SortFunc(peers, func(a, b ID) int { return slices.Compare(a[:], b[:]) })
-		out[id] = snapshot{peers, v.Hash, v}
+		var users []string
+		for _, u := range c.Groups(id).Users {
+			users = append(users, u.GetUser()+" "+strings.Join(u.GetGroups(), " "))
+		}
+		out[id] = snapshot{peers, v.Hash, v, users}
 	}
 	return out
 }
 
 func same(a, b snapshot) bool {
-	return slices.Equal(a.Peers, b.Peers) && a.Hash == b.Hash && slices.EqualFunc(a.View.Routes, b.View.Routes, func(x, y Route) bool {
+	return slices.Equal(a.Peers, b.Peers) && slices.Equal(a.Users, b.Users) && a.Hash == b.Hash && slices.EqualFunc(a.View.Routes, b.View.Routes, func(x, y Route) bool {
 		return x.Prefix == y.Prefix && x.Gateway == y.Gateway && x.Exit == y.Exit && slices.Equal(x.Allowed, y.Allowed)
 	})
 }

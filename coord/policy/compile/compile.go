@@ -2,7 +2,7 @@
 // and why. It is pure: it has no clock, locks nothing and talks to nobody.
 //
 // A Compiler lives as long as the coordinator and is told each change. SetDevice, RemoveDevice, SetUser, SetGroup, SetPolicy and Advance tell
-// whose view that changed; View gives a device's grants and routes, and Peers the devices that belong into its map. A Compiler is not safe
+// whose view that changed; View gives a device's grants and routes, Groups what it is told of users, and Peers the devices that belong into its map. A Compiler is not safe
 // for concurrent use; what View and Peers return stays valid and must not be changed.
 //
 //	c := compile.New(p, directory, now)
@@ -24,7 +24,7 @@
 //	program.go    a policy, made ready to be matched
 //	match.go      which devices, and which of their prefixes, a side of a grant has
 //	change.go     changes, and whom they concern
-//	view.go       what a device is told; bypeer.go: in fewer bytes; exit.go: what goes with exit nodes
+//	view.go       what a device is told; bypeer.go: in fewer bytes; exit.go: what goes with exit nodes; groups.go: of users' groups
 //	explain.go    why something is allowed or not
 package compile
 
@@ -44,14 +44,16 @@ type Compiler struct {
 	members []*memberSet
 	// ofUser are the selectors that select a user's devices as such, rising, for users that have devices.
 	ofUser map[string][]int
-	rules  interned
+	rules  interned[RuleSet]
+	// inGroups is nil after groups changed.
+	inGroups *grouped
 	// minNamed is how many devices are named by bits, for ViewByPeer.
 	minNamed int
 }
 
 // Update says what a change did.
 type Update struct {
-	// Changed are the devices whose View or Peers changed, in no particular order. Sometimes one is here that did not change after all.
+	// Changed are the devices whose View, Groups or Peers changed, in no particular order. Sometimes one is here that did not change after all.
 	Changed []ID
 	// Gained and Lost are filled for a change of one device: the devices that now see it and are seen by it, and those that no longer do.
 	Gained, Lost []ID
@@ -69,7 +71,7 @@ func New(p *policy.Policy, dir Directory, now time.Time) *Compiler {
 
 // load puts every device into the sides of a program.
 func (c *Compiler) load(p *program) {
-	c.program, c.ofUser = p, map[string][]int{}
+	c.program, c.ofUser, c.inGroups = p, map[string][]int{}, nil
 	c.members = make([]*memberSet, len(p.sides))
 	for i := range c.members {
 		c.members[i] = new(memberSet)

@@ -74,6 +74,7 @@ type directory struct {
 	carrying map[netip.Prefix][]int // slots by what they carry, rising; exit nodes aside
 	// irregular are the slots of entries that are not regular, carriers of those that have routes or are exit nodes.
 	irregular, carriers bits
+	passed              uint64 // counts devices that came, went or got another user
 }
 
 func newDirectory(dir Directory) *directory {
@@ -166,6 +167,9 @@ func (e *entry) setBehind(exits [2]bool) {
 // put adds or replaces a device and gives its slot.
 func (d *directory) put(e *entry) int {
 	slot, ok := d.slots[e.ID]
+	if !ok || d.entries[slot].user != e.user {
+		d.passed++
+	}
 	switch {
 	case ok:
 		d.disown(slot)
@@ -254,6 +258,7 @@ func (d *directory) remove(slot int) {
 	if i, ok := d.find(d.entries[slot].ID); ok {
 		d.order = slices.Delete(d.order, i, i+1)
 	}
+	d.passed++
 	delete(d.slots, d.entries[slot].ID)
 	d.entries[slot] = nil
 	d.free = append(d.free, slot)

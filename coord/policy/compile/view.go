@@ -159,7 +159,8 @@ func (b *builder) ruleSet() *RuleSet {
 		h.Write(t.sum) // each of one length
 		grants = append(grants, t.grants(chunks(t.src.prefixes), chunks(t.dst.prefixes))...)
 	}
-	return b.rules.share(&RuleSet{grants, [32]byte(h.Sum(nil))})
+	hash := [32]byte(h.Sum(nil))
+	return b.rules.share(hash, &RuleSet{grants, hash})
 }
 
 // compareIDs puts grants[9] before grants[10].
@@ -254,23 +255,26 @@ func prefixes(parts []part) (out []netip.Prefix) {
 	return out
 }
 
-// interned keeps one of each rule set that somebody still holds.
-type interned struct {
-	sets map[[32]byte]weak.Pointer[RuleSet]
+// interned keeps one of each set that somebody still holds.
+type interned[T any] struct {
+	sets map[[32]byte]weak.Pointer[T]
 	kept int // after the last look for those that nobody holds
 }
 
-func (n *interned) share(set *RuleSet) *RuleSet {
-	if old := n.sets[set.Hash].Value(); old != nil {
+// find gives the set with a hash, or nil.
+func (n *interned[T]) find(hash [32]byte) *T { return n.sets[hash].Value() }
+
+func (n *interned[T]) share(hash [32]byte, set *T) *T {
+	if old := n.find(hash); old != nil {
 		return old
 	}
 	if n.sets == nil {
-		n.sets = map[[32]byte]weak.Pointer[RuleSet]{}
+		n.sets = map[[32]byte]weak.Pointer[T]{}
 	}
 	if len(n.sets) > 2*n.kept+64 {
-		maps.DeleteFunc(n.sets, func(_ [32]byte, w weak.Pointer[RuleSet]) bool { return w.Value() == nil })
+		maps.DeleteFunc(n.sets, func(_ [32]byte, w weak.Pointer[T]) bool { return w.Value() == nil })
 		n.kept = len(n.sets)
 	}
-	n.sets[set.Hash] = weak.Make(set)
+	n.sets[hash] = weak.Make(set)
 	return set
 }

@@ -23,9 +23,12 @@ func main() {
 	listen := flag.String("listen", ":8080", "address to listen on")
 	socket := flag.String("socket", "/run/warren/whois.sock", "socket of the daemon")
 	users := flag.String("users", "", "users who may come in, joined by commas")
+	groups := flag.String("groups", "", "groups whose users may come in, such as group:eng, joined by commas")
 	tags := flag.String("tags", "", "tags of devices that may come in, joined by commas")
 	flag.Parse()
-	s := &server{users: strings.Split(*users, ","), tags: strings.Split(*tags, ","), client: dial(*socket)}
+	s := &server{
+		users: strings.Split(*users, ","), groups: strings.Split(*groups, ","), tags: strings.Split(*tags, ","), client: dial(*socket),
+	}
 	web := http.Server{Addr: *listen, Handler: s, ReadHeaderTimeout: 5 * time.Second}
 	log.Print(web.ListenAndServe())
 	os.Exit(1)
@@ -33,10 +36,11 @@ func main() {
 
 // identity is the part of the daemon's answer that matters here.
 type identity struct {
-	// Device, User and Tags are of the device whose own address the caller has. All are empty if it is a host behind a gateway: nobody
+	// Device, User, Groups and Tags are of the device whose own address the caller has. All are empty if it is a host behind a gateway: nobody
 	// knows who that is.
 	Device string
 	User   string
+	Groups []string
 	Tags   []string
 	// Flows are what the caller's address and port have with this machine through the tunnel.
 	Flows []struct{ Protocol, Grant string }
@@ -46,8 +50,8 @@ type identity struct {
 
 // server greets those whom it knows.
 type server struct {
-	users, tags []string
-	client      *http.Client
+	users, groups, tags []string
+	client              *http.Client
 }
 
 // ServeHTTP implements http.Handler.
@@ -59,7 +63,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !s.admits(who) {
-		log.Printf("%s: device %s of %q, tags %v, may not come in", r.RemoteAddr, who.Device, who.User, who.Tags)
+		log.Printf("%s: device %s of %q, groups %v, tags %v, may not come in", r.RemoteAddr, who.Device, who.User, who.Groups, who.Tags)
 		http.Error(w, fmt.Sprintf("I know you, %s, but you may not come in", name(who)), http.StatusForbidden)
 		return
 	}
@@ -77,7 +81,12 @@ func (s *server) admits(who *identity) bool {
 	if who.User != "" && slices.Contains(s.users, who.User) {
 		return true
 	}
-	return slices.ContainsFunc(who.Tags, func(tag string) bool { return tag != "" && slices.Contains(s.tags, tag) })
+	return haveOne(who.Groups, s.groups) || haveOne(who.Tags, s.tags)
+}
+
+// haveOne reports whether two lists have a name in common; the empty one is what an empty flag gives.
+func haveOne(a, b []string) bool {
+	return slices.ContainsFunc(a, func(name string) bool { return name != "" && slices.Contains(b, name) })
 }
 
 // dial gives a client whose every request goes to the socket.

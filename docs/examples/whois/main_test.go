@@ -59,16 +59,20 @@ func TestWhoComesIn(t *testing.T) {
 		"100.64.0.2:5000": {Device: "desk", User: "ann", Flows: flow},
 		"100.64.0.3:5000": {Device: "phone", User: "bob", Flows: flow},
 		"100.64.0.4:5000": {Device: "probe", Tags: []string{"web", "monitoring"}, Flows: flow},
+		"100.64.0.8:5000": {Device: "pad", User: "cat", Groups: []string{"group:all", "group:eng"}, Flows: flow},
+		"100.64.0.9:5000": {Device: "tv", User: "dan", Groups: []string{"group:all", ""}, Flows: flow},
 		"100.64.0.5:5000": {Device: "desk", User: "ann"},
 		"100.64.0.7:5000": {Device: "desk", User: "ann", Flows: []*pb.FlowRecord{{Protocol: "udp", Grant: "dns"}}},
 		"10.2.0.9:5000":   {Gateway: "gate", Route: "10.2.0.0/16", Flows: flow},
 		"100.64.0.6:5000": {Device: "printer", Flows: flow},
 	}})
-	s := &server{users: []string{"ann", ""}, tags: []string{"monitoring", ""}, client: dial(socket)}
+	s := &server{users: []string{"ann", ""}, groups: []string{"group:eng", ""}, tags: []string{"monitoring", ""}, client: dial(socket)}
 	for remote, want := range map[string]string{
 		"100.64.0.2:5000": "200 Hello ann at desk, let in by grant web",
 		"100.64.0.3:5000": "403 I know you, bob, but you may not come in",
 		"100.64.0.4:5000": "200 Hello probe at probe, let in by grant web",
+		"100.64.0.8:5000": "200 Hello cat at pad, let in by grant web",
+		"100.64.0.9:5000": "403 I know you, dan, but you may not come in",
 		"100.64.0.5:5000": "403 I do not know you", // spoofed: no flow through the tunnel
 		"100.64.0.7:5000": "403 I do not know you", // datagrams from there are no proof
 		"10.2.0.9:5000":   "403 I do not know you", // whoever that is

@@ -50,8 +50,8 @@ func TestPrintWhoIs(t *testing.T) {
 		withPort bool
 		want     string
 	}{
-		"a device": {&pb.WhoIsResponse{Device: "desk", User: "ann", Addresses: []string{"100.64.0.2", "fd00::2"}}, false,
-			"device     desk\nuser       ann\naddresses  100.64.0.2 fd00::2\n"},
+		"a device": {&pb.WhoIsResponse{Device: "desk", User: "ann", Groups: []string{"group:a", "group:b"}, Addresses: []string{"100.64.0.2", "fd00::2"}}, false,
+			"device     desk\nuser       ann\ngroups     group:a group:b\naddresses  100.64.0.2 fd00::2\n"},
 		"with a flow": {&pb.WhoIsResponse{Device: "desk", Tags: []string{"a", "b"}, Flows: []*pb.FlowRecord{flow}}, true,
 			"device  desk\ntags    a b\nflow    live tcp 100.64.0.2:5 to 100.64.0.1:80, in desk, grant web\n"},
 		"without":   {&pb.WhoIsResponse{Device: "me", Self: true}, true, "device  me (this device)\nflow    none through the tunnel\n"},

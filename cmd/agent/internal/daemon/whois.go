@@ -106,13 +106,13 @@ func (k *known) whoIs(a netip.Addr, self *record.Device) (m *pb.WhoIsResponse, d
 		self = k.m.Self
 	}
 	if slices.Contains(self.Addresses, a) {
-		m = identify(self)
+		m = k.identify(self)
 		m.Self = true
 		return m, device, nil
 	}
 	for _, p := range k.m.Peers {
 		if slices.Contains(p.Addresses, a) {
-			return identify(p), p.Key, nil
+			return k.identify(p), p.Key, nil
 		}
 	}
 	if p, route, ok := k.carrier(a); ok {
@@ -121,8 +121,17 @@ func (k *known) whoIs(a netip.Addr, self *record.Device) (m *pb.WhoIsResponse, d
 	return nil, device, fmt.Errorf("nobody in this device's map has the address %s; \"warren status\" lists the peers", a)
 }
 
-func identify(d *record.Device) *pb.WhoIsResponse {
-	return &pb.WhoIsResponse{Device: d.Name, User: d.Owner, Tags: d.Tags, Addresses: texts(d.Addresses)}
+func (k *known) identify(d *record.Device) *pb.WhoIsResponse {
+	m := &pb.WhoIsResponse{Device: d.Name, User: d.Owner, Tags: d.Tags, Addresses: texts(d.Addresses)}
+	if len(d.Tags) > 0 || d.Owner == "" || k.m.Statement == nil {
+		return m // a device with tags belongs to them: it is in no group by its owner
+	}
+	for _, u := range k.m.Statement.GetGroups() {
+		if u.GetUser() == d.Owner {
+			m.Groups = u.GetGroups()
+		}
+	}
+	return m
 }
 
 // flowsOf gives live flows that have an end, of one peer or, if that is zero, of all.

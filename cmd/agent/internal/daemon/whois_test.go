@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"warren/cmd/agent/internal/local"
+	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 )
 
@@ -36,6 +38,15 @@ func TestWhoIs(t *testing.T) {
 		}
 		if want.GetSelf() != device.IsZero() || strings.HasPrefix(in, "10.2.0") && !device.Equal(desk.Key) || strings.HasPrefix(in, "10.2.3") && !device.Equal(gate.Key) {
 			t.Errorf("%s: flows of %s", in, device.Short())
+		}
+	}
+	told := []*pb.UserGroups{{User: "ann", Groups: []string{"group:eng"}}, {User: "bob", Groups: []string{"group:all", "group:ops"}}}
+	k.m.Statement = &record.Statement{MapStatement: &pb.MapStatement{Groups: told}}
+	gate.Owner = "ann" // but it has tags
+	for in, want := range map[string][]string{"100.64.0.2": {"group:eng"}, "100.64.0.1": {"group:all", "group:ops"}, "100.64.0.4": nil, "10.2.0.9": nil} {
+		got, _, err := k.whoIs(netip.MustParseAddr(in), nil)
+		if err != nil || !slices.Equal(got.GetGroups(), want) {
+			t.Errorf("%s: groups %q, %v; want %q", in, got.GetGroups(), err, want)
 		}
 	}
 	if m, _, err := k.whoIs(netip.MustParseAddr("9.9.9.9"), nil); err == nil || m != nil || !strings.Contains(err.Error(), "9.9.9.9") {
