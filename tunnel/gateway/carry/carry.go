@@ -46,11 +46,13 @@ const (
 	// MaxTargets is how many hosts are asked at a time, configured or learnt; maxLearnt how many are remembered of a CIDR.
 	MaxTargets = 3
 	maxLearnt  = 8
-	// tryEvery is between probes of hosts that have not answered yet, each of which is tried triesEach times.
-	tryEvery  = 2 * time.Second
-	triesEach = 3
-	// probesPerSecond and probesAtOnce bound all probes.
+	// tryEvery is between probes of hosts that have not answered yet, tryFirst where none has; each is tried triesEach times.
+	tryEvery  = time.Second
+	tryFirst  = 250 * time.Millisecond
+	triesEach = 2
+	// probesPerSecond and probesAtOnce bound all probes. What is due within probePace is done together.
 	probesPerSecond, probesAtOnce = 1000, 200
+	probePace                     = 10 * time.Millisecond
 
 	// MaxDevices and maxUses bound what is kept of devices, together.
 	MaxDevices = 16384

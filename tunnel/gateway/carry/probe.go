@@ -88,6 +88,7 @@ func (c *Core) seen(a netip.Addr) {
 		t.seen = c.now
 		if !t.counts() && t.unanswered >= triesEach && c.now.Sub(t.silent) > time.Minute {
 			t.unanswered, t.silent = 0, time.Time{} // it gets another chance
+			c.probeNext = c.now
 		}
 		return
 	}
@@ -128,7 +129,6 @@ func (c *Core) echoed(a netip.Addr, sequence uint16) {
 		}
 		t.answered, t.silent, t.unanswered = c.now, time.Time{}, 0
 		c.become(x, gateway.Working)
-		c.probeNext = c.now // to ask again when that is due
 	}
 }
 
@@ -154,24 +154,31 @@ func (c *Core) probe() {
 		c.try(x)
 		c.round(x)
 	}
+	if soonest := c.now.Add(probePace); !c.probeNext.IsZero() && c.probeNext.Before(soonest) {
+		c.probeNext = soonest
+	}
 }
 
-// try asks a host that has not answered yet.
+// try asks a host that has not answered yet: the one that was asked least, and of those the one that was seen last.
 func (c *Core) try(x *cidr) {
-	i := -1
-	for j, t := range x.targets {
-		if !t.counts() && t.unanswered < triesEach && (i < 0 || t.seen.After(x.targets[i].seen)) {
-			i = j
+	var next *target
+	every := tryFirst
+	for _, t := range x.targets {
+		switch {
+		case t.counts():
+			every = tryEvery
+		case t.unanswered < triesEach && (next == nil || t.unanswered < next.unanswered || t.unanswered == next.unanswered && t.seen.After(next.seen)):
+			next = t
 		}
 	}
-	if i < 0 {
+	if next == nil {
 		return
 	}
-	if at := x.tried.Add(tryEvery); !x.tried.IsZero() && c.now.Before(at) {
+	if at := x.tried.Add(every); !x.tried.IsZero() && c.now.Before(at) {
 		c.probeNext = earliest(c.probeNext, at)
-	} else if c.send(x.targets[i]) {
+	} else if c.send(next) {
 		x.tried = c.now
-		c.probeNext = earliest(c.probeNext, c.now.Add(tryEvery))
+		c.probeNext = earliest(c.probeNext, c.now.Add(every))
 	}
 }
 
@@ -260,7 +267,7 @@ func (x *cidr) lone() bool {
 // send probes one host, if there is a token left.
 func (c *Core) send(t *target) bool {
 	if c.tokens < 1 {
-		c.probeNext = earliest(c.probeNext, c.now.Add(time.Second/probesPerSecond*8))
+		c.probeNext = earliest(c.probeNext, c.now.Add(probePace))
 		return false
 	}
 	c.tokens--
