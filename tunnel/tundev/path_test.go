@@ -25,8 +25,9 @@ func (r *direct) read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return len(r.packets), r.err
 }
 
-func (r *direct) interrupt() {}
-func (r *direct) close()     {}
+func (r *direct) ready() bool { return true }
+func (r *direct) interrupt()  {}
+func (r *direct) close()      {}
 
 // TestReadCompacts: packets move up in a batch, and buffers stay where they are.
 func TestReadCompacts(t *testing.T) {

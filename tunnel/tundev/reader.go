@@ -12,6 +12,8 @@ import (
 // reader reads from the inner device in a way that can be interrupted.
 type reader interface {
 	read(bufs [][]byte, sizes []int, offset int) (int, error)
+	// ready reports whether a read would end at once. Nobody may be reading meanwhile.
+	ready() bool
 	// interrupt makes a read in progress, or else the next one, return early with os.ErrDeadlineExceeded.
 	interrupt()
 	// close ends what the reader keeps running, once the inner device is closed.
@@ -41,6 +43,8 @@ func (r *fileReader) read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return n, err
 }
 
+func (r *fileReader) ready() bool { return readable(r.file) }
+
 func (r *fileReader) interrupt() {
 	// Fails only on a closed file, and then the read has ended anyway.
 	_ = r.file.SetReadDeadline(time.Unix(1, 0))
@@ -51,6 +55,7 @@ func (r *fileReader) close() {}
 // pumpReader reads in a goroutine of its own and copies: for devices without a file, which are those of tests and of systems to come.
 type pumpReader struct {
 	packets chan []byte
+	peeked  []byte // by ready
 	wake    chan struct{}
 	done    chan struct{} // closed by close
 	once    sync.Once
@@ -88,7 +93,22 @@ func (r *pumpReader) pump(inner tun.Device) {
 	}
 }
 
+func (r *pumpReader) ready() bool {
+	if r.peeked == nil {
+		select {
+		case r.peeked = <-r.packets:
+		default:
+		}
+	}
+	return r.peeked != nil
+}
+
 func (r *pumpReader) read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	if r.peeked != nil {
+		sizes[0] = copy(bufs[0][offset:], r.peeked)
+		r.peeked = nil
+		return 1, nil
+	}
 	select {
 	case b := <-r.packets:
 		sizes[0] = copy(bufs[0][offset:], b)

@@ -84,3 +84,33 @@ func TestFileReader(t *testing.T) {
 	}
 	d.inner.interrupt()
 }
+
+// TestReadable: a file is ready when there is something to read, or when a read would end for another reason.
+func TestReadable(t *testing.T) {
+	inner, host := newFileTUN(t)
+	r := newReader(inner)
+	bufs, sizes := buffers(1)
+	check := func(what string, want bool) {
+		t.Helper()
+		if got := r.ready(); got != want {
+			t.Errorf("%s: ready %v", what, got)
+		}
+	}
+	check("at first", false)
+	if _, err := host.Write(to("10.0.0.1", 1)); err != nil {
+		t.Fatal(err)
+	}
+	check("with a packet", true)
+	if n, err := r.read(bufs, sizes, room); n != 1 || err != nil {
+		t.Errorf("read %d, %v", n, err)
+	}
+	check("after it", false)
+	r.interrupt()
+	check("interrupted", true)
+	if _, err := r.read(bufs, sizes, room); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read: %v", err)
+	}
+	check("after that", false)
+	inner.Close()
+	check("closed", true)
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -323,5 +324,46 @@ func TestInjectedWakes(t *testing.T) {
 		}
 		a.dev.Close()
 		<-r.err
+	})
+}
+
+// TestHostsTurn: the host's packets come out while there is always something else to be sent.
+func TestHostsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		a, b := m.add("a", "100.64.0.1"), m.add("b", "100.64.0.2")
+		a.knows(plan{peers: map[string][]string{"b": nil}, grants: []string{"0.0.0.0/0 0.0.0.0/0 17 53"}})
+		fill := func() {
+			for a.dev.SendWord(b.id, []byte("x")) == nil {
+			}
+		}
+		fill()
+		var feeding sync.WaitGroup
+		feeding.Go(func() {
+			for i := range 5 {
+				a.inner.feed(datagram("100.64.0.1", 1, "100.64.0.2", 53, i, 100))
+			}
+		})
+		bufs, sizes := buffers(4)
+		hosts, words := 0, 0
+		for range 10 {
+			synctest.Wait()
+			n, err := a.dev.Read(bufs, sizes, room)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range n {
+				if protocol(bufs[i][room:]) == protoWord {
+					words++
+				} else {
+					hosts++
+				}
+			}
+			fill()
+		}
+		if hosts != 5 || words != 5*4 {
+			t.Errorf("of ten rounds the host had %d, and others %d packets", hosts, words)
+		}
+		feeding.Wait()
 	})
 }

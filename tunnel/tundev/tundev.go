@@ -89,11 +89,12 @@ type Device struct {
 	bytes    int
 	pending  atomic.Bool // there is something in released
 
-	injected queue
-	learnt   learnt
-	inner    reader
-	tooBig   limiter
-	counters counters
+	injected  queue
+	hostsTurn bool // belongs to Read
+	learnt    learnt
+	inner     reader
+	tooBig    limiter
+	counters  counters
 }
 
 type counters struct {
@@ -169,7 +170,8 @@ func (d *Device) Configured(k key.NodePublic, configured bool) {
 // now is the filter's clock.
 func (d *Device) now() time.Duration { return time.Since(d.began) }
 
-// Read implements tun.Device: it gives packets whose peer is configured.
+// Read implements tun.Device: it gives packets whose peer is configured. Where much is to be sent that did not come from the host, the host has every
+// second turn. Only one Read may go on at a time.
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	for {
 		if d.pending.Load() {
@@ -177,11 +179,13 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 				return n, nil
 			}
 		}
-		if d.injected.pending.Load() {
+		if d.injected.pending.Load() && !(d.hostsTurn && d.inner.ready()) {
+			d.hostsTurn = true
 			if n := d.takeInjected(bufs, sizes, offset); n > 0 {
 				return n, nil
 			}
 		}
+		d.hostsTurn = false
 		n, err := d.inner.read(bufs, sizes, offset)
 		n = d.outgoing(bufs[:n], sizes, offset)
 		if errors.Is(err, os.ErrDeadlineExceeded) || (n == 0 && err == nil) {
