@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -130,6 +131,20 @@ func (w *wire) mark(from *station) int {
 	}
 	w.at.t.Fatalf("nothing marked arrives at %s", w.at.name)
 	return 0
+}
+
+// await returns the frames that fit, once there are n of them: what was received is not yet read.
+func (w *wire) await(n int, fits func(frame) bool) (out []frame) {
+	w.at.t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		out = slices.DeleteFunc(w.since(0), func(f frame) bool { return !fits(f) })
+		if len(out) >= n {
+			return out
+		}
+		runtime.Gosched()
+	}
+	w.at.t.Errorf("%s has %d of %d frames: %v", w.at.name, len(out), n, w.since(0))
+	return out
 }
 
 // address is the station's IPv4 address on the link.

@@ -2,10 +2,13 @@ package router
 
 import (
 	"errors"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // abroad is a laptop that uses an exit node, while its own way to the internet stays there for the tunnel itself:
@@ -114,6 +117,44 @@ func TestExit(t *testing.T) {
 			a.laptop.sysctlIs(validMark, "0")
 		})
 	}
+}
+
+// TestExitSocketsThatStay: a resolver that keeps its socket is answered by the exit node as soon as there is one, by the next when that changes,
+// and by its own server when there is none.
+func TestExitSocketsThatStay(t *testing.T) {
+	a := newAbroad(t)
+	a.exit.run("ip", "address", "add", "100.64.0.2/32", "dev", "lo")
+	a.exit.echo("100.64.0.2:53")
+	var resolver net.Conn
+	a.laptop.do(func() (err error) {
+		resolver, err = net.Dial("udp", "192.168.1.1:53")
+		return err
+	})
+	defer resolver.Close()
+	want := func(when, want string) {
+		t.Helper()
+		// Not the first answer: that may be one to the question before, which took the other way.
+		var got string
+		var err error
+		for end := time.Now().Add(patience); time.Now().Before(end); {
+			if got, err = askOver(resolver); got == want && err == nil {
+				return
+			}
+		}
+		t.Errorf("%s: %q, %v; want %q", when, got, err, want)
+	}
+	want("before", "internet saw 192.168.1.5")
+	s := using("0.0.0.0/0")
+	s.DNS = addrs("100.64.0.1")
+	a.laptop.apply(a.onLaptop, s)
+	want("with an exit node", "exit saw 100.64.0.9")
+	s.DNS = addrs("100.64.0.2")
+	from := a.exit.capture(name)
+	a.laptop.apply(a.onLaptop, s)
+	want("with another", "exit saw 100.64.0.9")
+	from.await(1, func(f frame) bool { return f.to == netip.MustParseAddr("100.64.0.2") })
+	a.laptop.apply(a.onLaptop, using())
+	want("afterwards", "internet saw 192.168.1.5")
 }
 
 // TestExitLocal: what stays out of the tunnel does so, under an exit node and under a route that covers it.

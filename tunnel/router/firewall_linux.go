@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -218,6 +219,10 @@ func (f *firewall) refuse() {
 // applyFirewall loads the table where it differs from what was loaded, or where somebody has removed that.
 func (r *Router) applyFirewall(s State) error {
 	want := firewallFor(r.name, s, !r.noSocketMatch)
+	if !slices.Equal(r.forwarders, s.DNS) {
+		defer forgetQuestions()
+		r.forwarders = slices.Clone(s.DNS)
+	}
 	if want.empty() {
 		r.firewall = ""
 		return removeTable(want.name)
@@ -237,4 +242,16 @@ func (r *Router) applyFirewall(s State) error {
 	}
 	r.firewall = want.String()
 	return nil
+}
+
+// forgetQuestions has the kernel forget where questions for names went: a socket that asks again would be answered from there for as long as it
+// asks. What is lost is asked again. A kernel that cannot be told to forgets them by itself, 30 s after the last.
+func forgetQuestions() {
+	for _, family := range families {
+		filter := new(netlink.ConntrackFilter)
+		err := errors.Join(filter.AddProtocol(unix.IPPROTO_UDP), filter.AddPort(netlink.ConntrackOrigDstPort, 53))
+		if err == nil {
+			_, _ = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.InetFamily(family), filter)
+		}
+	}
 }

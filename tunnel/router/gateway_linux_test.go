@@ -97,3 +97,59 @@ func TestGateway(t *testing.T) {
 		})
 	}
 }
+
+// TestGatewayClamps: connections through a gateway whose tunnel is narrower than both ends know are opened with segments that fit, either way.
+func TestGatewayClamps(t *testing.T) {
+	o := newOffice(t, true)
+	s := gatewayState(carry("192.168.10.0/24", Site), carry("fd10::/64", Site))
+	s.MTU = 1280
+	o.gateway.apply(o.onGateway, s)
+	o.laptop.echo("100.64.0.9:80")
+	o.laptop.echo("[fd00::9]:80")
+	atPrinter, atLaptop := o.printer.capture("gateway"), o.laptop.capture(name)
+	o.laptop.wantAnswer("tcp", "192.168.10.7:631", "printer saw 100.64.0.9")
+	o.laptop.wantAnswer("tcp", "[fd10::7]:631", "printer saw fd00::9")
+	o.printer.wantAnswer("tcp", "100.64.0.9:80", "laptop saw 192.168.10.7")
+	o.printer.wantAnswer("tcp", "[fd00::9]:80", "laptop saw fd10::7")
+	for what, w := range map[string]*wire{"printer": atPrinter, "laptop": atLaptop} {
+		for family, want := range map[bool]uint16{true: 1280 - 20 - 20, false: 1280 - 40 - 20} {
+			for _, f := range w.await(2, func(f frame) bool { return f.segment != 0 && f.to.Is4() == family }) {
+				if f.segment != want {
+					t.Errorf("the %s is told segments of %d, want %d: %s", what, f.segment, want, f)
+				}
+			}
+		}
+	}
+}
+
+// TestGatewayProbes: a probe address is masqueraded also towards a site, where addresses stay as they are otherwise.
+func TestGatewayProbes(t *testing.T) {
+	o := newOffice(t, false)
+	s := gatewayState(carry("192.168.10.0/24", Site), carry("fd10::/64", Site))
+	s.Probes = addrs("100.64.255.254", "fd00::ffff")
+	o.gateway.apply(o.onGateway, s)
+	// The probe comes out of the gateway's own interface: here it is the laptop that has the address.
+	probing := laptopState("192.168.10.0/24", "fd10::/64")
+	probing.Addresses = list("100.64.255.254/32", "fd00::ffff/128")
+	o.laptop.apply(o.onLaptop, probing)
+	o.laptop.wantAnswer("udp", "192.168.10.7:631", "printer saw 192.168.10.1")
+	o.laptop.wantAnswer("udp", "[fd10::7]:631", "printer saw fd10::1")
+}
+
+// TestExitNodeThatCarries: an exit node masquerades towards everywhere but the network's own prefixes and what it carries as a site.
+func TestExitNodeThatCarries(t *testing.T) {
+	o := newOffice(t, true)
+	s := gatewayState(carry("192.168.10.0/24", Site))
+	s.Exit = Families{IPv4: true, IPv6: true}
+	o.gateway.apply(o.onGateway, s)
+	o.laptop.apply(o.onLaptop, laptopState("0.0.0.0/0", "::/0"))
+	o.laptop.wantAnswer("tcp", "192.168.10.7:631", "printer saw 100.64.0.9")
+	o.laptop.wantAnswer("tcp", "[fd10::7]:631", "printer saw fd10::1")
+	// A part of the network behind the gateway, as another of its devices would be.
+	o.printer.run("ip", "address", "add", "100.64.7.7/32", "dev", "lo")
+	o.printer.echo("100.64.7.7:631")
+	o.gateway.route("100.64.7.7/32", "192.168.10.7")
+	s.Local = list("100.64.7.7/32")
+	o.gateway.apply(o.onGateway, s)
+	o.laptop.wantAnswer("udp", "100.64.7.7:631", "printer saw 100.64.0.9")
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"warren/internal/atomicfile"
 )
@@ -15,6 +16,9 @@ import (
 type journal struct {
 	path string
 
+	// Boot and Namespace say where it holds: after a restart of the host, or in another container, nothing of it does.
+	Boot      string `json:"boot"`
+	Namespace string `json:"namespace"`
 	// Interface has the firewall table named after it.
 	Interface string `json:"interface"`
 	// Sysctls were set, the oldest first.
@@ -25,7 +29,20 @@ type journal struct {
 	onDisk string
 }
 
-// readJournal returns nil if there is none.
+func newJournal(path, name string) *journal {
+	j := &journal{path: path, Interface: name}
+	j.Boot, j.Namespace = here()
+	return j
+}
+
+// here tells this start of the host, and the network namespace, from all others; what cannot be read is empty.
+func here() (boot, namespace string) {
+	b, _ := os.ReadFile(sysctlRoot + "kernel/random/boot_id")
+	namespace, _ = os.Readlink("/proc/thread-self/ns/net")
+	return strings.TrimSpace(string(b)), namespace
+}
+
+// readJournal returns nil if there is none that holds.
 func readJournal(path string) (*journal, error) {
 	if path == "" {
 		return nil, nil
@@ -40,6 +57,9 @@ func readJournal(path string) (*journal, error) {
 	j := &journal{path: path, onDisk: string(b)}
 	if err := json.Unmarshal(b, j); err != nil {
 		return nil, fmt.Errorf("journal of changes to this host %s: %w", path, err)
+	}
+	if boot, namespace := here(); j.Boot != boot || j.Namespace != namespace {
+		return nil, j.remove()
 	}
 	if err := CheckName(j.Interface); err != nil {
 		return nil, fmt.Errorf("journal of changes to this host %s: %w", path, err)

@@ -34,6 +34,8 @@ type platform struct {
 	noSocketMatch bool
 	// canMark tries whether sockets may be marked.
 	canMark func() error
+	// forwarders are where questions for names go.
+	forwarders []netip.Addr
 	// firewall and killSwitch are the tables as they were loaded last.
 	firewall, killSwitch string
 	journal              *journal
@@ -73,7 +75,7 @@ func Open(cfg Config) (*Router, error) {
 		t.Close()
 		return nil, explain(cfg.Name, err)
 	}
-	r.journal = &journal{path: cfg.Journal, Interface: r.name}
+	r.journal = newJournal(cfg.Journal, r.name)
 	return r, nil
 }
 
@@ -274,6 +276,9 @@ func (r *Router) Close() error {
 		err = fmt.Errorf("interface %s: %w", r.name, err)
 	}
 	notes, undone := r.journal.takeBack()
+	if len(r.forwarders) > 0 {
+		forgetQuestions()
+	}
 	for _, n := range notes {
 		r.note("%s", n)
 	}

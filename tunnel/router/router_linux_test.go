@@ -158,6 +158,29 @@ func TestApplyRefused(t *testing.T) {
 	}
 }
 
+// TestApplyNonsense: a State that makes no sense changes nothing, whatever else is in it.
+func TestApplyNonsense(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	r := open(t, io.Discard)
+	good := State{Addresses: list("100.64.0.1/32"), Routes: list("100.64.0.0/16")}
+	if err := r.Apply(good); err != nil {
+		t.Fatal(err)
+	}
+	before := look(t)
+	bad := State{Addresses: list("100.64.0.2/32"), Routes: list("10.0.0.0/8"), Local: list("10.0.0.1/24"), KillSwitch: true}
+	if err := r.Apply(bad); err == nil || !strings.Contains(err.Error(), "local 10.0.0.1/24 has host bits") {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(before, look(t)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if on, err := KillSwitchOn(); on || err != nil {
+		t.Errorf("kill switch: %v, %v", on, err)
+	}
+}
+
 // TestWithoutIPv6: a host that has IPv6 switched off gets IPv4 only, is told once, and gets the rest when it is switched on.
 func TestWithoutIPv6(t *testing.T) {
 	if !inside(t) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,6 +38,8 @@ type setting struct {
 	Now  string `json:"now"`
 	// With are others that the kernel changes along, and what they were.
 	With map[string]string `json:"with,omitempty"`
+	// Bridges were there when forwarding was turned on. Who makes one afterwards, as Docker does, finds it on and may rely on it.
+	Bridges []string `json:"bridges,omitempty"`
 }
 
 // A sysctl's path has an interface's name in it, which is nearly arbitrary but no way out of the directory.
@@ -163,6 +166,9 @@ func (r *Router) setSysctl(s setting) error {
 		return nil
 	}
 	s.Was, s.With = was, along(s.Path)
+	if s.Path == forwarding4 || s.Path == forwarding6 {
+		s.Bridges = bridges()
+	}
 	r.journal.Sysctls = append(r.journal.Sysctls, s)
 	if err := r.journal.save(); err != nil {
 		r.journal.Sysctls = r.journal.Sysctls[:len(r.journal.Sysctls)-1]
@@ -202,6 +208,18 @@ func along(path string) map[string]string {
 	return with
 }
 
+// bridges are the names of this host's bridges: networks of containers and virtual machines.
+func bridges() (names []string) {
+	links, _ := dump(netlink.LinkList)
+	for _, l := range links {
+		if l.Type() == "bridge" {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // takeBack restores one and strikes it from the journal.
 func (r *Router) takeBack(s setting) error {
 	note, err := s.restore()
@@ -229,6 +247,13 @@ func (s setting) restore() (note string, err error) {
 		return "", nil
 	case now != s.Now:
 		return fmt.Sprintf("%s is %s by somebody else and stays so; it was %s", dotted(s.Path), now, s.Was), nil
+	}
+	if s.Path == forwarding4 || s.Path == forwarding6 {
+		for _, b := range bridges() {
+			if !slices.Contains(s.Bridges, b) {
+				return fmt.Sprintf("%s stays %s, because %s, which was made since, may need it; it was %s", dotted(s.Path), now, b, s.Was), nil
+			}
+		}
 	}
 	if err := writeSysctl(s.Path, s.Was); err != nil {
 		return "", err

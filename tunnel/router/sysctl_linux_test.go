@@ -1,6 +1,7 @@
 package router
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,6 +113,28 @@ func TestSysctlsOfOthers(t *testing.T) {
 	s.sysctlIs(validMark, "1")
 }
 
+// TestForwardingNeeded: forwarding stays on for a bridge that was made after it was turned on, and only then.
+func TestForwardingNeeded(t *testing.T) {
+	for _, c := range []struct{ before, after, want string }{{"br0", "", "0"}, {"", "", "0"}, {"br0", "docker0", "1"}, {"", "docker0", "1"}} {
+		s := newGateway(t)
+		bridge := func(name string) {
+			if name != "" {
+				s.run("ip", "link", "add", name, "type", "bridge")
+			}
+		}
+		bridge(c.before)
+		r := s.open(Config{Journal: filepath.Join(t.TempDir(), "journal")})
+		s.apply(r, gatewayState(carry("192.168.10.0/24", Masquerade), carry("fd10::/64", Site)))
+		bridge(c.after)
+		s.do(r.Close)
+		s.sysctlIs(forwarding4, c.want)
+		s.sysctlIs(forwarding6, c.want)
+		if told := strings.Count(strings.Join(r.Notes(), "\n"), "stays 1, because docker0"); told != map[string]int{"0": 0, "1": 2}[c.want] {
+			t.Errorf("%+v: told %d times", c, told)
+		}
+	}
+}
+
 // TestReversePath: marks count in the reverse-path filter only where one is strict and a route leads beyond the network; without socket matching
 // it is made loose. Both are taken back.
 func TestReversePath(t *testing.T) {
@@ -213,7 +236,7 @@ func TestJournalHostile(t *testing.T) {
 	s := newGateway(t)
 	s.sysctl(forwarding4, "1")
 	for _, text := range []string{
-		"", "{", "[]", `{"interface": "a b"}`,
+		"", "{", "[]", `{"interface": "a b"}`, `{"interface": 7}`,
 		`{"interface": "w", "sysctls": [{"path": "../../tmp/x", "was": "0", "now": "1"}]}`,
 		`{"interface": "w", "sysctls": [{"path": "net/ipv4/../../kernel/sysrq", "was": "0", "now": "1"}]}`,
 		`{"interface": "w", "sysctls": [{"path": "kernel/sysrq", "was": "0", "now": "1"}]}`,
@@ -222,10 +245,12 @@ func TestJournalHostile(t *testing.T) {
 		`{"interface": "w", "sysctls": [{"path": "net/ipv4/ip_forward", "was": "0", "now": "1", "with": {"kernel/sysrq": "1"}}]}`,
 	} {
 		journal := filepath.Join(t.TempDir(), "journal")
-		if err := os.WriteFile(journal, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
 		s.do(func() error {
+			boot, namespace := here()
+			text = strings.Replace(text, "{", fmt.Sprintf(`{"boot": %q, "namespace": %q, `, boot, namespace), 1)
+			if err := os.WriteFile(journal, []byte(text), 0o600); err != nil {
+				return err
+			}
 			if _, err := CleanUp(journal); err == nil || !strings.Contains(err.Error(), journal) {
 				t.Errorf("%q: %v", text, err)
 			}
@@ -235,6 +260,32 @@ func TestJournalHostile(t *testing.T) {
 			return nil
 		})
 		s.sysctlIs(forwarding4, "1")
+	}
+}
+
+// TestJournalElsewhere: a journal of before the host was restarted, or of another container, says nothing of this one.
+func TestJournalElsewhere(t *testing.T) {
+	s := newGateway(t)
+	s.sysctl(forwarding4, "1")
+	path := filepath.Join(t.TempDir(), "journal")
+	for _, differ := range []func(j *journal){func(j *journal) { j.Boot = "another" }, func(j *journal) { j.Namespace = "another" }} {
+		s.do(func() error {
+			j := newJournal(path, name)
+			j.Sysctls = []setting{{Path: forwarding4, Was: "0", Now: "1"}}
+			differ(j)
+			if err := j.save(); err != nil {
+				return err
+			}
+			notes, err := CleanUp(path)
+			if len(notes) > 0 {
+				t.Errorf("told %q", notes)
+			}
+			return err
+		})
+		s.sysctlIs(forwarding4, "1")
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("the journal is there still: %v", err)
+		}
 	}
 }
 
