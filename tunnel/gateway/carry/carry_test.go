@@ -331,14 +331,39 @@ func TestLate(t *testing.T) {
 	o.handle(Echoed{one, o.core.cidrs[0].targets[0].sequence})
 	o.told("10.1.0.0/16 working")
 	// The same answer again is none.
-	o.busy(time.Second)
-	o.handle(Echoed{one, o.core.cidrs[0].targets[0].sequence})
-	o.health = nil
-	for range 100 {
-		o.run(50 * time.Millisecond)
-		o.handle(Echoed{one, 1})
+	last := o.core.cidrs[0].targets[0].sequence
+	for range 50 {
+		o.busy(50 * time.Millisecond)
+		o.handle(Echoed{one, last})
 	}
 	o.told("10.1.0.0/16 failing")
+}
+
+// TestManyLearnt knows of more hosts than it asks as a rule.
+func TestManyLearnt(t *testing.T) {
+	hosts := []string{"10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6"}
+	o := newOffice(t, addrs(hosts...), CIDR{Prefix: lan})
+	o.learn(hosts...)
+	o.busy(20 * time.Second)
+	o.told("10.1.0.0/16 working")
+	few, _ := o.core.cidrs[0].known()
+	for _, target := range few {
+		o.up[target.addr] = false
+	}
+	o.busy(20 * time.Second)
+	o.told() // the others answer
+	o.cut = true
+	o.busy(10 * time.Second)
+	o.told("10.1.0.0/16 failing")
+	_, all := o.core.cidrs[0].known()
+	for _, last := range all { // whichever comes back alone
+		o.cut, o.up = false, map[netip.Addr]bool{last.addr: true}
+		o.busy(5 * time.Second)
+		o.told("10.1.0.0/16 working")
+		o.cut = true
+		o.busy(5 * time.Second)
+		o.told("10.1.0.0/16 failing")
+	}
 }
 
 // TestSlowLAN has hosts that are far behind the gateway, as those of an exit node are.

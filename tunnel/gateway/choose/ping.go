@@ -241,8 +241,8 @@ func (c *Core) answered(p *peer, sequence uint64) {
 	}
 	p.dead, p.silent, p.heardAt = false, time.Time{}, c.now
 	for _, u := range s.uses {
-		if c.use(u.link.cidr) == u.use {
-			u.link.confirmed = true
+		if !u.link.confirmed && c.use(u.link.cidr) == u.use {
+			u.link.confirmed, p.tries = true, 0
 		}
 	}
 }
