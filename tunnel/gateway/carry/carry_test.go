@@ -332,7 +332,7 @@ func TestLate(t *testing.T) {
 	o.told("10.1.0.0/16 working")
 	// The same answer again is none.
 	last := o.core.cidrs[0].targets[0].sequence
-	for range 50 {
+	for range 90 {
 		o.busy(50 * time.Millisecond)
 		o.handle(Echoed{one, last})
 	}
