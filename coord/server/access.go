@@ -41,8 +41,9 @@ type told struct {
 	routes []*pb.MapRoute
 	// waiting is what the device itself advertises and may not carry yet.
 	waiting []*pb.Prefix
-	// fit says that a statement can hold them.
-	fit bool
+	// fit says that a statement can hold them, but for as many of the last routes as are leftOut.
+	fit     bool
+	leftOut int
 	// byPeer says that long lists of prefixes name peers by bits.
 	byPeer bool
 	// groups are those of the users that the device sees, unless they are too many to be told.
@@ -242,14 +243,19 @@ func anyPriority(rawKey, netip.Prefix) uint8 { return record.DefaultPriority }
 // toldBy makes a view ready for a statement, with the priorities that gateways have.
 func toldBy(v compile.View, priority func(rawKey, netip.Prefix) uint8) *told {
 	t := &told{grants: v.Grants}
-	for _, r := range v.Routes {
-		t.routes = append(t.routes, &pb.MapRoute{
+	size := t.size()
+	t.fit = len(t.grants) <= record.MaxGrants && size <= maxTold && record.NamedPeers(t.grants) <= record.MaxNamedPeers
+	for i, r := range v.Routes {
+		m := &pb.MapRoute{
 			Prefix: record.PrefixToProto(r.Prefix), GatewayKey: slices.Clone(r.Gateway[:]),
 			Priority: uint32(priority(r.Gateway, r.Prefix)),
-		})
+		}
+		if size += proto.Size(&pb.MapStatement{Routes: []*pb.MapRoute{m}}); i == record.MaxMapRoutes || size > maxTold {
+			t.leftOut = len(v.Routes) - i
+			break
+		}
+		t.routes = append(t.routes, m)
 	}
-	t.fit = len(t.grants) <= record.MaxGrants && len(t.routes) <= record.MaxMapRoutes && t.size() <= maxTold &&
-		record.NamedPeers(t.grants) <= record.MaxNamedPeers
 	return t
 }
 

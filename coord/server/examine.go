@@ -163,12 +163,12 @@ func (s *Server) tooLarge(c *compile.Compiler, dir compile.Directory) string {
 			continue
 		}
 		seen[v.Hash] = true
-		if toldBy(v, anyPriority).fit {
+		if t := toldBy(v, anyPriority); t.fit && t.leftOut == 0 {
 			continue
 		}
-		if t := toldBy(c.ViewByPeer(d.ID), anyPriority); !t.fit {
+		if t := toldBy(c.ViewByPeer(d.ID), anyPriority); !t.fit || t.leftOut > 0 {
 			return fmt.Sprintf("a map cannot hold the %d grants and %d routes that concern the device %s, of %d bytes: it holds %d, %d and %d at most; "+
-				"name CIDRs instead of many devices, or fewer grants for each", len(t.grants), len(t.routes), d.Name, t.size(), record.MaxGrants,
+				"name CIDRs instead of many devices, or fewer grants for each", len(t.grants), len(t.routes)+t.leftOut, d.Name, t.size(), record.MaxGrants,
 				record.MaxMapRoutes, maxTold)
 		}
 	}

@@ -258,6 +258,10 @@ func (s *Server) statement(d key.DevicePublic, v view) (*pb.Signed, error) {
 	if t.groupsTooMany {
 		s.log.Warn("the groups of users do not fit into a device's map, so it is told of none; make groups smaller", "device", d.Short())
 	}
+	if t.leftOut > 0 {
+		s.log.Error("the routes that concern a device do not all fit into its map; revoke some, or have neighbours joined to wider ones", "device", d.Short(),
+			"routes", len(t.routes), "left_out", t.leftOut)
+	}
 	prefixes := record.PrefixesToProto(s.network.Prefixes)
 	return record.SignStatement(s.id.signing, &pb.MapStatement{
 		NetworkId: id[:], DeviceKey: d.Bytes(), Epoch: s.network.Epoch, Revision: v.revision,
