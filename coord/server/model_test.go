@@ -24,14 +24,16 @@ type world struct {
 	tokens  []worldToken
 	devices []*worldDevice
 	grants  []worldGrant
-	former  [][]worldGrant // by number of the policy, from 1; nil for what is not known
-	pending bool
-	watches map[*worldDevice]*follower
-	left    map[*device]*follower // Watches that ended and may be resumed
-	small   bounds
-	missing string                   // what a Watch waits for
-	before  map[[2]*worldDevice]bool // who saw whom before the last step
-	seen    map[string]int           // what happened, to see that the test tests something
+	// approvers are selectors of autoApprovers.
+	approvers []string
+	former    [][]worldGrant // by number of the policy, from 1; nil for what is not known
+	pending   bool
+	watches   map[*worldDevice]*follower
+	left      map[*device]*follower // Watches that ended and may be resumed
+	small     bounds
+	missing   string                   // what a Watch waits for
+	before    map[[2]*worldDevice]bool // who saw whom before the last step
+	seen      map[string]int           // what happened, to see that the test tests something
 }
 
 type worldToken struct {
@@ -42,6 +44,7 @@ type worldToken struct {
 
 type worldDevice struct {
 	*device
+	worldGateway
 	owner         string
 	tags          []string
 	gone, removed bool
@@ -106,7 +109,9 @@ func (w *world) allowed(src, dst *worldDevice) (ports []uint16) {
 	return slices.Compact(ports)
 }
 
-func (w *world) sees(a, b *worldDevice) bool { return len(w.allowed(a, b))+len(w.allowed(b, a)) > 0 }
+func (w *world) sees(a, b *worldDevice) bool {
+	return len(w.allowed(a, b))+len(w.allowed(b, a)) > 0 || w.siblings(a, b)
+}
 
 // portsIn gives the ports that the statement of d lets src reach on dst.
 func portsIn(st *record.Statement, src, dst *record.Device) (ports []uint16) {
@@ -152,7 +157,7 @@ func (w *world) lacks(d *worldDevice, f *follower) string {
 	if len(f.peers) != peers+1 || f.peers[d.key.Public().Raw()] == nil {
 		return fmt.Sprintf("the right peers: has %v, want %d", f.names(), peers+1)
 	}
-	return ""
+	return w.lacksRoutes(d, f)
 }
 
 // pairs are those that see each other.
@@ -254,7 +259,15 @@ func (w *world) set(grants []worldGrant, within time.Duration) {
 	for _, g := range grants {
 		texts = append(texts, g.text())
 	}
-	text := fmt.Sprintf("{\"grants\": [%s]} // %d\n", strings.Join(texts, ",\n"), w.rng.Uint64()) // never the same twice
+	approvers := []string{}
+	for _, s := range []string{"ann", "tag:web"} {
+		if w.rng.IntN(3) == 0 {
+			approvers = append(approvers, s)
+		}
+	}
+	text := fmt.Sprintf("{\"grants\": [%s], \"autoApprovers\": {\"routes\": {\"10.0.0.0/15\": [\"%s\"]}}} // %d\n", strings.Join(texts, ",\n"),
+		strings.Join(approvers, "\", \""), w.rng.Uint64()) // never the same twice
+	text = strings.Replace(text, `[""]`, "[]", 1)
 	p, r, err := w.srv.SetPolicy(w.Context(), PolicyWish{Text: []byte(text), ConfirmWithin: within})
 	if err != nil {
 		w.Fatalf("%v: %+v\n%s", err, r, text)
@@ -263,7 +276,7 @@ func (w *world) set(grants []worldGrant, within time.Duration) {
 		w.former = append(w.former, nil)
 	}
 	w.former[p.Number] = grants
-	w.grants, w.pending = grants, within > 0
+	w.grants, w.approvers, w.pending = grants, approvers, within > 0
 }
 
 // step does something at random and says what.
@@ -330,7 +343,7 @@ func (w *world) step() string {
 			if w.pending {
 				return false
 			}
-			active := w.grants
+			active, approvers := w.grants, w.approvers
 			w.set(w.random(), time.Minute)
 			if w.rng.IntN(2) == 0 {
 				_, err := w.srv.ConfirmPolicy(w.Context(), "ann")
@@ -342,7 +355,7 @@ func (w *world) step() string {
 			for k := range w.pairs() {
 				w.before[k] = true
 			}
-			w.grants, w.pending = active, false
+			w.grants, w.approvers, w.pending = active, approvers, false
 			w.advance(time.Minute)
 			return true
 		}},
@@ -373,6 +386,8 @@ func (w *world) step() string {
 			w.lose(d)
 			return true
 		}},
+		{"advertisement", w.advertiseSomething},
+		{"ruling", w.ruleSomething},
 		{"restart", func() bool {
 			if w.rng.IntN(6) > 0 {
 				return false
@@ -458,7 +473,7 @@ func TestModel(t *testing.T) {
 		})
 	}
 	t.Log(total)
-	for _, what := range []string{"policy", "trial", "time", "resumption", "restart", "expiry", "renewal", "removal"} {
+	for _, what := range []string{"policy", "trial", "time", "resumption", "restart", "expiry", "renewal", "removal", "advertisement", "ruling"} {
 		if total[what] == 0 {
 			t.Errorf("no %s in %v", what, total)
 		}
