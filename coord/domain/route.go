@@ -107,6 +107,9 @@ func compareRuling(r Ruling, p netip.Prefix) int { return r.Prefix.Compare(p) }
 
 // advertise makes the state in which d offers all of list, and nothing else. What the policy says of it, Settle finds out.
 func advertise(n *Network, d *Device, list []Advertised) (*Device, error) {
+	if d.Removed {
+		return nil, ErrRemoved
+	}
 	var routes []cidr.Route
 	for _, a := range list {
 		if a.Priority == 0 {
