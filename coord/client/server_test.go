@@ -39,6 +39,8 @@ type network struct {
 	admin warrenv1connect.AdminServiceClient
 	stop  func()
 	now   func() time.Time
+	// wrap, if set, stands before the coordinator.
+	wrap func(http.Handler) http.Handler
 }
 
 func startNetwork(t *testing.T) *network {
@@ -72,7 +74,11 @@ func (n *network) start() {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/", n.srv.Handler())
+	agentsHandler := n.srv.Handler()
+	if n.wrap != nil {
+		agentsHandler = n.wrap(agentsHandler)
+	}
+	mux.Handle("/", agentsHandler)
 	adminMux := http.NewServeMux()
 	adminMux.Handle("/", n.srv.AdminHandler())
 	adminListener, err := net.Listen("unix", filepath.Join(t.TempDir(), "admin"))

@@ -4,15 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
+	"warren/coord/domain"
 	"warren/coord/store"
 	"warren/coord/store/storetest"
 	"warren/proto/key"
+	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 )
 
@@ -196,6 +201,18 @@ func TestFirstSchema(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	authority, d := key.NewAuthority(), new(record.Device)
+	d.Network, d.Key, d.NodeKey, d.Name = record.NetworkID{1}, key.NewDevice().Public(), key.NewNode().Public(), "old"
+	d.Addresses = []netip.Addr{netip.MustParseAddr("100.64.0.2")}
+	signed, err := record.SignDevice(authority, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = old.write.ExecContext(t.Context(), "INSERT INTO devices VALUES (?, 'old', ?, ?, 0, 0, 7, 'host', 'linux', '1', 0)", d.Key.Bytes(),
+		signed.GetPayload(), signed.GetSignature())
+	if err != nil {
+		t.Fatal(err)
+	}
 	change := store.Change{Kind: pb.Kind_KIND_DEVICE, ID: []byte{1}, Body: &pb.Signed{Payload: []byte{2}, Signature: []byte{3}}}
 	err = old.Update(t.Context(), func(tx store.Tx) (err error) {
 		change.Revision, err = tx.Append(change)
@@ -214,6 +231,21 @@ func TestFirstSchema(t *testing.T) {
 		n, err := tx.Meta("n")
 		if string(n) != "kept" {
 			t.Errorf("value %q", n)
+		}
+		device, err := tx.Device(d.Key)
+		if err != nil {
+			return err
+		}
+		if device.Name != "old" || device.Sequence != 7 || len(device.Advertised)+len(device.Rulings) > 0 {
+			t.Errorf("device %+v", device)
+		}
+		device.Rulings = []domain.Ruling{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Approved: true, By: "ann", At: time.Unix(1, 0).UTC()}}
+		if err := tx.PutDevice(device); err != nil {
+			return err
+		}
+		again, err := tx.Device(d.Key)
+		if err != nil || !slices.Equal(again.Rulings, device.Rulings) {
+			t.Errorf("rulings %+v, %v", again.Rulings, err)
 		}
 		log, err1 := tx.Changes(0, key.NewDevice().Public(), 10)
 		if len(log) != 1 || log[0].Revision != change.Revision || log[0].Body.String() != change.Body.String() {
