@@ -24,7 +24,7 @@ func TestAdvertiseRefused(t *testing.T) {
 	c := start(t, func(cfg *Config) { cfg.Prefix4 = prefix("100.70.0.0/16") })
 	c.set(routePolicy)
 	gw := c.member(c.token(domain.TokenWish{Owner: "bob"}), "gw")
-	before := gw.advertise("10.1.0.0/16", "site:10.2.0.0/16")
+	gw.advertise("10.1.0.0/16", "site:10.2.0.0/16")
 	c.approveRoutes("gw", "10.1.0.0/16")
 	before, err := gw.apply(setName("gw"))
 	c.must(err)

@@ -228,7 +228,7 @@ func TestFirstSchema(t *testing.T) {
 		if err := tx.AddPolicy(&store.Policy{Text: []byte("{}"), State: store.PolicyActive}); err != nil {
 			return err
 		}
-		n, err := tx.Meta("n")
+		n, err0 := tx.Meta("n")
 		if string(n) != "kept" {
 			t.Errorf("value %q", n)
 		}
@@ -251,7 +251,7 @@ func TestFirstSchema(t *testing.T) {
 		if len(log) != 1 || log[0].Revision != change.Revision || log[0].Body.String() != change.Body.String() {
 			t.Errorf("log %v", log)
 		}
-		return errors.Join(err, err1)
+		return errors.Join(err0, err1)
 	})
 	if err != nil {
 		t.Error(err)
