@@ -223,6 +223,8 @@ func (r *Router) applyFirewall(s State) error {
 		defer forgetQuestions()
 		r.forwarders = slices.Clone(s.DNS)
 	}
+	r.hasFirewall.Store(false) // it may be away for as long as this takes
+	defer func() { r.hasFirewall.Store(r.firewall != "") }()
 	if want.empty() {
 		r.firewall = ""
 		return removeTable(want.name)

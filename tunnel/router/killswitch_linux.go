@@ -86,6 +86,7 @@ func allowNeighbours(c *chain) {
 
 // applyKillSwitch sets the kill switch if it is asked for. Nothing here lifts it.
 func (r *Router) applyKillSwitch(s State) error {
+	r.hasKillSwitch.Store(s.KillSwitch)
 	if !s.KillSwitch {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -192,6 +194,67 @@ func TestKillSwitchReplaced(t *testing.T) {
 	a.laptop.wantAnswer("tcp", "192.168.1.1:53", "internet saw 192.168.1.5")
 	a.laptop.wantAnswer("tcp", "[2001:db8:5::1]:53", "internet saw 2001:db8:5::5")
 	a.laptop.wantNone("tcp", far4, "connection refused")
+}
+
+// TestWatch: who flushes all tables is noticed, and the tables come back; what we change ourselves, or others of their own, is not.
+func TestWatch(t *testing.T) {
+	a := newAbroad(t)
+	s := using("0.0.0.0/0")
+	s.KillSwitch = true
+	a.laptop.apply(a.onLaptop, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	lost, listening, ended := make(chan struct{}, 1000), make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- a.laptop.try(func() error {
+			close(listening)
+			return a.onLaptop.Watch(ctx, func() { lost <- struct{}{} })
+		})
+	}()
+	<-listening
+	await := func(what string) {
+		t.Helper()
+		select {
+		case <-lost:
+		case <-time.After(patience):
+			t.Fatalf("%s: not noticed", what)
+		}
+	}
+	// It listens when it notices the first.
+	for noticed := false; !noticed; {
+		a.laptop.apply(a.onLaptop, s)
+		a.laptop.run("nft", "delete", "table", "inet", killSwitchTable)
+		select {
+		case <-lost:
+			noticed = true
+		case <-time.After(hurry):
+		}
+	}
+	a.laptop.apply(a.onLaptop, s)
+	a.laptop.wantNone("tcp", far4, "connection refused", func(fd uintptr) { _ = unix.BindToDevice(int(fd), "internet") })
+	for range 10 {
+		s.KillSwitchLAN = list("192.168.7.0/24")[:1-len(s.KillSwitchLAN)]
+		s.DNS = addrs("100.64.0.1")[:1-len(s.DNS)]
+		a.laptop.apply(a.onLaptop, s)
+	}
+	a.laptop.run("nft", "add table inet somebody; delete table inet somebody")
+	a.laptop.run("nft", "delete", "table", "inet", killSwitchTable)
+	await("the kill switch deleted")
+	a.laptop.apply(a.onLaptop, s)
+	a.laptop.run("nft", "delete", "table", "inet", tableNameFor(name))
+	await("the table deleted")
+	a.laptop.apply(a.onLaptop, s)
+	a.laptop.do(LiftKillSwitch)
+	await("the kill switch lifted by somebody")
+	a.laptop.apply(a.onLaptop, s)
+	if n := len(lost); n > 0 {
+		t.Errorf("noticed %d times what was not lost", n)
+	}
+	a.laptop.run("nft", "flush", "ruleset")
+	await("all tables flushed")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 // TestWriteKillSwitch: loaded by nft before there is any interface, the file holds everything back, and the router takes it over.

@@ -134,16 +134,11 @@ func tableExists(name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return false, err
+	_, err = c.ListTableOfFamily(name, nftables.TableFamilyINet)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
 	}
-	for _, t := range tables {
-		if t.Name == name {
-			return true, nil
-		}
-	}
-	return false, nil
+	return err == nil, err
 }
 
 // removeTable deletes the table of that name, if there is one. A kernel without nftables has none.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -36,10 +37,11 @@ type platform struct {
 	canMark func() error
 	// forwarders are where questions for names go.
 	forwarders []netip.Addr
-	// firewall and killSwitch are the tables as they were loaded last.
-	firewall, killSwitch string
-	journal              *journal
-	notes                []string
+	// firewall and killSwitch are the tables as they were loaded last; the others say, to Watch, that they have to be there.
+	firewall, killSwitch       string
+	hasFirewall, hasKillSwitch atomic.Bool
+	journal                    *journal
+	notes                      []string
 }
 
 // Open makes the interface, after CleanUp. It is up, without addresses.
@@ -64,7 +66,8 @@ func Open(cfg Config) (*Router, error) {
 	if err != nil {
 		return nil, explain(cfg.Name, err)
 	}
-	r := &Router{cfg: cfg, tun: t, platform: platform{canMark: tryMark}}
+	r := &Router{cfg: cfg, tun: t}
+	r.canMark = tryMark
 	if r.name, err = t.Name(); err == nil {
 		r.link, err = netlink.LinkByName(r.name)
 	}
@@ -275,6 +278,7 @@ func (r *Router) Close() error {
 	if err != nil {
 		err = fmt.Errorf("interface %s: %w", r.name, err)
 	}
+	r.hasFirewall.Store(false)
 	notes, undone := r.journal.takeBack()
 	if len(r.forwarders) > 0 {
 		forgetQuestions()

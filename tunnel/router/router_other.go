@@ -3,6 +3,7 @@
 package router
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 )
@@ -19,6 +20,12 @@ func CheckName(string) error { return nil }
 
 // Apply fails: only Linux has an implementation.
 func (r *Router) Apply(State) error { return ErrUnsupported }
+
+// Watch waits for ctx to end: there is nothing to lose.
+func (r *Router) Watch(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return nil
+}
 
 // Notes has nothing to tell.
 func (r *Router) Notes() []string { return nil }
