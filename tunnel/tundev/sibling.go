@@ -28,8 +28,11 @@ type uses []use
 
 type use struct {
 	prefix  netip.Prefix
-	sibling *account // nil: us
+	sibling key.DevicePublic // zero: us
 }
+
+// maxUses bounds the CIDRs of which a device is known to use one gateway or another.
+const maxUses = 256
 
 // IP in IP (RFC 2003, RFC 4213) is how packets are handed over.
 const (
@@ -54,36 +57,33 @@ func (d *Device) resolve(list []Sibling) (out []siblings) {
 }
 
 // Uses says which gateway a device uses for one of the CIDRs of Update.Siblings: what comes from there for whatever the device carries is handed to
-// that sibling. Zero says that it uses this device, as does every device of which nothing was said. It reports whether all three are in
-// the map, as they must be. What was said is forgotten when the device leaves the map, and counts for nothing while the sibling is none.
+// that sibling. Zero says that it uses this device, as does every device of which nothing was said. It holds until the device leaves the map, which
+// it must be in, but counts for nothing while the other is not its sibling there. It reports whether there was room for it.
 func (d *Device) Uses(device key.DevicePublic, cidr netip.Prefix, sibling key.DevicePublic) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	a, v := d.accounts[device.Raw()], d.view.Load()
 	cidr = cidr.Masked()
-	if a == nil || !v.shared(cidr) {
+	if a == nil || !cidr.IsValid() {
 		return false
 	}
-	said := use{prefix: cidr}
-	if !sibling.IsZero() {
-		if said.sibling = d.accounts[sibling.Raw()]; said.sibling == nil || !v.isSibling(said.sibling, cidr) {
-			return false
-		}
-	}
-	next, elsewhere := uses{said}, said.sibling != nil
+	next, elsewhere := uses{{cidr, sibling}}, !sibling.IsZero()
 	if old := a.uses.Load(); old != nil {
 		for _, u := range *old {
-			if u.prefix != cidr && v.shared(u.prefix) {
-				next, elsewhere = append(next, u), elsewhere || u.sibling != nil
+			if u.prefix != cidr && (len(*old) < maxUses || v.shared(u.prefix)) {
+				next, elsewhere = append(next, u), elsewhere || !u.sibling.IsZero()
 			}
 		}
 	}
-	if !elsewhere {
+	switch {
+	case len(next) > maxUses:
+		return false
+	case !elsewhere:
 		a.uses.Store(nil)
-		return true
+	default:
+		slices.SortStableFunc(next, func(a, b use) int { return b.prefix.Bits() - a.prefix.Bits() }) // so that the longest is found first
+		a.uses.Store(&next)
 	}
-	slices.SortFunc(next, func(a, b use) int { return b.prefix.Bits() - a.prefix.Bits() }) // so that the longest is found first
-	a.uses.Store(&next)
 	return true
 }
 
@@ -92,9 +92,19 @@ func (v *view) shared(cidr netip.Prefix) bool {
 	return slices.ContainsFunc(v.siblings, func(s siblings) bool { return s.prefix == cidr })
 }
 
-// isSibling reports whether an account is one of those that carry this CIDR.
-func (v *view) isSibling(a *account, cidr netip.Prefix) bool {
-	return slices.ContainsFunc(v.siblings, func(s siblings) bool { return s.prefix == cidr && slices.Contains(s.accounts, a) })
+// sibling gives the node of one of those that carry this CIDR; nil if it is not among them.
+func (v *view) sibling(k key.DevicePublic, cidr netip.Prefix) *peer {
+	for i := range v.siblings {
+		if v.siblings[i].prefix != cidr {
+			continue
+		}
+		for _, a := range v.siblings[i].accounts {
+			if a.device.Equal(k) {
+				return a.node.Load()
+			}
+		}
+	}
+	return nil
 }
 
 // isSiblingFor reports whether an account is one of those that carry an address, or, if that is zero, anything of ours.
@@ -116,13 +126,10 @@ func (d *Device) handTo(v *view, list uses, to *entry, src netip.Addr) *peer {
 		return nil
 	}
 	for _, u := range list {
-		if !u.prefix.Contains(src) {
+		if !u.prefix.Contains(src) || !v.shared(u.prefix) {
 			continue
 		}
-		if u.sibling == nil || !v.isSibling(u.sibling, u.prefix) {
-			return nil
-		}
-		if p := u.sibling.node.Load(); p != to.peer {
+		if p := v.sibling(u.sibling, u.prefix); p != to.peer {
 			return p
 		}
 		return nil

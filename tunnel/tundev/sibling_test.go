@@ -183,6 +183,11 @@ func TestHostHandsOver(t *testing.T) {
 	}
 }
 
+func prefixOr(s string) netip.Prefix {
+	p, _ := netip.ParsePrefix(s)
+	return p
+}
+
 func TestUses(t *testing.T) {
 	o := newOffice(t)
 	x, none, stranger := netip.MustParsePrefix(officeCIDRs[0]), key.DevicePublic{}, key.NewDevice().Public()
@@ -197,12 +202,9 @@ func TestUses(t *testing.T) {
 		{"a sibling", o.laptop.id, officeCIDRs[0], o.b.id, true},
 		{"with host bits", o.laptop.id, "10.1.2.3/16", o.b.id, true},
 		{"a stranger's", stranger, officeCIDRs[0], o.b.id, false},
-		{"of nobody", o.laptop.id, "10.9.0.0/16", none, false},
-		{"narrower", o.laptop.id, "10.1.0.0/24", o.b.id, false},
-		{"no sibling", o.laptop.id, officeCIDRs[0], o.laptop.id, false},
-		{"not in the map", o.laptop.id, officeCIDRs[0], stranger, false},
+		{"no CIDR", o.laptop.id, "0.0.0.0/33", o.b.id, false},
 	} {
-		if got := o.a.dev.Uses(c.device, netip.MustParsePrefix(c.cidr), c.sibling); got != c.want {
+		if got := o.a.dev.Uses(c.device, prefixOr(c.cidr), c.sibling); got != c.want {
 			t.Errorf("%s: %v", c.what, got)
 		}
 	}
@@ -233,11 +235,28 @@ func TestUses(t *testing.T) {
 	if with([]string{"laptop"}, "b"); handed() {
 		t.Error("handed over to one that has left")
 	}
-	if with([]string{"laptop", "b"}, "b"); handed() {
-		t.Error("handed over to one that has come back, without a word of the laptop's")
+	if with([]string{"laptop", "b"}, "b"); !handed() {
+		t.Error("not handed over to one that has come back")
 	}
-	if !o.a.dev.Uses(o.laptop.id, x, o.b.id) || !handed() {
-		t.Error("not handed over when the laptop has said it again")
+	if o.a.dev.Uses(o.laptop.id, x, o.laptop.id); handed() {
+		t.Error("handed over to the laptop, which is no sibling")
+	}
+	if o.a.dev.Uses(o.laptop.id, netip.MustParsePrefix("10.1.0.0/24"), o.b.id); handed() {
+		t.Error("handed over for a narrower prefix that nobody carries")
+	}
+	if o.a.dev.Uses(o.laptop.id, x, o.b.id); !handed() {
+		t.Error("not handed over beside what was said of a narrower prefix that nobody carries")
+	}
+	for i := range 2 * maxUses {
+		if got := o.a.dev.Uses(o.laptop.id, netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 8), byte(i), 0}), 24), o.b.id); !got {
+			t.Fatalf("no room for what was said %d times, most of it of nothing that siblings carry", i+1)
+		}
+		if n := len(*o.a.dev.accounts[o.laptop.id.Raw()].uses.Load()); n > maxUses {
+			t.Fatalf("%d are kept", n)
+		}
+	}
+	if o.a.dev.Uses(o.laptop.id, x, o.b.id); !handed() {
+		t.Error("not handed over in the end")
 	}
 	with([]string{"b"}, "b")
 	if with([]string{"laptop", "b"}, "b"); handed() {

@@ -183,7 +183,8 @@ func sibling(p netip.Prefix, others []record.Route) tundev.Sibling {
 
 func (n *networks) peer(p *record.Device) engine.Peer {
 	return engine.Peer{
-		Device: p.Key, NodeKey: p.NodeKey, NextNodeKey: p.NextNodeKey, Prefixes: slices.Concat(hostPrefixes(p.Addresses), n.given[p.Key.Raw()]),
+		Device: p.Key, NodeKey: p.NodeKey, NextNodeKey: p.NextNodeKey, Addresses: p.Addresses,
+		Prefixes: slices.Concat(hostPrefixes(p.Addresses), n.given[p.Key.Raw()]),
 	}
 }
 
