@@ -335,7 +335,7 @@ func TestSwitchOver(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var all []time.Duration
-			for seed := range uint64(6) {
+			for seed := range uint64(4) {
 				w := newWorld(t, seed, 5, 200, 100)
 				w.loss = c.loss
 				for i := range 5 {

@@ -176,6 +176,7 @@ type Core struct {
 	carried  []netip.Prefix
 	routes   []Route // as last given
 	exit     SetExit
+	others   []*link   // room for needs to work in
 	surveyAt time.Time // when the next first ping of one that nothing waits for may go out
 }
 
@@ -188,7 +189,11 @@ func (c *Core) Handle(now time.Time, e Event) ([]Action, time.Time) {
 	if c.now, jumped = c.clock.Set(now); jumped {
 		c.forgive()
 	}
-	c.actions, c.next = nil, time.Time{}
+	c.actions = nil
+	if c.noted(e) && !jumped {
+		return nil, c.clock.Next(c.next)
+	}
+	c.next = time.Time{}
 	switch e := e.(type) {
 	case SetRoutes:
 		c.routes, c.carried = e.Routes, e.Carried
@@ -196,12 +201,6 @@ func (c *Core) Handle(now time.Time, e Event) ([]Action, time.Time) {
 	case SetExit:
 		c.exit = e
 		c.setRoutes()
-	case Sent:
-		if x := c.cidr(e.Prefix); x != nil {
-			x.sent = c.now
-		}
-	case Received:
-		c.with(e.Gateway, func(p *peer) { p.received = c.now })
 	case Heard:
 		c.with(e.Gateway, func(p *peer) { c.heard(p, e.Report) })
 	case Presence:
@@ -213,6 +212,23 @@ func (c *Core) Handle(now time.Time, e Event) ([]Action, time.Time) {
 	c.pick()
 	c.ping()
 	return c.actions, c.clock.Next(c.next)
+}
+
+// noted takes the events of which there may be many, and reports whether nothing is to be done about it now.
+func (c *Core) noted(e Event) bool {
+	quiet := c.next.IsZero() || c.now.Before(c.next)
+	switch e := e.(type) {
+	case Sent:
+		if x := c.cidr(e.Prefix); x != nil {
+			quiet = quiet && c.active(x)
+			x.sent = c.now
+		}
+	case Received:
+		c.with(e.Gateway, func(p *peer) { p.received = c.now })
+	default:
+		return false
+	}
+	return quiet
 }
 
 func (c *Core) emit(a Action) { c.actions = append(c.actions, a) }

@@ -737,3 +737,22 @@ func FuzzCore(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkHandle is an event, among a thousand CIDRs with two gateways each.
+func BenchmarkHandle(b *testing.B) {
+	var routes []string
+	for i := range 1000 {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), byte(i >> 8)}), 24)
+		routes = append(routes, p.String()+" a 100", p.String()+" b 200")
+	}
+	d := newDesk(b, nil, routes...)
+	d.run(5 * time.Second)
+	for name, e := range map[string]Event{"Nil": nil, "Received": Received{id('a')}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				d.now = d.now.Add(time.Nanosecond)
+				d.core.Handle(d.now, e)
+			}
+		})
+	}
+}

@@ -20,17 +20,15 @@ const (
 
 // ping sends what is due.
 func (c *Core) ping() {
-	need := map[*peer]time.Duration{}
+	for _, p := range c.peers {
+		p.need = never
+	}
 	for _, x := range c.cidrs {
-		c.needs(x, func(p *peer, every time.Duration) {
-			if old, ok := need[p]; !ok || every < old {
-				need[p] = every
-			}
-		})
+		c.needs(x)
 	}
 	for _, p := range c.peers {
-		every, ok := need[p]
-		if !ok {
+		every := p.need
+		if every == never {
 			continue
 		}
 		due := c.due(p, every)
@@ -50,11 +48,17 @@ func (c *Core) ping() {
 	}
 }
 
-// needs tells how often the gateways have to be pinged that matter to x. Those that it does not name need not be.
-func (c *Core) needs(x *cidr, need func(*peer, time.Duration)) {
-	all := slices.Clone(x.links)
-	slices.SortFunc(all, func(a, b *link) int { return c.compare(x, a, b) })
-	others := slices.DeleteFunc(all, func(l *link) bool { return l == x.chosen })
+// needs notes how often the gateways have to be pinged that matter to x.
+func (c *Core) needs(x *cidr) {
+	others := c.others[:0]
+	well := false
+	for _, l := range x.links {
+		if l != x.chosen {
+			others = append(others, l)
+			well = well || l.rank == isWell
+		}
+	}
+	c.others = others
 	var wider *link
 	for w := x.wider; w != nil && wider == nil; w = w.wider {
 		wider = w.chosen
@@ -75,30 +79,31 @@ func (c *Core) needs(x *cidr, need func(*peer, time.Duration)) {
 		if l.dead && c.now.Sub(l.died) >= stillDead {
 			inUse = max(inUse, warmPing)
 		}
-		if urgent && l.dead && len(others) > 0 && others[0].rank == isWell {
+		if urgent && l.dead && well {
 			inUse = quickPing // its last chance
 		}
-		need(l.peer, inUse)
+		l.need = min(l.need, inUse)
 	}
 	warm := alternatives
 	if !x.own && (x.chosen == nil || x.chosen.rank < isUnknown) {
 		warm = searched // whoever comes back first is welcome
 	}
-	every := func(l *link) time.Duration {
-		if urgent && l.rank >= isUnknown {
-			return quickPing
+	if len(others) > warm {
+		slices.SortFunc(others, func(a, b *link) int { return c.compare(x, a, b) })
+		for _, l := range others[warm:] {
+			l.need = min(l.need, surveyPing)
 		}
-		return standby
-	}
-	for i, l := range others {
-		if i < warm {
-			need(l.peer, every(l))
-		} else {
-			need(l.peer, surveyPing)
-		}
+		others = others[:warm]
 	}
 	if wider != nil {
-		need(wider.peer, every(wider))
+		others = append(others, wider)
+	}
+	for _, l := range others {
+		every := standby
+		if urgent && l.rank >= isUnknown {
+			every = quickPing
+		}
+		l.need = min(l.need, every)
 	}
 }
 

@@ -61,6 +61,7 @@ type peer struct {
 	died        time.Time
 	rtt         time.Duration
 	newest      gateway.Stamp // of its reports
+	need        time.Duration // between pings
 	tries       int           // pings about an unconfirmed use
 	reply       bool          // it has sent news, which a ping confirms
 }
