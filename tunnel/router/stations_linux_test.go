@@ -27,6 +27,8 @@ type station struct {
 	t    *testing.T
 	name string
 	ns   netns.NsHandle
+	// peers are those that a test may want to find by name.
+	peers map[string]*station
 }
 
 func newStation(t *testing.T, name string) *station {

@@ -1,13 +1,18 @@
 package router
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv6"
 )
 
 // settings reads sysctls of a station.
@@ -42,6 +47,7 @@ func newGateway(t *testing.T) *station {
 	s, lan, wan := newStation(t, "gateway"), newStation(t, "lan"), newStation(t, "wan")
 	connect(s, []string{"192.168.10.1/24"}, lan, []string{"192.168.10.7/24"})
 	connect(s, []string{"203.0.113.2/24"}, wan, []string{"203.0.113.1/24"})
+	s.peers = map[string]*station{"lan": lan, "wan": wan}
 	s.sysctl(redirects4, "0") // hardened: turning forwarding on and off would set it
 	s.sysctl(conf6+"lan/accept_ra", "0")
 	s.sysctl(conf6+"lan/forwarding", "1")
@@ -86,6 +92,64 @@ func TestSysctls(t *testing.T) {
 	}
 	if _, err := os.Stat(journal); !os.IsNotExist(err) {
 		t.Errorf("the journal is there still: %v", err)
+	}
+}
+
+// TestAdvertisedRoute: a host that has its IPv6 default route from its router's advertisements keeps it, and hears of new ones, when it becomes a
+// gateway and when it is none any more.
+func TestAdvertisedRoute(t *testing.T) {
+	s := newGateway(t)
+	wan := s.peers["wan"]
+	advertise := func(lifetime uint16) {
+		t.Helper()
+		wan.do(func() error {
+			c, err := net.ListenPacket("ip6:ipv6-icmp", "::")
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			p := ipv6.NewPacketConn(c)
+			if err := errors.Join(p.SetMulticastHopLimit(255), p.SetMulticastLoopback(false)); err != nil {
+				return err
+			}
+			// RFC 4861, section 4.2, without options.
+			m := icmp.Message{Type: ipv6.ICMPTypeRouterAdvertisement, Body: &icmp.RawBody{Data: []byte{
+				64, 0, byte(lifetime >> 8), byte(lifetime), 0, 0, 0, 0, 0, 0, 0, 0,
+			}}}
+			b, err := m.Marshal(nil)
+			if err != nil {
+				return err
+			}
+			_, err = c.WriteTo(b, &net.IPAddr{IP: net.IPv6linklocalallnodes, Zone: "gateway"})
+			return err
+		})
+	}
+	routed := func(want bool) {
+		t.Helper()
+		var got string
+		for end := time.Now().Add(patience); time.Now().Before(end); {
+			if got = s.run("ip", "-6", "route", "show", "default", "proto", "ra"); (got != "") == want {
+				return
+			}
+			if want {
+				advertise(1800)
+			} else {
+				advertise(0)
+			}
+		}
+		t.Fatalf("the route is %q; want one: %v", got, want)
+	}
+	routed(true)
+	r := s.open(Config{Journal: filepath.Join(t.TempDir(), "journal")})
+	s.apply(r, gatewayState(carry("fd10::/64", Site)))
+	if got := s.run("ip", "-6", "route", "show", "default", "proto", "ra"); got == "" {
+		t.Error("a gateway has forgotten its default route")
+	}
+	routed(false)
+	routed(true)
+	s.do(r.Close)
+	if got := s.run("ip", "-6", "route", "show", "default", "proto", "ra"); got == "" {
+		t.Error("a gateway no longer has forgotten its default route")
 	}
 }
 
