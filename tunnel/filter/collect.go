@@ -89,35 +89,50 @@ type ended struct {
 }
 
 // Collect forgets flows that have been idle and tells what happened since the last time. A flow that began and ended meanwhile has only its
-// end. Times are told as of now. Its cost grows with the table; packets wait for a thirty-second part of it at most.
+// end. Times are told as of now. Its cost grows with the table; packets wait for a look at 64 buckets of it at most.
 func (f *Filter) Collect(now time.Duration, tell func(*Record), omitted func(*Peer, Omitted)) {
 	f.collecting.Lock()
 	defer f.collecting.Unlock()
 	sums := map[*Peer]*Omitted{}
 	for i := range f.shards {
-		s := &f.shards[i]
-		s.mu.Lock()
-		f.scratch = s.collect(now, f.scratch[:0])
-		s.sumUp(sums)
-		s.mu.Unlock()
-		for j := range f.scratch {
-			tell(&f.scratch[j])
+		for from, more := 0, true; more; from += portion {
+			more = f.collectSome(&f.shards[i], from, now, sums)
+			for j := range f.scratch {
+				tell(&f.scratch[j])
+			}
+			clear(f.scratch)
 		}
-		clear(f.scratch)
 	}
 	for p, o := range sums {
 		omitted(p, *o)
 	}
 }
 
-func (s *shard) collect(now time.Duration, out []Record) []Record {
-	s.each(func(e *Flow) {
+// collectSome leaves in scratch what there is to tell of a portion of a shard, and with the last one of what ended there.
+func (f *Filter) collectSome(s *shard, from int, now time.Duration, sums map[*Peer]*Omitted) (more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.scratch, more = s.collect(from, now, f.scratch[:0])
+	if !more {
+		f.scratch = s.takeEnded(now, f.scratch)
+		s.sumUp(sums)
+	}
+	return more
+}
+
+func (s *shard) collect(from int, now time.Duration, out []Record) (_ []Record, more bool) {
+	more = s.each(from, func(e *Flow) {
 		if now >= e.expires {
 			s.end(e, Idle, now)
 		} else if kind, due := e.due(now); due && s.records {
 			out = append(out, e.record(kind, e.account.peer, now))
 		}
 	})
+	return out, more
+}
+
+// takeEnded adds what ended since the last time.
+func (s *shard) takeEnded(now time.Duration, out []Record) []Record {
 	for i, e := range s.ended {
 		kind := Ended
 		if e.class == refused {

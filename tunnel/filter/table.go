@@ -277,22 +277,34 @@ func (s *shard) end(e *Flow, why Reason, now time.Duration) {
 	s.tell(e, peer, why)
 }
 
-// each visits all entries; visit may end the one that it is given.
-func (s *shard) each(visit func(*Flow)) {
-	for i := range s.entries.buckets {
+// portion is how many buckets are looked at before packets get their turn.
+const portion = 64
+
+// each visits the entries of a portion of the buckets, which begins at from; visit may end the one that it is given. more says that there are buckets
+// behind it. A table that grows in between has all that was not visited further behind, and some that was there once more.
+func (s *shard) each(from int, visit func(*Flow)) (more bool) {
+	end := min(from+portion, len(s.entries.buckets))
+	for i := from; i < end; i++ {
 		for e := s.entries.buckets[i]; e != nil; {
 			next := e.next
 			visit(e)
 			e = next
 		}
 	}
+	return end < len(s.entries.buckets)
 }
 
-// enforce ends what rules do not allow, and what belongs to peers that are gone.
+// enforce ends what rules do not allow, and what belongs to peers that are gone. The caller does not hold mu.
 func (s *shard) enforce(rules *Rules, now time.Duration) {
+	for from, more := 0, true; more; from += portion {
+		more = s.enforceSome(from, rules, now)
+	}
+}
+
+func (s *shard) enforceSome(from int, rules *Rules, now time.Duration) (more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.each(func(e *Flow) {
+	return s.each(from, func(e *Flow) {
 		switch {
 		case e.account.peer.gone.Load():
 			s.end(e, Left, now)

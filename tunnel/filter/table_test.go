@@ -224,7 +224,9 @@ func same(s *shard, model *naiveTable, entries map[int]*Flow, peers []*Peer) err
 		return fmt.Errorf("%d entries, %d accounts, %d in the heap; want %d entries", s.entries.n, len(s.accounts), len(s.heaviest), len(model.list))
 	}
 	found := 0
-	s.each(func(*Flow) { found++ })
+	for from, more := 0, true; more; from += portion {
+		more = s.each(from, func(*Flow) { found++ })
+	}
 	if found != len(model.list) {
 		return fmt.Errorf("%d entries are found, want %d", found, len(model.list))
 	}
