@@ -25,52 +25,20 @@ func HasPorts(protocol uint8) bool {
 	return ipproto.HasPorts(protocol)
 }
 
-// protocol is an IP protocol that has a name.
-type protocol struct {
-	number uint8
-	names  []string
-}
-
-// protocols gives those with names; the first name is the one that is shown.
-func protocols() []protocol {
-	return []protocol{
-		{ipproto.ICMP, []string{"icmp"}}, {2, []string{"igmp"}}, {4, []string{"ip-in-ip", "ipv4"}}, {ipproto.TCP, []string{"tcp"}}, {8, []string{"egp"}},
-		{9, []string{"igp"}}, {ipproto.UDP, []string{"udp"}}, {33, []string{"dccp"}}, {41, []string{"ipv6"}}, {47, []string{"gre"}}, {50, []string{"esp"}},
-		{51, []string{"ah"}}, {ipproto.ICMPv6, []string{"icmpv6", "ipv6-icmp"}}, {89, []string{"ospf"}}, {ipproto.SCTP, []string{"sctp"}},
-	}
-}
-
-// protocolNames gives all names.
-func protocolNames() (out []string) {
-	for _, p := range protocols() {
-		out = append(out, p.names...)
-	}
-	return out
-}
-
 // numbersOf gives the protocols of a name; icmp is that of IPv4 and that of IPv6.
 func numbersOf(name string) []uint8 {
-	name = strings.ToLower(name)
-	if name == "icmp" {
+	switch n, ok := ipproto.Named(strings.ToLower(name)); {
+	case !ok:
+		return nil
+	case n == ipproto.ICMP:
 		return []uint8{ipproto.ICMP, ipproto.ICMPv6}
+	default:
+		return []uint8{n}
 	}
-	for _, p := range protocols() {
-		if slices.Contains(p.names, name) {
-			return []uint8{p.number}
-		}
-	}
-	return nil
 }
 
 // ProtocolName gives the name of an IP protocol, or its number.
-func ProtocolName(number uint8) string {
-	for _, p := range protocols() {
-		if p.number == number {
-			return p.names[0]
-		}
-	}
-	return strconv.Itoa(int(number))
-}
+func ProtocolName(number uint8) string { return strings.TrimPrefix(ipproto.Name(number), "ip/") }
 
 // String is the flow as ip lists have it, such as tcp:443, udp:5000-5010, icmp:* and *.
 func (f Flow) String() string {
@@ -178,7 +146,7 @@ func parseProtocol(s string) ([]uint8, string, error) {
 	case err == nil:
 		return nil, "", fmt.Errorf("protocol %s is not in 1-255", quote(s))
 	}
-	fix := didYouMean(s, "", slices.Values(protocolNames()))
+	fix := didYouMean(s, "", slices.Values(ipproto.Names()))
 	if fix == "" {
 		fix = "write tcp, udp, icmp, sctp or a number"
 	}

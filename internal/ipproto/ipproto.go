@@ -3,6 +3,7 @@ package ipproto
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -19,27 +20,52 @@ const (
 // HasPorts reports whether the first four bytes of a protocol's header are ports that grants name.
 func HasPorts(protocol uint8) bool { return protocol == TCP || protocol == UDP || protocol == SCTP }
 
-// names are those of IANA's list that people use.
-func names() map[string]uint8 {
-	return map[string]uint8{
-		"icmp": ICMP, "igmp": 2, "ipip": 4, "tcp": TCP, "udp": UDP, "ipv6": 41, "gre": 47, "esp": 50, "ah": 51, "icmpv6": ICMPv6, "ospf": 89,
-		"sctp": SCTP,
+// protocol is one that has a name.
+type protocol struct {
+	number uint8
+	names  []string // the first is the one that is shown
+}
+
+// protocols are those of IANA's list that people use.
+func protocols() []protocol {
+	return []protocol{
+		{ICMP, []string{"icmp"}}, {2, []string{"igmp"}}, {4, []string{"ip-in-ip", "ipip", "ipv4"}}, {TCP, []string{"tcp"}}, {8, []string{"egp"}},
+		{9, []string{"igp"}}, {UDP, []string{"udp"}}, {33, []string{"dccp"}}, {41, []string{"ipv6"}}, {47, []string{"gre"}}, {50, []string{"esp"}},
+		{51, []string{"ah"}}, {ICMPv6, []string{"icmpv6", "ipv6-icmp"}}, {89, []string{"ospf"}}, {SCTP, []string{"sctp"}},
 	}
+}
+
+// Names gives all names.
+func Names() (out []string) {
+	for _, p := range protocols() {
+		out = append(out, p.names...)
+	}
+	return out
 }
 
 // Name gives the name of a protocol, or ip/N for one that has none here.
-func Name(protocol uint8) string {
-	for name, n := range names() {
-		if n == protocol {
-			return name
+func Name(number uint8) string {
+	for _, p := range protocols() {
+		if p.number == number {
+			return p.names[0]
 		}
 	}
-	return "ip/" + strconv.Itoa(int(protocol))
+	return "ip/" + strconv.Itoa(int(number))
 }
 
-// Number gives the protocol of a name that Name gives.
-func Number(name string) (protocol uint8, ok bool) {
-	if n, ok := names()[name]; ok {
+// Named gives the protocol of one of Names, in lower case.
+func Named(name string) (number uint8, ok bool) {
+	for _, p := range protocols() {
+		if slices.Contains(p.names, name) {
+			return p.number, true
+		}
+	}
+	return 0, false
+}
+
+// Number gives the protocol of one of Names, or of what Name gives.
+func Number(name string) (number uint8, ok bool) {
+	if n, ok := Named(name); ok {
 		return n, true
 	}
 	n, err := strconv.ParseUint(strings.TrimPrefix(name, "ip/"), 10, 8)
@@ -73,7 +99,7 @@ func ParseFlow(s string) (Flow, error) {
 		}
 		return Flow{}, fmt.Errorf("flow %q: %s needs a port, such as %[2]s/443", s, Name(uint8(n)))
 	}
-	protocol, known := names()[name]
+	protocol, known := Named(name)
 	if !known {
 		if _, err := strconv.Atoi(name); err == nil {
 			return Flow{}, fmt.Errorf("flow %q: which protocol? Write tcp/%[2]s or udp/%[2]s, or ip/%[2]s for a protocol's number", s, name)

@@ -37,6 +37,11 @@ func TestName(t *testing.T) {
 			t.Errorf("%q is protocol %d", bad, n)
 		}
 	}
+	for _, name := range Names() {
+		if n, ok := Named(name); !ok || Name(n) != name && name != "ipip" && name != "ipv4" && name != "ipv6-icmp" {
+			t.Errorf("%s is %d, %v, which is named %s", name, n, ok, Name(n))
+		}
+	}
 	for p := 1; p < 256; p++ {
 		if n, ok := Number(Name(uint8(p))); !ok || n != uint8(p) {
 			t.Errorf("%s is protocol %d, %v", Name(uint8(p)), n, ok)

@@ -220,8 +220,8 @@ func flowQuery(m *pb.FlowsRequest, s *session, now time.Time) (*flowlog.Query, e
 		}
 	}
 	if text := m.GetFlow(); text != "" {
-		if _, ok := ipproto.Number(text); ok {
-			q.Protocol = text
+		if n, ok := ipproto.Number(text); ok {
+			q.Protocol = ipproto.Name(n)
 		} else {
 			f, err := ipproto.ParseFlow(text)
 			if err != nil {

@@ -37,6 +37,7 @@ func TestFlowQuery(t *testing.T) {
 		"a peer that left":       {m: &pb.FlowsRequest{Peer: "old"}, s: s, want: flowlog.Query{Device: "old"}},
 		"a peer without session": {m: &pb.FlowsRequest{Peer: "desk"}, want: flowlog.Query{Device: "desk"}},
 		"a protocol":             {m: &pb.FlowsRequest{Flow: "udp"}, want: flowlog.Query{Protocol: "udp"}},
+		"another name":           {m: &pb.FlowsRequest{Flow: "ipip"}, want: flowlog.Query{Protocol: "ip-in-ip"}},
 		"ICMP":                   {m: &pb.FlowsRequest{Flow: "icmp"}, want: flowlog.Query{Protocol: "icmp"}},
 		"a kind that is none":    {m: &pb.FlowsRequest{Kinds: []string{"new", "old"}}, err: `"old": there are live, new`},
 		"a flow that is none":    {m: &pb.FlowsRequest{Flow: "tcp/1-5"}, err: "one port"},
