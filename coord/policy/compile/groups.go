@@ -12,8 +12,10 @@ type GroupSet struct{ Users []*pb.UserGroups }
 
 // grouped are the users that are in groups, sorted, and what is told of each.
 type grouped struct {
-	index map[string]int
+	users []string
 	told  []*pb.UserGroups
+	// place is where in them a user is, by number and counted from 1; 0: in no group.
+	place []int
 	// sets are by users, seen by devices that are seen, as long as these belong to the same users: that many look up what one has found.
 	sets, seen interned[GroupSet]
 	passed     uint64
@@ -29,6 +31,7 @@ func (c *Compiler) Groups(id ID) *GroupSet {
 	}
 	if g.passed != c.passed {
 		g.seen, g.passed = interned[GroupSet]{}, c.passed
+		g.find(c.numbers)
 	}
 	seen := c.peers(slot)
 	seen.set(slot)
@@ -39,11 +42,24 @@ func (c *Compiler) Groups(id ID) *GroupSet {
 	return g.seen.share(hash, g.setOf(c.usersOf(seen)))
 }
 
-// usersOf gives the places in index of those whose devices are seen.
+// find notes the places of users that have got a number since the last time.
+func (g *grouped) find(numbers map[string]int32) {
+	if len(g.place) == len(numbers)+1 {
+		return
+	}
+	g.place = make([]int, len(numbers)+1)
+	for i, u := range g.users {
+		if n, ok := numbers[u]; ok {
+			g.place[n] = i + 1
+		}
+	}
+}
+
+// usersOf gives the places of those whose devices are seen.
 func (c *Compiler) usersOf(seen bits) (which bits) {
 	for slot := range seen.all() {
-		if i, ok := c.inGroups.index[c.entries[slot].user]; ok {
-			which.set(i)
+		if i := c.inGroups.place[c.userOf[slot]]; i > 0 {
+			which.set(i - 1)
 		}
 	}
 	return which
@@ -65,17 +81,17 @@ func (g *grouped) setOf(which bits) *GroupSet {
 // grouped gives what is known of users in groups, until groups change.
 func (c *Compiler) grouped() *grouped {
 	if c.inGroups == nil {
-		g := &grouped{index: map[string]int{}, passed: c.passed}
+		g := &grouped{passed: c.passed}
 		for _, u := range c.usersInGroups() {
 			told := &pb.UserGroups{User: u}
 			for _, name := range sortedUnique(c.groupsOfUser(u)) {
 				told.Groups = append(told.Groups, "group:"+name)
 			}
 			if len(told.Groups) > 0 {
-				g.index[u] = len(g.told)
-				g.told = append(g.told, told)
+				g.users, g.told = append(g.users, u), append(g.told, told)
 			}
 		}
+		g.find(c.numbers)
 		c.inGroups = g
 	}
 	return c.inGroups
