@@ -23,7 +23,7 @@ func main() {
 	bin := flag.String("bin", "bin", "directory of the built programs, wireguard-go among them")
 	runs := flag.Int("runs", 5, "runs of each figure")
 	stream := flag.Duration("stream", 2*time.Second, "length of a TCP stream")
-	only := flag.String("only", "", "one part alone: start, direct, relayed, or the latter's relayed-udp or relayed-websocket; or nat or birthday, which are left out otherwise")
+	only := flag.String("only", "", "one part alone: start, direct, rules, relayed, or the latter's relayed-udp or relayed-websocket; or nat or birthday, which are left out otherwise")
 	doc := flag.String("doc", "", "document that gets the table of part nat or birthday")
 	forwarder := flag.String("forward", "", "run the bare forwarder for `TRANSPORT`; what measures starts it by itself")
 	end := flag.String("bare-end", "", "run an end of the bare tunnel through the forwarder at `URL`, likewise")
@@ -64,7 +64,7 @@ func (b *bench) run() error {
 		run   func() error
 		alone bool // runs only if it is asked for
 	}{
-		{"start", b.startUp, false}, {"direct", b.direct, false}, {"relayed-udp", b.relayedUDP, false},
+		{"start", b.startUp, false}, {"direct", b.direct, false}, {"rules", b.rules, false}, {"relayed-udp", b.relayedUDP, false},
 		{"relayed-websocket", b.relayedWebSocket, false}, {"nat", b.nat, true}, {"birthday", b.birthday, true},
 	} {
 		group, _, _ := strings.Cut(part.name, "-")
@@ -77,7 +77,7 @@ func (b *bench) run() error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("there is no part %q: start, direct, relayed, relayed-udp, relayed-websocket, nat, birthday", b.only)
+		return fmt.Errorf("there is no part %q: start, direct, rules, relayed, relayed-udp, relayed-websocket, nat, birthday", b.only)
 	}
 	return nil
 }
