@@ -89,6 +89,39 @@ func BenchmarkPath(b *testing.B) {
 	}
 }
 
+// BenchmarkHandOver is one batch of full packets of the LAN that one gateway hands to the other, and what that makes of it.
+func BenchmarkHandOver(b *testing.B) {
+	o := newOffice(b, "0.0.0.0/0 0.0.0.0/0 17 53")
+	var out, in [][]byte
+	for i := range 128 {
+		plain := datagram("10.1.0.7", uint16(i), "100.64.0.1", 53, i, 1380)
+		out, in = append(out, plain), append(in, append(make([]byte, room), raw(protoIPv4, "100.64.0.3", "100.64.0.2", plain)...))
+	}
+	bufs, sizes := buffers(len(out))
+	b.Run("hand", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			for i := range out {
+				sizes[i] = copy(bufs[i][room:], out[i])
+			}
+			if n := o.b.dev.outgoing(bufs, sizes, room); n != len(out) {
+				b.Fatal(n)
+			}
+		}
+	})
+	b.Run("take", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := o.a.dev.Write(in, room); err != nil {
+				b.Fatal(err)
+			}
+			if n := o.a.dev.takeInjected(bufs, sizes, room); n != len(in) {
+				b.Fatal(n)
+			}
+		}
+	})
+}
+
 // TestNoAllocations: a packet of a flow that goes on costs none, either way.
 func TestNoAllocations(t *testing.T) {
 	d, out, in := pathDevice(t, 100, filter.Config{Records: true}, rulesOf(t, all), 1)

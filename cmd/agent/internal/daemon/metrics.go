@@ -140,6 +140,11 @@ func descs() map[string]*prometheus.Desc {
 		{"packets_held_dropped_total", "Of those, packets that waited in vain.", nil},
 		{"packets_too_big_total", "Packets longer than their path carries, answered by ICMP.", nil},
 		{"packets_clamped_total", "TCP SYNs whose MSS was lowered.", nil},
+		{"packets_handed_over_total", "Packets between gateways of one CIDR: out to the one that a device uses, in from another.", []string{"direction"}},
+		{"packets_handed_over_refused_total", "Of those that came in, packets that may not, and packets of the host that look like them.", nil},
+		{"packets_made_dropped_total", "Packets of other gateways and words that there was no room for.", nil},
+		{"words_total", "Words of peers' agents, by what became of them.", []string{"outcome"}},
+		{"probe_answers_total", "Answers of hosts behind this gateway to its probes.", nil},
 		{"packets_long_total", "Packets too long for their direct path, which a relay carried.", nil},
 		{"filter_entries", "What the packet filter's table holds.", []string{"kind"}},
 		{"filter_evicted_total", "Entries of that table that had to make room.", nil},
@@ -260,6 +265,13 @@ func (f *figures) countPackets(gauge gaugeFunc, count countFunc) {
 	count("packets_held_dropped_total", p.HeldDropped)
 	count("packets_too_big_total", p.TooBig)
 	count("packets_clamped_total", p.Clamped)
+	count("packets_handed_over_total", p.Handed, "out")
+	count("packets_handed_over_total", p.Unwrapped, "in")
+	count("packets_handed_over_refused_total", p.Refused)
+	count("packets_made_dropped_total", p.InjectedDropped)
+	count("words_total", p.Words, "heard")
+	count("words_total", p.WordsDropped, "dropped")
+	count("probe_answers_total", p.ProbeAnswers)
 	gauge("filter_entries", float64(p.Table.Flows), "flow")
 	gauge("filter_entries", float64(p.Table.Fragments), "fragment")
 	gauge("filter_entries", float64(p.Table.Refused), "refused")

@@ -40,6 +40,7 @@ func sample() *figures {
 		},
 		packets: tundev.Counters{
 			NoPeer: 50, Held: 51, HeldDropped: 52, NotOurs: 53, TooBig: 54, Clamped: 55, Forged: 56,
+			Handed: 121, Unwrapped: 122, Refused: 123, InjectedDropped: 124, Words: 125, WordsDropped: 126, ProbeAnswers: 127,
 			Table: filter.Stats{Flows: 57, Fragments: 58, Refused: 59, Evicted: 110},
 		},
 		bind: bind.Stats{
@@ -103,7 +104,10 @@ func TestMetrics(t *testing.T) {
 		"overrun_total{} 35", "check_send_errors_total{} 36",
 		"packets_no_peer_total{} 50", "packets_held_total{} 51", "packets_held_dropped_total{} 52", "packets_not_ours_total{} 53",
 		"packets_forged_total{} 56", "filter_entries{flow} 57", "filter_entries{fragment} 58", "filter_entries{refused} 59", "filter_evicted_total{} 110",
-		"packets_too_big_total{} 54", "packets_clamped_total{} 55", "packets_long_total{} 69",
+		"packets_too_big_total{} 54", "packets_clamped_total{} 55",
+		"packets_handed_over_total{out} 121", "packets_handed_over_total{in} 122", "packets_handed_over_refused_total{} 123",
+		"packets_made_dropped_total{} 124", "words_total{heard} 125", "words_total{dropped} 126", "probe_answers_total{} 127",
+		"packets_long_total{} 69",
 		"initiations_refused_total{damaged} 61", "initiations_refused_total{unknown peer} 62", "initiations_refused_total{rate} 63",
 		"initiations_refused_total{replayed} 64", "unknown_session_total{} 60", "relay_packets_dropped_total{overrun} 65",
 		"relay_packets_dropped_total{not WireGuard} 66", "socket_errors_total{receive} 67", "socket_errors_total{send} 68",
