@@ -111,7 +111,7 @@ func TestEndsInComment(t *testing.T) {
 // TestFirstTexts holds that what Warren writes by itself is right.
 func TestFirstTexts(t *testing.T) {
 	for name, text := range map[string][]byte{
-		"starter": Starter(), "starter for some": Starter("bob", "ann@example.org", "a\"b\n", "with space"), "built-in": BuiltIn(),
+		"starter": Starter(nil), "starter for some": Starter(nil, "bob", "ann@example.org", "a\"b\n", "with space"), "built-in": BuiltIn(),
 	} {
 		p, err := Parse(text)
 		if err != nil || len(p.Warnings) > 0 {
@@ -126,9 +126,10 @@ func TestFirstTexts(t *testing.T) {
 		}
 	}
 	// What stands in comments of the starter is right too.
-	text := strings.NewReplacer("// {\n", "{\n", "// }", "}", "// \t", "\t", "// \"", "\"", "// {\"src", "{\"src").Replace(string(Starter("ann")))
+	text := strings.NewReplacer("// {\n", "{\n", "// }", "}", "// \t", "\t", "// \"", "\"", "// {\"src", "{\"src").Replace(string(Starter(nil, "ann")))
 	p, err := Parse([]byte(text))
-	if err != nil || len(p.Grants) != 3 || len(p.Tests) != 1 || len(p.Hosts) != 1 || len(p.TagOwners) != 1 {
+	if err != nil || len(p.Grants) != 6 || len(p.Tests) != 1 || len(p.Hosts) != 1 || len(p.TagOwners) != 2 || len(p.Approvers) != 1 ||
+		len(p.ExitApprover) != 1 {
 		t.Errorf("with its examples: %v\n%s", err, text)
 	}
 }
@@ -193,7 +194,7 @@ func FuzzParse(f *testing.F) {
 			f.Add(text)
 		}
 	}
-	f.Add(Starter("ann"))
+	f.Add(Starter(nil, "ann"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		p, err := Parse(text)
 		if err != nil {

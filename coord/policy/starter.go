@@ -2,6 +2,8 @@ package policy
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -23,8 +25,26 @@ func BuiltIn() []byte {
 `)
 }
 
-// Starter gives the policy of a new network. Devices of one user reach each other; owners, if any, are put into a group to begin with.
-func Starter(owners ...string) []byte {
+// lans are the private addresses (RFC 1918, RFC 4193), one of which most networks behind gateways have.
+func lans() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("fc00::/7"),
+	}
+}
+
+// Starter gives the policy of a new network, which has overlay as its own prefixes. Devices of one user reach each other; everybody reaches what an
+// administrator lets gateways with a tag carry, and the internet through exit nodes that an administrator approved. owners, if any, are put into a
+// group to begin with.
+func Starter(overlay []netip.Prefix, owners ...string) []byte {
+	var set strings.Builder
+	for _, p := range lans() {
+		set.WriteString(fmt.Sprintf("\n\t\t\t%q,", "add "+p.String()))
+	}
+	for _, o := range overlay {
+		if slices.ContainsFunc(lans(), o.Overlaps) {
+			set.WriteString(fmt.Sprintf("\n\t\t\t%q, // devices of this network", "remove "+o.String()))
+		}
+	}
 	var group strings.Builder
 	for _, o := range slices.Sorted(slices.Values(owners)) {
 		if checkUser(o) == nil {
@@ -36,7 +56,7 @@ func Starter(owners ...string) []byte {
 	if group.Len() > 0 {
 		members = "[" + group.String() + "\n\t\t]"
 	}
-	return []byte(strings.ReplaceAll(starter, "MEMBERS", members))
+	return []byte(strings.NewReplacer("MEMBERS", members, "LANS", set.String()).Replace(starter))
 }
 
 const starter = `// The policy of this network: what no grant allows is denied. Grants only add, so their order does not matter.
@@ -53,12 +73,27 @@ const starter = `// The policy of this network: what no grant allows is denied. 
 
 	// Who may give a device which tag. A device with a tag belongs to its tags instead of a user.
 	"tagOwners": {
+		"tag:gateway": ["group:admins"],
 		// "tag:web": ["group:admins"],
 	},
 
 	// Names for addresses and CIDRs behind gateways.
 	"hosts": {
-		// "office": "192.168.10.0/24",
+		// "printer": "192.168.10.20",
+	},
+
+	// Names for many of them.
+	"ipsets": {
+		"ipset:lans": [LANS
+		],
+	},
+
+	// What gateways and exit nodes carry waits for "warren-coordinator route approve", except for these:
+	"autoApprovers": {
+		"routes": {
+			// "192.168.10.0/24": ["tag:gateway"],
+		},
+		// "exitNode": ["tag:exit"],
 	},
 
 	"grants": [
@@ -70,6 +105,31 @@ const starter = `// The policy of this network: what no grant allows is denied. 
 			"ip":   ["*"],
 		},
 
+		// Everybody with a user reaches the networks behind gateways that join by a token made with --tags gateway, once their routes are approved.
+		{
+			"name": "behind gateways",
+			"src":  ["autogroup:member"],
+			"dst":  ["ipset:lans"],
+			"ip":   ["*"],
+			"via":  ["tag:gateway"],
+		},
+
+		// Everybody with a user reaches the internet through exit nodes that were approved.
+		{
+			"name": "exit nodes",
+			"src":  ["autogroup:member"],
+			"dst":  ["autogroup:internet"],
+			"ip":   ["*"],
+		},
+
+		// Two sites reach each other, host by host:
+		// {
+		// 	"name": "sites",
+		// 	"src":  ["10.1.0.0/16", "10.2.0.0/16"],
+		// 	"dst":  ["10.1.0.0/16", "10.2.0.0/16"],
+		// 	"ip":   ["*"],
+		// },
+
 		// Administrators reach SSH on web servers, in working hours:
 		// {
 		// 	"name": "ssh for admins",
@@ -79,12 +139,12 @@ const starter = `// The policy of this network: what no grant allows is denied. 
 		// 	"when": {"days": ["mon-fri"], "hours": "08:00-18:00", "zone": "Europe/Berlin"},
 		// },
 
-		// Everybody with a user reaches the office through its gateway, until a day:
+		// Everybody with a user reaches one host behind any gateway, until a day:
 		// {
-		// 	"name":  "office",
+		// 	"name":  "printer",
 		// 	"src":   ["autogroup:member"],
-		// 	"dst":   ["office"],
-		// 	"ip":    ["80,443", "udp:53"],
+		// 	"dst":   ["printer"],
+		// 	"ip":    ["631"],
 		// 	"until": "2030-12-31T18:00:00Z",
 		// },
 	],

@@ -72,7 +72,7 @@ var networks = []struct {
 	who          func(i int) (string, []string)
 }{
 	{"all-to-all", string(policy.BuiltIn()) + "\n", func(int) (string, []string) { return "ann", nil }},
-	{"users-of-5", string(policy.Starter()) + "\n", func(i int) (string, []string) { return fmt.Sprint("user", i/5), nil }},
+	{"users-of-5", string(policy.Starter(nil)) + "\n", func(i int) (string, []string) { return fmt.Sprint("user", i/5), nil }},
 	{"100-servers", serversAndClients, func(i int) (string, []string) {
 		if i < 100 {
 			return "", []string{"server"}

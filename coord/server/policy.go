@@ -53,7 +53,7 @@ func (s *Server) writeFirstPolicy(tx store.Tx) error {
 		if s.cfg.Owner != "" {
 			owners = append(owners, s.cfg.Owner)
 		}
-		s.firstPolicy, p.Text, p.Reason = StarterPolicy, policy.Starter(owners...), "the starter policy"
+		s.firstPolicy, p.Text, p.Reason = StarterPolicy, policy.Starter(s.network.Prefixes, owners...), "the starter policy"
 	} else {
 		s.firstPolicy, p.Text, p.Reason = BuiltInPolicy, policy.BuiltIn(), "what was allowed before this network had a policy"
 	}

@@ -34,7 +34,7 @@ func TestFirstPolicies(t *testing.T) {
 		peers [4]int
 	}{
 		"built-in": {string(policy.BuiltIn()), [4]int{3, 3, 3, 3}},
-		"starter":  {string(policy.Starter("ann", "bob")), [4]int{1, 1, 0, 0}},
+		"starter":  {string(policy.Starter(nil, "ann", "bob")), [4]int{1, 1, 0, 0}},
 		"empty":    {"{}", [4]int{}},
 	} {
 		compiled := New(parse(t, c.text), dir, start)

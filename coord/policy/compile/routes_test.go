@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"warren/coord/policy"
 )
 
 // sites are two data centers, the first with two gateways, an office, an exit node of each kind, and a laptop.
@@ -188,5 +190,51 @@ func TestUsed(t *testing.T) {
 	}
 	if c.Used(ID{99}, netip.MustParsePrefix("10.1.0.0/16")) {
 		t.Error("a route of nobody is used")
+	}
+}
+
+// TestStarterNetworks holds the starter policy against what it says of gateways and exit nodes, for a network whose own prefixes are private ones, too.
+func TestStarterNetworks(t *testing.T) {
+	for _, overlay := range []string{"100.64.0.0/16", "10.64.0.0/16"} {
+		own := []netip.Prefix{netip.MustParsePrefix(overlay), netip.MustParsePrefix("fd00:1::/48")}
+		dir := Directory{Prefixes: own, Users: map[string]User{}}
+		for i, d := range []Device{
+			{Name: "laptop", Owner: "ann"}, {Name: "phone", Owner: "ann"}, {Name: "other", Owner: "bob"}, {Name: "server", Tags: []string{"web"}},
+			{Name: "gw", Tags: []string{"gateway"}, Routes: []netip.Prefix{netip.MustParsePrefix("192.168.10.0/24"), netip.MustParsePrefix("fd77::/48")}},
+			{Name: "home", Owner: "bob", Routes: []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16")}},
+			{Name: "out", Tags: []string{"exit"}, Exit: true},
+		} {
+			d.ID = ID{byte(i + 1)}
+			v4, v6 := own[0].Addr().As4(), own[1].Addr().As16()
+			v4[3], v6[15] = byte(i+2), byte(i+2)
+			d.Addresses = []netip.Addr{netip.AddrFrom4(v4), netip.AddrFrom16(v6)}
+			dir.Devices = append(dir.Devices, d)
+		}
+		c := New(parse(t, string(policy.Starter(own, "ann"))), dir, start)
+		for _, x := range []struct {
+			to, address string
+			want        bool
+		}{
+			{"phone", "", true}, {"other", "", false}, {"server", "", false}, {"gw", "", false}, {"home", "", false}, {"out", "", false},
+			{"gw", "192.168.10.20", true}, {"gw", "fd77::1", true}, {"home", "10.5.0.1", false}, {"out", "1.1.1.1", true}, {"out", "2606::1", true},
+			{"out", "192.168.1.1", false},
+		} {
+			from, to := byName(dir, "laptop"), byName(dir, x.to)
+			if x.address != "" {
+				to.Address = netip.MustParseAddr(x.address)
+			}
+			if got := c.Explain(Question{Src: from, Dst: to, Protocol: 6, Port: 22}, start); got.Allowed != x.want {
+				t.Errorf("overlay %s: laptop to %s %s: %s", overlay, x.to, x.address, got)
+			}
+			if x.to == "gw" && x.address != "" {
+				back := Question{Src: to, Dst: from, Protocol: 6, Port: 22}
+				if c.Explain(back, start).Allowed {
+					t.Errorf("%s reaches the laptop", x.address)
+				}
+			}
+		}
+		if got := viewRoutes(c, dir, "laptop"); got != "0.0.0.0/0 out, 192.168.10.0/24 gw, ::/0 out, fd77::/48 gw" {
+			t.Errorf("overlay %s: routes %s", overlay, got)
+		}
 	}
 }
