@@ -12,6 +12,7 @@ import (
 type LAN struct {
 	lab     *Lab
 	segment *segment
+	ports   map[string]string // the switch's end of a cable, by host and interface
 }
 
 // LAN adds one. Either prefix may be invalid.
@@ -24,7 +25,7 @@ func (l *Lab) LAN(name string, v4, v6 netip.Prefix) (*LAN, error) {
 	if err := box.handle.LinkAdd(bridge); err != nil {
 		return nil, fmt.Errorf("%s: bridge: %w", name, err)
 	}
-	return &LAN{l, &segment{owner: box, v4: v4, v6: v6, lan: lanName}}, box.raise(lanName)
+	return &LAN{l, &segment{owner: box, v4: v4, v6: v6, lan: lanName}, map[string]string{}}, box.raise(lanName)
 }
 
 // Address4 gives the prefix's address of a number, or an invalid one.
@@ -45,6 +46,7 @@ func (n *LAN) Plug(h *Host, link string, number int) error {
 	s := n.segment
 	port := fmt.Sprintf("to%d", s.owner.ports)
 	s.owner.ports++
+	n.ports[h.Name+" "+link] = port
 	if err := s.cable(h, link, port); err != nil {
 		return err
 	}
@@ -65,6 +67,26 @@ func (n *LAN) Host(name string, number, via int) (*Host, error) {
 	}
 	h.Addr, h.Addr6 = n.Address4(number), n.Address6(number)
 	return h, h.defaultRoutes(&Uplink{Link: "eth0", gateway4: n.Address4(via), gateway6: n.Address6(via)})
+}
+
+// Cut takes a cable out at the switch, and Mend puts it back: the host's interface has no carrier meanwhile, and keeps what it is configured with.
+func (n *LAN) Cut(h *Host, link string) error { return n.setPort(h, link, false) }
+
+// Mend undoes Cut.
+func (n *LAN) Mend(h *Host, link string) error {
+	return errors.Join(n.setPort(h, link, true), n.segment.owner.awaitUp(n.ports[h.Name+" "+link]), h.awaitUp(link))
+}
+
+func (n *LAN) setPort(h *Host, link string, up bool) error {
+	s := n.segment
+	port, err := s.owner.handle.LinkByName(n.ports[h.Name+" "+link])
+	if err != nil {
+		return fmt.Errorf("%s: %s of %s: %w", s.owner.Name, link, h.Name, err)
+	}
+	if up {
+		return s.owner.handle.LinkSetUp(port)
+	}
+	return s.owner.handle.LinkSetDown(port)
 }
 
 // Route has the host send what is for a prefix to a neighbour.

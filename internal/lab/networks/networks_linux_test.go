@@ -240,3 +240,33 @@ func (p *pattern) Read(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+// nft runs a script of nft on a host.
+func (w *world) nft(d *warrennet.Device, script string) error {
+	out, err := d.Command(w.ctx, "nft", script).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("nft: %w: %s", err, out)
+	}
+	return nil
+}
+
+// awaitWell waits until a device knows that all of these gateways of a CIDR work.
+func (w *world) awaitWell(d *warrennet.Device, cidr string, gateways ...string) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.ctx, patience)
+	defer cancel()
+	_, err := d.Await(ctx, fmt.Sprintf("certain that %v work", gateways), func(s *warrennet.Status) bool {
+		r := s.Route(cidr)
+		if r == nil {
+			return false
+		}
+		well := 0
+		for _, g := range r.Gateways {
+			if slices.Contains(gateways, g.Name) && g.Health == "working" {
+				well++
+			}
+		}
+		return well == len(gateways)
+	})
+	must(w.t, err)
+}

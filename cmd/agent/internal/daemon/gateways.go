@@ -173,8 +173,8 @@ func (n *networks) hear(w heardWord) {
 	}
 }
 
-// offer tells the cores what there is to use and to carry.
-func (n *networks) offer() {
+// offer tells the cores what there is to use and to carry, and reports whether that has changed what is chosen.
+func (n *networks) offer() (changed bool) {
 	set, offers := choose.SetRoutes{}, n.offers()
 	for _, p := range sortedKeys(offers) {
 		if n.routing.RefuseRoutes && p.Bits() > 0 {
@@ -194,10 +194,12 @@ func (n *networks) offer() {
 	for p := range n.chosen {
 		if _, ok := offers[p]; !ok || n.routing.RefuseRoutes && p.Bits() > 0 {
 			delete(n.chosen, p)
+			changed = true
 		}
 	}
-	n.note(choose.SetExit(n.exit()), set)
+	changed = n.note(choose.SetExit(n.exit()), set) || changed
 	n.carry(carried)
+	return changed
 }
 
 func gateways(routes []record.Route) (out []deviceKey) {

@@ -131,8 +131,10 @@ func (n *networks) setMap(m *client.Map, self *record.Device, mtu int, gone, put
 	if n.links == nil {
 		n.look()
 	}
-	n.offer()
-	n.update(gone, put)
+	n.update(gone, put) // before the cores speak to those who are new
+	if n.offer() {
+		n.update(nil, nil)
+	}
 	for _, p := range gone {
 		n.carry(carry.Forget{Device: p.Key.Raw()})
 	}
