@@ -102,6 +102,29 @@ func Uplinks(except string) (map[netip.Addr]int, error) {
 	return out, err
 }
 
+// Confined tells of the addresses whose interface has no default route while another has one: which prefixes are reached through it. What is sent from
+// there to elsewhere leaves by a default route all the same, with a source to which no answer comes back. None on systems other than Linux yet.
+func Confined(except string) (map[netip.Addr][]netip.Prefix, error) {
+	ways, routes := defaultRoutes(), routesByLink()
+	out := map[netip.Addr][]netip.Prefix{}
+	_, err := hostAddresses(except, func(i net.Interface, a netip.Addr) bool {
+		through := ways.v6
+		if a.Is4() {
+			through = ways.v4
+		}
+		if _, ok := through[i.Index]; ok || len(through) == 0 || a.IsLinkLocalUnicast() {
+			return false
+		}
+		for _, p := range routes[i.Index] {
+			if p.Addr().Is4() == a.Is4() && !p.Addr().IsLinkLocalUnicast() && !p.Addr().IsMulticast() {
+				out[a] = append(out[a], p)
+			}
+		}
+		return true
+	})
+	return out, err
+}
+
 // OtherUplinks gives an address of each interface with a default route besides those that the kernel prefers: what is not pinned never leaves
 // there. None on systems other than Linux yet.
 func OtherUplinks(except string) (out []netip.Addr, err error) {

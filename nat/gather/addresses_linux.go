@@ -1,6 +1,10 @@
 package gather
 
-import "github.com/vishvananda/netlink"
+import (
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+)
 
 // describeLinks asks the kernel about all interfaces, by index. What it does not tell is left out.
 func describeLinks() map[int]link {
@@ -22,6 +26,24 @@ func describeLinks() map[int]link {
 		_, v6 := ways.v6[i]
 		l.uplink = v4 || v6
 		out[i] = l
+	}
+	return out
+}
+
+// routesByLink are the prefixes of the main table's routes by interface.
+func routesByLink() map[int][]netip.Prefix {
+	out := map[int][]netip.Prefix{}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, _ := netlink.RouteList(nil, family)
+		for _, r := range routes {
+			if r.Dst == nil || r.LinkIndex == 0 {
+				continue
+			}
+			a, ok := netip.AddrFromSlice(r.Dst.IP)
+			if ones, _ := r.Dst.Mask.Size(); ok {
+				out[r.LinkIndex] = append(out[r.LinkIndex], netip.PrefixFrom(a.Unmap(), ones))
+			}
+		}
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package gather
 
 import (
+	"errors"
 	"maps"
 	"net"
 	"net/netip"
@@ -173,4 +174,46 @@ func uplinks(t *testing.T) {
 			t.Errorf("other uplinks after a route to %s by %s (-want +got):\n%s", step.dst, step.name, diff)
 		}
 	}
+}
+
+// TestConfined: an address whose interface has no default route, while another has one, reaches what that interface's routes lead to.
+func TestConfined(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T) {
+		check := func(want map[netip.Addr][]netip.Prefix) {
+			t.Helper()
+			got, err := Confined("warren0")
+			if err != nil {
+				t.Error(err)
+			}
+			compare := cmp.Options{
+				cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+				cmpopts.SortSlices(netip.Prefix.Compare),
+			}
+			if diff := cmp.Diff(want, got, compare); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		}
+		links := map[string]*netlink.Bridge{}
+		for name, addr := range map[string]string{"eth0": "192.0.2.1/24", "lan0": "10.1.0.1/16"} {
+			link := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}
+			parsed, err := netlink.ParseAddr(addr)
+			if err := errors.Join(err, netlink.LinkAdd(link), netlink.AddrAdd(link, parsed), netlink.LinkSetUp(link)); err != nil {
+				t.Error(err)
+				return
+			}
+			links[name] = link
+		}
+		check(map[netip.Addr][]netip.Prefix{}) // without any default route nothing leaves by another link
+		_, beyond, _ := net.ParseCIDR("10.9.0.0/16")
+		if err := errors.Join(
+			netlink.RouteReplace(&netlink.Route{LinkIndex: links["eth0"].Index, Gw: net.IPv4(192, 0, 2, 254)}),
+			netlink.RouteReplace(&netlink.Route{LinkIndex: links["lan0"].Index, Dst: beyond, Gw: net.IPv4(10, 1, 0, 9)}),
+		); err != nil {
+			t.Error(err)
+			return
+		}
+		check(map[netip.Addr][]netip.Prefix{
+			netip.MustParseAddr("10.1.0.1"): {netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.9.0.0/16")},
+		})
+	})
 }

@@ -160,6 +160,9 @@ func (s *session) forgetProbes(now time.Time) {
 
 // requested takes a check of the peer: it earns a check in return (RFC 8445 section 7.3.1.4), if that could tell something new.
 func (s *session) requested(at Pair) {
+	if !s.c.Reaches(at.Local, at.Remote.Addr()) {
+		return
+	}
 	now := s.c.now
 	p := s.find(at)
 	known := p != nil && !p.reflexive

@@ -3,6 +3,7 @@ package path
 import (
 	"bytes"
 	"container/heap"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -21,6 +22,7 @@ type Core struct {
 	out      []Action
 	local    []candidate.Candidate
 	hosts    []netip.Addr
+	confined map[netip.Addr][]netip.Prefix // those of hosts that reach no more
 	relayUp  bool
 	sessions map[ID]*session
 	kept     map[ID]kept      // of sessions that have ended; one entry a peer of the map at most
@@ -177,10 +179,11 @@ func (e Forget) apply(c *Core) {
 func (e SetLocal) apply(c *Core) {
 	local := candidate.Sort(e.Candidates)
 	local = local[:min(len(local), candidate.Max)]
-	if slices.Equal(local, c.local) {
+	if slices.Equal(local, c.local) && maps.EqualFunc(e.Confined, c.confined, slices.Equal) {
 		return
 	}
 	old := c.hosts
+	c.confined = e.Confined
 	c.local, c.hosts = local, nil
 	for _, l := range local {
 		if l.Kind == pb.CandidateKind_CANDIDATE_KIND_HOST && !slices.Contains(c.hosts, l.Addr.Addr()) {

@@ -156,11 +156,27 @@ func (s *session) localsFor(remote netip.Addr) (out []netip.Addr) {
 		return []netip.Addr{{}} // not known yet: the kernel's choice
 	}
 	for _, h := range s.c.hosts {
-		if h.Is4() == remote.Is4() {
+		if h.Is4() == remote.Is4() && s.c.Reaches(h, remote) {
 			out = append(out, h)
 		}
 	}
 	return out
+}
+
+// Reaches reports whether what is sent from a local address to a remote one leaves by the link of that address, as far as is known: a confined link leads
+// to its own prefixes, and others do not lead there unless they are in the same network. One packet that leaves by another link
+// spoils more than itself. A NAT there gives the port of the tunnel's socket to a source that does not exist for it, and our own gets another.
+func (c *Core) Reaches(local, remote netip.Addr) bool {
+	prefixes, confined := c.confined[local]
+	if confined {
+		return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(remote) })
+	}
+	for _, prefixes := range c.confined {
+		if slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(remote) && !p.Contains(local) }) {
+			return !local.IsValid()
+		}
+	}
+	return true
 }
 
 // rank orders checks by how likely and how good a pair is. 0 is the last that worked.

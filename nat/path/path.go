@@ -102,7 +102,12 @@ type (
 	// Forget says that the peer has left the network: nothing of it is kept.
 	Forget struct{ Peer ID }
 	// SetLocal gives all candidates of this device. Addresses of hosts among them are those that checks are sent from.
-	SetLocal struct{ Candidates []candidate.Candidate }
+	// Confined are those of them whose link leads to these prefixes only: what is sent from there to elsewhere would leave by another link, and
+	// a NAT on that way would give the port of the tunnel's socket to an address that no answer comes back to.
+	SetLocal struct {
+		Candidates []candidate.Candidate
+		Confined   map[netip.Addr][]netip.Prefix
+	}
 	// SetRelay tells whether a relay is connected.
 	SetRelay struct{ Up bool }
 	// SetMapping tells of the NAT before this device, through which leaves what is sent without a local address.

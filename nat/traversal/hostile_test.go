@@ -172,12 +172,12 @@ func TestLyingCandidates(t *testing.T) {
 		for i := range candidate.Max {
 			lies = append(lies, candidate.Candidate{Addr: netip.AddrPortFrom(stranger.Addr(), uint16(7000+i))})
 		}
-		b.tr.SetCandidates(lies)
+		b.tr.SetCandidates(lies, nil)
 		w.meet(a, b)
 		w.talk(a, b)
 		const seconds = 60
 		for i := range seconds {
-			b.tr.SetCandidates(lies[i%8:]) // so that b tells of them again
+			b.tr.SetCandidates(lies[i%8:], nil) // so that b tells of them again
 			pass(time.Second)
 		}
 		w.mu.Lock()
@@ -289,7 +289,7 @@ func TestNothingBlocks(t *testing.T) {
 			a.tr.PeerGone(b.id.Public())
 			a.tr.NetworkChanged()
 		}
-		a.tr.SetCandidates(nil)
+		a.tr.SetCandidates(nil, nil)
 		a.tr.SetOverlay(nil)
 		a.tr.SetRelay(false, "", netip.AddrPort{})
 		a.tr.Idle(b.node.Public())
@@ -298,7 +298,7 @@ func TestNothingBlocks(t *testing.T) {
 		a.tr.Paths()
 		a.tr.Stats()
 		close(release)
-		a.tr.SetCandidates(a.candidates())
+		a.tr.SetCandidates(a.candidates(), nil)
 		a.tr.SetRelay(true, "home", relayAddr)
 		w.talk(a, b)
 		w.within(5*time.Second, "direct in the end", both(a, b, Direct))

@@ -274,6 +274,9 @@ func (o *owner) request(m *stunmsg.Message, at path.Pair) {
 		return
 	}
 	o.t.counters.requests.Add(1)
+	if !o.core.Reaches(at.Local, at.Remote.Addr()) {
+		return // the answer would take another way than the check, which therefore is none
+	}
 	if err := o.send(at, e.Keys.Success(m.Tx, at.Remote)); err != nil {
 		o.t.counters.sendErrors.Add(1)
 	}

@@ -192,12 +192,12 @@ func (t *Traversal) SetOverlay(prefixes []netip.Prefix) {
 	t.tell(func(o *owner) { o.overlay = prefixes })
 }
 
-// SetCandidates gives the candidates of this device.
-func (t *Traversal) SetCandidates(candidates []candidate.Candidate) {
+// SetCandidates gives the candidates of this device, and of its own addresses those whose link leads to some prefixes only.
+func (t *Traversal) SetCandidates(candidates []candidate.Candidate, confined map[netip.Addr][]netip.Prefix) {
 	candidates = slices.Clone(candidates)
 	t.tell(func(o *owner) {
 		o.local = candidates
-		o.handle(path.SetLocal{Candidates: candidates})
+		o.handle(path.SetLocal{Candidates: candidates, Confined: confined})
 	})
 }
 

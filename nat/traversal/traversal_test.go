@@ -260,7 +260,7 @@ func TestNetworkChanged(t *testing.T) {
 		a.host.At = netip.MustParseAddrPort("10.77.0.2:51820")
 		a.host.Box = pathtest.NewBox(pathtest.Easy, netip.MustParseAddr("192.0.2.77"), 77)
 		w.mu.Unlock()
-		a.tr.SetCandidates(a.candidates())
+		a.tr.SetCandidates(a.candidates(), nil)
 		a.tr.NetworkChanged()
 		w.within(time.Second, "direct from the new address", func() bool {
 			return a.path(b).Local == a.host.At && b.path(a).Remote.Addr() == a.host.Box.External()

@@ -99,7 +99,7 @@ func (d *device) start(change func(*Config)) {
 	}
 	d.tr = New(cfg)
 	d.tr.SetOverlay([]netip.Prefix{overlay})
-	d.tr.SetCandidates(d.candidates())
+	d.tr.SetCandidates(d.candidates(), nil)
 	d.tr.SetRelay(true, "home", relayAddr)
 	ctx, cancel := context.WithCancel(d.w.t.Context())
 	done := make(chan error, 1)

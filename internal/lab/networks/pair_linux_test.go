@@ -91,6 +91,10 @@ func TestGatewayPair(t *testing.T) {
 	must(t, err)
 	defer meter.Close()
 	w.awaitWell(laptop, c.v4, first.Name, second.Name)
+	for _, gateway := range c.gateways {
+		_, err := laptop.AwaitPath(w.ctx, gateway.Name, "direct")
+		must(t, err)
+	}
 
 	for _, fault := range []struct {
 		name      string

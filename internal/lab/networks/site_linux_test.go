@@ -26,6 +26,7 @@ type center struct {
 	lan      *lab.LAN
 	v4, v6   string
 	gateways []*warrennet.Device
+	uplinks  []*lab.Site // of the gateways
 	host     *lab.Host
 }
 
@@ -35,13 +36,15 @@ func (w *world) center(number, gateways int, settings ...string) *center {
 	var err error
 	c.lan, err = w.Lab.LAN(fmt.Sprintf("lan%d", number), netip.MustParsePrefix(c.v4), netip.MustParsePrefix(c.v6))
 	must(w.t, err)
+	c.host = w.host(c.lan.Host(fmt.Sprintf("dc%dhost", number), 10, 1))
 	for i := range gateways {
-		h := w.host(w.Lab.Host(fmt.Sprintf("dc%dgw%d", number, i+1), lab.Easy))
+		site := w.site(fmt.Sprintf("dc%d's uplink %d", number, i+1), lab.Easy)
+		c.uplinks = append(c.uplinks, site)
+		h := w.host(site.Host(fmt.Sprintf("dc%dgw%d", number, i+1)))
 		must(w.t, c.lan.Plug(h, "eth1", i+1))
 		given := append([]string{"--site", c.v4, "--site", c.v6, "--priority", fmt.Sprint(200 - 50*i)}, settings...)
 		c.gateways = append(c.gateways, w.device(h, "tag:gateway", given...))
 	}
-	c.host = w.host(c.lan.Host(fmt.Sprintf("dc%dhost", number), 10, 1))
 	return c
 }
 

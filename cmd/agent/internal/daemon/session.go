@@ -168,7 +168,7 @@ func (s *session) makeNAT() error {
 	})
 	s.gatherer = gather.New(gather.Config{
 		Log: s.log, Interface: s.router.Name(), Port: s.bind.LocalPort, Send: s.bind.WriteTo,
-		Endpoints: s.cfg.Endpoints, OnCandidates: s.traversal.SetCandidates,
+		Endpoints: s.cfg.Endpoints, OnCandidates: s.onCandidates,
 		OnReport: func(r gather.Report) {
 			s.traversal.SetView(ownView(r))
 			s.traversal.SetMapping(mappingFor(r.IPv4), externalOf(r.IPv4))

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"warren/coord/client"
+	"warren/nat/candidate"
 	"warren/nat/gather"
 	"warren/nat/netmon"
 	"warren/nat/path"
@@ -245,6 +246,15 @@ func (s *session) onNetworkEvent(e netmon.Event) {
 	s.networks.networkChanged(e.Woke)
 	s.relays.reset()
 	s.client.Reset()
+}
+
+// onCandidates tells path choice of this device's addresses, and which of them reach only a part of the world.
+func (s *session) onCandidates(c []candidate.Candidate) {
+	confined, err := gather.Confined(s.router.Name())
+	if err != nil {
+		s.log.Warn("the host's addresses could not be read", "err", err)
+	}
+	s.traversal.SetCandidates(c, confined)
 }
 
 // findUplinks has what a path pins to an address leave by the interface of that address.
