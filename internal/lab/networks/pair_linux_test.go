@@ -71,62 +71,124 @@ func (k *talk) alive(ctx context.Context, since time.Time) error {
 	}
 }
 
-// TestGatewayPair: of two gateways of a data center the one in use fails in one way after another, and comes back each time. The hosts of the center send
-// what is for the tunnel to the other one, as they would to a VRRP master that is not the one which the laptop uses.
+// pair is a data center with two gateways, and a laptop that uses the first. The center's hosts send what is for the tunnel to the second, as they would
+// to a VRRP master that is not the gateway which the laptop uses.
 //
 //	laptop --- NAT --- internet --- NAT --- dc1gw1 --- 10.1.0.0/16 --- 10.1.0.10
 //	                           `--- NAT --- dc1gw2 ---'
-func TestGatewayPair(t *testing.T) {
-	w := newWorld(t, sites)
+type pair struct {
+	*center
+	laptop *warrennet.Device
+}
+
+func (w *world) pair() *pair {
+	w.t.Helper()
 	c := w.center(1, 2, "--probe", "10.1.0.10")
-	must(t, c.host.Route(netip.MustParsePrefix("0.0.0.0/0"), c.lan.Address4(2)))
+	must(w.t, c.host.Route(netip.MustParsePrefix("0.0.0.0/0"), c.lan.Address4(2)))
 	laptop := w.device(w.host(w.Lab.Host("laptop", lab.Easy)), "ann")
-	first, second := c.gateways[0], c.gateways[1]
-	w.awaitRoute(laptop, c.v4, first.Name)
+	w.awaitRoute(laptop, c.v4, c.gateways[0].Name)
 	w.ping(laptop.Host, c.host.Addr)
-	at := netip.AddrPortFrom(c.host.Addr, 8080)
-	w.server(c.host, at)
-	session := w.talk(laptop.Host, at)
-	meter, err := warrennet.NewMeter(w.ctx, laptop.Host, c.host.Addr.String())
+	w.awaitWell(laptop, c.v4, c.gateways[0].Name, c.gateways[1].Name)
+	for _, g := range c.gateways {
+		_, err := laptop.AwaitPath(w.ctx, g.Name, "direct")
+		must(w.t, err)
+	}
+	return &pair{c, laptop}
+}
+
+// faults are the ways in which the first gateway of a pair fails.
+func (w *world) faults(c *center) []fault {
+	first := c.gateways[0]
+	block := "add table ip block; add chain ip block f { type filter hook forward priority 10; policy drop; }"
+	return []fault{
+		{"daemon killed", func() error { _ = first.Daemon().Signal(syscall.SIGKILL); return nil }, nil},
+		{"daemon stopped", func() error { return first.Daemon().Signal(syscall.SIGTERM) }, nil},
+		{"uplink cut", func() error { return first.Unplug() }, nil},
+		{"LAN cut", func() error { return c.lan.Cut(first.Host, "eth1") }, func() error { return c.lan.Mend(first.Host, "eth1") }},
+		{"forwarding off", func() error { return first.Sysctl("ipv4/ip_forward", "0") }, nil},
+		{"firewall", func() error { return w.nft(first, block) }, nil},
+	}
+}
+
+type fault struct {
+	name     string
+	do, undo func() error // undo may be nil
+}
+
+// TestGatewayPair: the gateway in use fails, in each of the ways that there are, under a running ping and an open connection. Both go on over the other
+// gateway, and go back when the first one has been well for a while.
+func TestGatewayPair(t *testing.T) {
+	for i := range (&world{}).faults(&center{gateways: make([]*warrennet.Device, 1)}) {
+		w := newWorld(t, sites)
+		p := w.pair()
+		f := w.faults(p.center)[i]
+		t.Run(f.name, func(t *testing.T) { w.failOver(t, p, f) })
+		w.Close()
+	}
+}
+
+func (w *world) failOver(t *testing.T, p *pair, f fault) {
+	first, second := p.gateways[0].Name, p.gateways[1].Name
+	at := netip.AddrPortFrom(p.host.Addr, 8080)
+	w.server(p.host, at)
+	session := w.talk(p.laptop.Host, at)
+	meter, err := warrennet.NewMeter(w.ctx, p.laptop.Host, p.host.Addr.String())
 	must(t, err)
 	defer meter.Close()
-	w.awaitWell(laptop, c.v4, first.Name, second.Name)
-	for _, gateway := range c.gateways {
-		_, err := laptop.AwaitPath(w.ctx, gateway.Name, "direct")
-		must(t, err)
-	}
 
-	for _, fault := range []struct {
-		name      string
-		do, undo  func() error
-		holdsTalk bool
-	}{
-		{"daemon killed", func() error { _ = first.Daemon().Signal(syscall.SIGKILL); return nil }, func() error { return first.StartDaemon(w.ctx) }, true},
-		{"LAN cut", func() error { return c.lan.Cut(first.Host, "eth1") }, func() error { return c.lan.Mend(first.Host, "eth1") }, true},
-		{"forwarding off", func() error { return first.Sysctl("ipv4/ip_forward", "0") }, func() error { return first.Sysctl("ipv4/ip_forward", "1") }, true},
-		{"firewall", func() error {
-			return w.nft(first, "add table ip block; add chain ip block f { type filter hook forward priority 10; policy drop; }")
-		},
-			func() error { return w.nft(first, "delete table ip block") }, true},
-		{"uplink cut", func() error { return first.Unplug() }, func() error { return first.Plug() }, true},
-	} {
-		began := time.Now()
-		must(t, fault.do())
-		w.awaitRoute(laptop, c.v4, second.Name)
-		within, cancel := context.WithTimeout(w.ctx, patience)
-		must(t, session.alive(within, time.Now()))
-		cancel()
-		lost := meter.Longest(began)
-		t.Logf("%s: %.2f s without answers", fault.name, lost.Seconds())
-		if lost > switchOver {
-			t.Errorf("%s: the ping was not answered for %s, more than %s", fault.name, lost, switchOver)
-		}
-		must(t, fault.undo())
-		back := time.Now()
-		w.awaitRoute(laptop, c.v4, first.Name)
-		if lost := meter.Longest(back); lost > 300*time.Millisecond {
-			t.Errorf("after %s: the ping was not answered for %s on the way back", fault.name, lost)
-		}
-		w.awaitWell(laptop, c.v4, first.Name, second.Name)
+	began := time.Now()
+	must(t, f.do())
+	w.awaitRoute(p.laptop, p.v4, second)
+	within, cancel := context.WithTimeout(w.ctx, patience)
+	defer cancel()
+	must(t, session.alive(within, time.Now()))
+	lost := meter.Longest(began)
+	t.Logf("%.2f s without answers", lost.Seconds())
+	if lost > switchOver {
+		t.Errorf("the ping was not answered for %s, more than %s", lost, switchOver)
 	}
+	if f.undo == nil {
+		return
+	}
+	must(t, f.undo())
+	back := time.Now()
+	w.awaitRoute(p.laptop, p.v4, first)
+	must(t, session.alive(within, time.Now()))
+	if lost := meter.Longest(back); lost > 300*time.Millisecond {
+		t.Errorf("the ping was not answered for %s on the way back", lost)
+	}
+}
+
+// TestDifferentGateways: two laptops use different gateways of one data center, whose hosts send to one of them: the one has seen the first gateway fail and
+// waits until it has been well for long enough, the other has come since. Connections are opened both ways.
+func TestDifferentGateways(t *testing.T) {
+	w := newWorld(t, sites)
+	p := w.pair()
+	first, second := p.gateways[0], p.gateways[1]
+	must(t, p.lan.Cut(first.Host, "eth1"))
+	w.awaitRoute(p.laptop, p.v4, second.Name)
+	must(t, p.lan.Mend(first.Host, "eth1"))
+	w.awaitWell(p.laptop, p.v4, first.Name, second.Name)
+	other := w.device(w.host(w.Lab.Host("other", lab.Easy)), "ann")
+	w.awaitRoute(other, p.v4, first.Name)
+	at := netip.AddrPortFrom(p.host.Addr, 8080)
+	w.server(p.host, at)
+	for _, d := range []*warrennet.Device{p.laptop, other} {
+		c, seen := w.call(d.Host, at)
+		st, err := d.Status(w.ctx)
+		must(t, err)
+		if seen != st.Self.Addresses[0] {
+			t.Errorf("%s is seen as %s, not as %s", d.Name, seen, st.Self.Addresses[0])
+		}
+		w.through(c, 1<<20)
+		own := netip.AddrPortFrom(netip.MustParseAddr(st.Self.Addresses[0]), 9090)
+		w.server(d.Host, own)
+		back, seen := w.call(p.host, own)
+		if seen != p.host.Addr.String() {
+			t.Errorf("the host is seen as %s by %s", seen, d.Name)
+		}
+		w.through(back, 1<<20)
+	}
+	w.awaitRoute(p.laptop, p.v4, second.Name) // still, or the test has shown nothing
+	w.awaitRoute(other, p.v4, first.Name)
 }

@@ -17,6 +17,7 @@ const sites = `{
 		{"name": "one to two", "src": ["dc1", "dc1v6"], "dst": ["dc2", "dc2v6"], "ip": ["*"]},
 		{"name": "two to one", "src": ["dc2", "dc2v6"], "dst": ["dc1", "dc1v6"], "ip": ["*"]},
 		{"name": "office", "src": ["ann"], "dst": ["dc1", "dc2"], "ip": ["*"]},
+		{"name": "back", "src": ["dc1"], "dst": ["ann"], "ip": ["tcp:9090"]},
 	],
 	"autoApprovers": {"routes": {"10.0.0.0/8": ["tag:gateway"], "fd00::/8": ["tag:gateway"]}},
 }`
