@@ -52,6 +52,15 @@ func markedDialer(log *slog.Logger) *dialer {
 	return d
 }
 
+// onlyFrom has a socket take only what comes by an interface.
+func onlyFrom(name string) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var bindErr error
+		err := c.Control(func(fd uintptr) { bindErr = unix.BindToDevice(int(fd), name) })
+		return errors.Join(err, bindErr)
+	}
+}
+
 // Bounds of how long TCP to a relay may go unacknowledged. Another relay stands by, so there is no point in hoping: with the time to doubt a UDP
 // path before, the least has packets flow again within 2 s of a relay's death. Up to 70 ms of round trip it is the least that counts.
 const (

@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"syscall"
 )
 
 const firewallMark = 0
@@ -13,6 +14,9 @@ const firewallMark = 0
 type dialer struct{ net net.Dialer }
 
 func markedDialer(*slog.Logger) *dialer { return new(dialer) }
+
+// onlyFrom does nothing here.
+func onlyFrom(string) func(network, address string, c syscall.RawConn) error { return nil }
 
 // hasten does nothing here: the relay's pings notice.
 func hasten(net.Conn) {}

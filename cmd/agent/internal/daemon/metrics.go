@@ -12,6 +12,7 @@ import (
 	"warren/nat/traversal"
 	"warren/proto/key"
 	"warren/tunnel/bind"
+	"warren/tunnel/dnsforward"
 	"warren/tunnel/engine"
 	"warren/tunnel/filter"
 	"warren/tunnel/flowlog"
@@ -39,6 +40,7 @@ type figures struct {
 	traversal               traversal.Stats
 	packets                 tundev.Counters
 	bind                    bind.Stats
+	dns                     dnsforward.Stats
 }
 
 // figures gives nil while no session runs.
@@ -49,7 +51,7 @@ func (d *daemon) figures() *figures {
 	}
 	f := &figures{
 		connected: s.control.Load().Connected, paths: s.traversal.Paths(), stats: s.engine.Stats(), traversal: s.traversal.Stats(),
-		packets: s.engine.Packets(), bind: s.bind.Stats(),
+		packets: s.engine.Packets(), bind: s.bind.Stats(), dns: s.dns.Stats(),
 	}
 	for _, l := range s.relays.links() {
 		f.relays++
@@ -148,6 +150,7 @@ func descs() map[string]*prometheus.Desc {
 		{"packets_long_total", "Packets too long for their direct path, which a relay carried.", nil},
 		{"filter_entries", "What the packet filter's table holds.", []string{"kind"}},
 		{"filter_evicted_total", "Entries of that table that had to make room.", nil},
+		{"exit_dns_total", "Questions for names by users of this exit node, by what became of them.", []string{"outcome"}},
 		{"initiations_refused_total", "WireGuard handshake initiations that were refused.", []string{"reason"}},
 		{"unknown_session_total", "WireGuard messages of a session that is not known.", nil},
 		{"relay_packets_dropped_total", "Packets from relays that were not delivered.", []string{"reason"}},
@@ -190,6 +193,15 @@ func (e *exporter) Collect(out chan<- prometheus.Metric) {
 	f.countTraversal(count)
 	f.countPackets(gauge, count)
 	f.countBind(gauge, count)
+	f.countDNS(count)
+}
+
+func (f *figures) countDNS(count countFunc) {
+	count("exit_dns_total", f.dns.Answered, "answered")
+	count("exit_dns_total", f.dns.Refused, "refused")
+	count("exit_dns_total", f.dns.Failed, "failed")
+	count("exit_dns_total", f.dns.Malformed, "malformed")
+	count("exit_dns_total", f.dns.Dropped, "dropped")
 }
 
 func number(b bool) float64 {

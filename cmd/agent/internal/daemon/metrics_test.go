@@ -16,6 +16,7 @@ import (
 	"warren/nat/traversal"
 	"warren/proto/key"
 	"warren/tunnel/bind"
+	"warren/tunnel/dnsforward"
 	"warren/tunnel/engine"
 	"warren/tunnel/filter"
 	"warren/tunnel/flowlog"
@@ -48,6 +49,7 @@ func sample() *figures {
 			SendErrors: 68, Long: 69, SentDirect: 44, SentRelay: 45, ReceivedDirect: 46, ReceivedRelay: 47, GSO4: true, GRO6: true,
 		},
 	}
+	f.dns = dnsforward.Stats{Answered: 140, Refused: 141, Failed: 142, Malformed: 143, Dropped: 144}
 	for _, cause := range path.Causes() {
 		f.traversal.Causes[cause] = 90 + uint64(cause)
 	}
@@ -97,6 +99,7 @@ func TestMetrics(t *testing.T) {
 		"up{} 1", "coordinator_connected{} 1", "map_revision{} 1", "map_age_seconds{} 2", "peers{} 3", "relays{} 5", "relays_connected{} 4",
 		"paths{direct} 3", "paths{relay} 2", "paths{none} 1", "peers_configured{} 1", "last_handshake_seconds{} 200.5",
 		"bytes_total{received} 11", "bytes_total{sent} 22",
+		"exit_dns_total{answered} 140", "exit_dns_total{dropped} 144", "exit_dns_total{failed} 142", "exit_dns_total{malformed} 143", "exit_dns_total{refused} 141",
 		"path_changes_total{none} 37", "path_changes_total{relay} 38", "path_changes_total{direct} 39",
 		"path_bytes_total{sent,direct} 44", "path_bytes_total{sent,relay} 45", "path_bytes_total{received,direct} 46",
 		"path_bytes_total{received,relay} 47",

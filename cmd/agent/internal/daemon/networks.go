@@ -67,6 +67,8 @@ type networks struct {
 	echoed chan echo
 	seen   chan seenAt
 	wake   chan struct{} // due has changed
+	// forwardDNS is told at which addresses the users of an exit node get names resolved.
+	forwardDNS func([]netip.Addr)
 
 	mu      sync.Mutex // guards what follows, and is held while engine and router are changed
 	routing state.Routing
@@ -265,6 +267,9 @@ func (n *networks) apply() {
 	if len(in.Carried) > 0 {
 		st.Probes = n.m.Statement.ProbeAddresses()
 	}
+	if n.forwardDNS != nil {
+		n.forwardDNS(n.dnsAddresses(st.Exit.Any()))
+	}
 	n.plan = routeplan.Make(in)
 	st.Routes, st.Local = n.plan.Routes, n.plan.Local
 	for _, p := range n.plan.Refused {
@@ -282,6 +287,14 @@ func (n *networks) apply() {
 	if n.err != nil {
 		n.log.Error("addresses and routes not applied", "err", n.err)
 	}
+}
+
+// dnsAddresses are where this device answers questions for names: nowhere unless it is an exit node.
+func (n *networks) dnsAddresses(exit bool) []netip.Addr {
+	if !exit {
+		return nil
+	}
+	return n.self.Addresses
 }
 
 // exitResolvers are the addresses of the exit node in use, where its DNS forwarder listens, one of each family.

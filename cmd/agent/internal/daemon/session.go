@@ -32,6 +32,7 @@ import (
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/bind"
+	"warren/tunnel/dnsforward"
 	"warren/tunnel/engine"
 	"warren/tunnel/filter"
 	"warren/tunnel/flowlog"
@@ -68,6 +69,7 @@ type session struct {
 	relays    *relays
 	client    *client.Client
 	networks  *networks
+	dns       *dnsforward.Forwarder
 	advertise *advertiser
 
 	known   atomic.Pointer[known]
@@ -103,6 +105,8 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 		return nil, err
 	}
 	s.networks = newNetworks(self, cfg.state.Routing, s.engine, s.router, &hostlinks.Reader{Ignore: s.router.Name()}, time.Now, s.log)
+	s.dns = s.exitDNS()
+	s.networks.forwardDNS = s.dns.Set
 	if err := s.makeNAT(); err != nil {
 		return nil, err
 	}
@@ -226,6 +230,7 @@ func (s *session) run() {
 	group, ctx := errgroup.WithContext(s.ctx)
 	for _, task := range []func(context.Context) error{
 		s.runMapper, s.engine.Run, s.collector().Run, s.traversal.Run, s.gatherer.Run, s.monitor.Run, s.relays.run, s.client.Run, s.networks.run, s.advertise.run,
+		s.dns.Run,
 	} {
 		group.Go(func() error {
 			err := task(ctx)

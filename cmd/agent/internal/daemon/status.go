@@ -85,6 +85,9 @@ func (s *session) fill(r *pb.StatusResponse, now time.Time) {
 	if err := s.advertise.problem(); err != nil {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("nothing is advertised: %v", err))
 	}
+	if err := s.dns.Problem(); err != nil {
+		r.Warnings = append(r.Warnings, err.Error())
+	}
 	if k.m == nil {
 		return
 	}
