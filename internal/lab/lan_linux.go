@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // LAN is a switch with the prefixes of a company's network, which nothing routes but the hosts that are plugged in.
@@ -94,3 +95,21 @@ func (h *Host) Route(to netip.Prefix, via netip.Addr) error { return h.route(to,
 
 // Sysctl sets a value below /proc/sys/net, such as ipv4/ip_forward.
 func (h *Host) Sysctl(name, value string) error { return h.sysctl(name, value) }
+
+// Announce gives a host that has a public address, of its own, others besides, which the internet routes to it: such as those outside of the
+// prefixes for documentation, of which the lab's own are, and which a policy does not count among the internet's.
+func (h *Host) Announce(addrs ...netip.Addr) error {
+	lo, err := h.handle.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, a := range addrs {
+		own, via, flags := netip.PrefixFrom(a, a.BitLen()), h.Addr, 0
+		if a.Is6() {
+			via, flags = h.Addr6, unix.IFA_F_NODAD
+		}
+		errs = append(errs, h.handle.AddrAdd(lo, &netlink.Addr{IPNet: ipNet(own), Flags: flags}), h.lab.internet.route(own, via))
+	}
+	return errors.Join(errs...)
+}

@@ -365,7 +365,10 @@ type Status struct {
 	}
 	Routes     []Route
 	Advertised []Advertised
-	Exit       *struct{ Node, Problem string }
+	Exit       *struct {
+		Node, Problem string
+		IPv4, IPv6    bool
+	}
 	KillSwitch bool `json:"kill_switch"`
 }
 

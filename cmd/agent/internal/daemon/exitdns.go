@@ -18,7 +18,7 @@ func (s *session) exitDNS() *dnsforward.Forwarder {
 		Dial:      s.dialResolver,
 		Resolvers: dnsforward.NewFile(dnsforward.ResolvConf, nil).Resolvers,
 		Allowed:   func(a netip.Addr) bool { return s.known.Load().isPeer(a) },
-		Log: s.log,
+		Log:       s.log,
 	})
 }
 
