@@ -201,6 +201,16 @@ func TestExitBlocked(t *testing.T) {
 	a.laptop.wantAnswer("udp", "[fd00::1]:53", "exit saw fd00::9")
 	a.laptop.wantAnswer("tcp", far6, "internet saw 2001:db8:5::5", asAgent)
 
+	// The node itself is reached by IPv6 in the tunnel, and so is its forwarder.
+	s.DNS = addrs("100.64.0.1", "fd00::1")
+	a.laptop.apply(a.onLaptop, s)
+	for _, network := range []string{"udp", "tcp"} {
+		for _, who := range []*station{a.laptop, a.phone} {
+			who.wantAnswer(network, "[2001:db8:5::1]:53", "exit saw fd00::9")
+		}
+	}
+	a.laptop.wantNone("tcp", far6, "connection refused")
+
 	// The other way round: an exit node that has IPv6 only.
 	s = using("::/0")
 	s.Blocked = Families{IPv4: true}

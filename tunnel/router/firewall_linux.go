@@ -138,14 +138,12 @@ func (f *firewall) translateSources() {
 		}
 	}
 	for _, all := range []netip.Prefix{everyIPv4, everyIPv6} {
-		if f.s.exits().Has(all.Addr()) {
-			f.translateForExit(all.Addr())
-		}
+		f.translateForExit(all.Addr())
 	}
 }
 
 // translateForExit has what goes to the exit node come from this device, which alone may send there: forwarded clients' packets, those of sockets
-// that had bound to a LAN's address before, and redirected questions for names.
+// that had bound to a LAN's address before, and redirected questions for names, also of a family that has nothing but an address there.
 func (f *firewall) translateForExit(family netip.Addr) {
 	into := []term{notIif(f.name), oif(f.name), familyOf(family)}
 	foreign := slices.Clone(into)
@@ -160,6 +158,9 @@ func (f *firewall) translateForExit(family netip.Addr) {
 				f.source.add(slices.Concat(foreign, []term{to(netip.PrefixFrom(server, server.BitLen())), l4, destinationPort(53), masquerade()})...)
 			}
 		}
+	}
+	if !f.s.exits().Has(family) {
+		return
 	}
 	for _, p := range f.s.narrow(family) {
 		f.source.add(slices.Concat(into, []term{to(p), accept()})...)
@@ -209,6 +210,11 @@ func (f *firewall) refuse() {
 			if p.Addr().Is4() == all.Addr().Is4() {
 				f.leave.add(family, to(p), accept())
 				f.forward.add(family, to(p), accept())
+			}
+		}
+		for _, server := range f.s.DNS { // which a redirected question goes to, though it still has the interface here that it was to leave by
+			if server.Is4() == all.Addr().Is4() {
+				f.leave.add(family, to(netip.PrefixFrom(server, server.BitLen())), accept())
 			}
 		}
 		f.leave.refuseOwn(notOif(f.name), notOif("lo"), family, unmarked())

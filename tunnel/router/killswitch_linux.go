@@ -60,6 +60,9 @@ func killSwitchFor(name string, lan []netip.Prefix) table {
 			c.add(familyOf(p.Addr()), to(p), accept())
 		}
 	}
+	// A packet that was given another destination by a chain before still has the interface here that it was to leave by, such as a question for
+	// the LAN's resolver that goes to the exit node's. The last chain sees where it really goes.
+	own.add(redirected(), accept())
 	own.refuseOwn()
 	forwarded.add(drop())
 	last.add(drop())

@@ -87,6 +87,7 @@ func TestKillSwitch(t *testing.T) {
 	c := a.internet.capture("laptop")
 	s := using("0.0.0.0/0", "::/0")
 	s.DNS, s.KillSwitch = addrs("100.64.0.1", "fd00::1"), true
+	s.Local = append(s.Local, list("192.168.1.1/32")...) // the link's own router, which is its resolver, too
 	a.laptop.apply(a.onLaptop, s)
 	from := c.mark(a.laptop)
 	for _, who := range []*station{a.laptop, a.phone} {

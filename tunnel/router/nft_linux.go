@@ -308,6 +308,16 @@ func clampSegments() []term {
 	}
 }
 
+// redirected matches packets of connections whose destination was translated on this host.
+func redirected() term {
+	const destinationTranslated = 1 << 5 // IPS_DST_NAT
+	return term{"ct status dnat", []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(destinationTranslated), Xor: make([]byte, 4)},
+		differ(0, 0, 0, 0),
+	}}
+}
+
 func accept() term { return term{"accept", []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}} }
 func drop() term   { return term{"drop", []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}} }
 
