@@ -18,13 +18,67 @@ import (
 
 // In nftables a packet passes only if every table lets it. Where another's drops what is forwarded unless told otherwise, as iptables' chain
 // FORWARD does under Docker and ufw, a gateway needs a rule of its own there: in the chain that Docker keeps for such rules, or else at the
-// beginning of FORWARD.
+// beginning of FORWARD. An exit node needs one in INPUT too, for questions for names.
 const (
 	filterTable   = "filter"
 	forwardChain  = "FORWARD"
+	inputChain    = "INPUT"
 	userChain     = "DOCKER-USER"
 	acceptComment = "warren"
 )
+
+// pass is what other firewalls have to let through.
+type pass struct {
+	interfaceName string
+	// in has what comes from the tunnel forwarded, because the tunnel's own filter let it out, and the answers to it.
+	in bool
+	// out has all forwarded that goes into the tunnel, because the filter looks at that next.
+	out bool
+	// names has questions for names from the tunnel reach this host.
+	names bool
+}
+
+func (r *Router) passFor(s State) pass {
+	both := slices.ContainsFunc(s.Carried, func(c Carried) bool { return c.Kind == Site || c.translated() })
+	return pass{interfaceName: r.name, in: s.gateway().Any(), out: both, names: s.Exit.Any()}
+}
+
+// acceptRule is one rule, as nftables has it and as iptables' arguments say it.
+type acceptRule struct {
+	exprs []expr.Any
+	args  []string
+}
+
+// rules are those for a chain, of which nothing but its name matters here.
+func (p pass) rules(chain string) (out []acceptRule) {
+	add := func(args []string, exprs ...[]expr.Any) {
+		all := append(slices.Concat(exprs...), &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept})
+		out = append(out, acceptRule{all, append(args, "-m", "comment", "--comment", comment(p.interfaceName), "-j", "ACCEPT")})
+	}
+	in, into := iptablesInterface(expr.MetaKeyIIFNAME, p.interfaceName), iptablesInterface(expr.MetaKeyOIFNAME, p.interfaceName)
+	switch {
+	case chain == inputChain && p.names:
+		for _, l4 := range []struct {
+			name  string
+			match term
+		}{{"udp", udp()}, {"tcp", tcp()}} {
+			add([]string{"-i", p.interfaceName, "-p", l4.name, "--dport", "53"}, in, l4.match.exprs, destinationPort(53).exprs)
+		}
+	case chain == inputChain || !p.in:
+	case p.out:
+		add([]string{"-i", p.interfaceName}, in)
+		add([]string{"-o", p.interfaceName}, into)
+	default:
+		add([]string{"-i", p.interfaceName}, in)
+		add([]string{"-o", p.interfaceName, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"}, into, []expr.Any{
+			&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Xor: make([]byte, 4),
+				Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)},
+			differ(0, 0, 0, 0),
+		})
+	}
+	return out
+}
 
 // comment marks a rule of ours in a chain of others.
 func comment(name string) string { return acceptComment + " " + name }
@@ -41,13 +95,13 @@ func (r *Router) applyAccept(s State) error {
 		r.journal.Accepted = false
 		return r.journal.save()
 	}
-	both := slices.ContainsFunc(s.Carried, func(c Carried) bool { return c.Kind == Site || c.translated() })
+	p := r.passFor(s)
 	var errs []error
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
-		errs = append(errs, r.acceptInNFT(family, both))
+		errs = append(errs, r.acceptInNFT(family, p))
 	}
 	for _, program := range legacyPrograms {
-		errs = append(errs, r.acceptInLegacy(program, both))
+		errs = append(errs, r.acceptInLegacy(program, p))
 	}
 	r.tellOfOthers()
 	return errors.Join(errs...)
@@ -59,46 +113,33 @@ func (r *Router) willAccept() error {
 	return r.journal.save()
 }
 
-// acceptExprs are the rules: what comes from the tunnel passes, because the tunnel's own filter let it out; what goes into it, if LANs may begin
-// connections, because the filter looks at that next; if not, answers only.
-func acceptExprs(name string, both bool) [][]expr.Any {
-	verdict := []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept}}
-	in := slices.Concat(iptablesInterface(expr.MetaKeyIIFNAME, name), verdict)
-	out := iptablesInterface(expr.MetaKeyOIFNAME, name)
-	if !both {
-		out = append(out,
-			&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Xor: make([]byte, 4),
-				Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)},
-			differ(0, 0, 0, 0))
-	}
-	return [][]expr.Any{in, slices.Concat(out, verdict)}
-}
-
 // iptablesInterface matches an interface's name as iptables does, which compares up to the end of the string.
 func iptablesInterface(key expr.MetaKey, name string) []expr.Any {
 	return []expr.Any{meta(key), equal(append([]byte(name), 0)...)}
 }
 
-// chainFor is the chain of another's table where an accepting rule is needed, or nil.
-func chainFor(chains []*nftables.Chain) *nftables.Chain {
-	var forward, user *nftables.Chain
+// dropping are the chains of the filter table that need rules: those that drop unless told otherwise.
+func dropping(chains []*nftables.Chain) (out []*nftables.Chain) {
+	var user *nftables.Chain
 	for _, c := range chains {
-		switch {
-		case c.Table.Name != filterTable:
-		case c.Name == userChain:
+		if c.Table.Name == filterTable && c.Name == userChain {
 			user = c
-		case c.Name == forwardChain && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop:
-			forward = c
 		}
 	}
-	if forward != nil && user != nil {
-		return user
+	for _, c := range chains {
+		drops := c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
+		switch {
+		case c.Table.Name != filterTable || !drops:
+		case c.Name == forwardChain && user != nil:
+			out = append(out, user)
+		case c.Name == forwardChain || c.Name == inputChain:
+			out = append(out, c)
+		}
 	}
-	return forward
+	return out
 }
 
-func (r *Router) acceptInNFT(family nftables.TableFamily, both bool) error {
+func (r *Router) acceptInNFT(family nftables.TableFamily, p pass) error {
 	c, err := nftables.New()
 	if err != nil {
 		return explainFirewall(filterTable, err)
@@ -107,16 +148,21 @@ func (r *Router) acceptInNFT(family nftables.TableFamily, both bool) error {
 	if err != nil {
 		return nil // no nftables, which the table of our own has told
 	}
-	at := chainFor(chains)
-	if at == nil {
-		return nil
+	var errs []error
+	for _, at := range dropping(chains) {
+		errs = append(errs, r.acceptIn(c, at, p.rules(at.Name)))
 	}
-	want := acceptExprs(r.name, both)
+	return errors.Join(errs...)
+}
+
+// acceptIn puts our rules at the beginning of a chain, in place of those of ours that are there.
+func (r *Router) acceptIn(c *nftables.Conn, at *nftables.Chain, want []acceptRule) error {
 	ours, err := acceptsIn(c, at, r.name)
 	if err != nil {
 		return fmt.Errorf("chain %s: %w; let it accept what comes from %s and goes there", at.Name, err, r.name)
 	}
-	if len(ours) == len(want) && len(ours[len(ours)-1].Exprs) == len(want[0]) { // inserted in turn, so that the first is last
+	slices.Reverse(ours) // each was inserted before the one before it
+	if slices.EqualFunc(ours, want, func(is *nftables.Rule, want acceptRule) bool { return len(is.Exprs) == len(want.exprs) }) {
 		return nil
 	}
 	if err := r.willAccept(); err != nil {
@@ -127,14 +173,16 @@ func (r *Router) acceptInNFT(family nftables.TableFamily, both bool) error {
 			return err
 		}
 	}
-	for _, exprs := range want {
-		c.InsertRule(&nftables.Rule{Table: at.Table, Chain: at, Exprs: exprs,
+	for _, rule := range want {
+		c.InsertRule(&nftables.Rule{Table: at.Table, Chain: at, Exprs: rule.exprs,
 			UserData: userdata.AppendString(nil, userdata.TypeComment, comment(r.name))})
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("chain %s drops what is forwarded, and takes no rule that lets %s through: %w", at.Name, r.name, err)
+		return fmt.Errorf("chain %s drops unless told otherwise, and takes no rule that lets %s through: %w", at.Name, r.name, err)
 	}
-	r.noteOnce("chain %s of table %s accepts what is forwarded from and to %s", at.Name, at.Table.Name, r.name)
+	if len(want) > 0 {
+		r.noteOnce("chain %s of table %s accepts what is needed from and to %s", at.Name, at.Table.Name, r.name)
+	}
 	return nil
 }
 
@@ -173,7 +221,7 @@ func removeFromNFT(family nftables.TableFamily, name string) error {
 	}
 	var errs []error
 	for _, at := range chains {
-		if at.Table.Name != filterTable || at.Name != forwardChain && at.Name != userChain {
+		if at.Table.Name != filterTable || !slices.Contains([]string{forwardChain, inputChain, userChain}, at.Name) {
 			continue
 		}
 		ours, err := acceptsIn(c, at, name)
@@ -213,16 +261,7 @@ func (l legacy) run(args ...string) (string, error) {
 	return out.String(), nil
 }
 
-func (l legacy) rules(name string, both bool) [][]string {
-	said := []string{"-m", "comment", "--comment", comment(name), "-j", "ACCEPT"}
-	in, out := []string{"-i", name}, []string{"-o", name}
-	if !both {
-		out = append(out, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED")
-	}
-	return [][]string{slices.Concat(in, said), slices.Concat(out, said)}
-}
-
-func (r *Router) acceptInLegacy(l legacy, both bool) error {
+func (r *Router) acceptInLegacy(l legacy, p pass) error {
 	if !l.used() {
 		return nil
 	}
@@ -230,26 +269,33 @@ func (r *Router) acceptInLegacy(l legacy, both bool) error {
 	if err != nil {
 		return fmt.Errorf("%w; if its chain %s drops, let it accept what comes from %s and goes there", err, forwardChain, r.name)
 	}
-	if !strings.Contains(have, "-P "+forwardChain+" DROP\n") {
-		return nil
-	}
-	at := forwardChain
-	if strings.Contains(have, "-N "+userChain+"\n") {
-		at = userChain
-	}
-	if err := r.willAccept(); err != nil {
-		return err
-	}
-	for _, rule := range l.rules(r.name, both) {
-		if _, err := l.run(append([]string{"-C", at}, rule...)...); err == nil {
+	for _, chain := range []string{forwardChain, inputChain} {
+		rules, at := p.rules(chain), chain
+		if chain == forwardChain && strings.Contains(have, "-N "+userChain+"\n") {
+			at = userChain
+		}
+		if len(rules) == 0 || !strings.Contains(have, "-P "+chain+" DROP\n") {
 			continue
 		}
-		if _, err := l.run(append([]string{"-I", at}, rule...)...); err != nil {
+		if err := r.willAccept(); err != nil {
 			return err
 		}
+		for _, rule := range rules {
+			if l.has(at, rule) {
+				continue
+			}
+			if _, err := l.run(append([]string{"-I", at}, rule.args...)...); err != nil {
+				return err
+			}
+		}
+		r.noteOnce("chain %s of %s accepts what is needed from and to %s", at, l.program, r.name)
 	}
-	r.noteOnce("chain %s of %s accepts what is forwarded from and to %s", at, l.program, r.name)
 	return nil
+}
+
+func (l legacy) has(chain string, rule acceptRule) bool {
+	_, err := l.run(append([]string{"-C", chain}, rule.args...)...)
+	return err == nil
 }
 
 // remove deletes our rules, of which there may be none.
@@ -258,14 +304,11 @@ func (l legacy) remove(name string) error {
 		return nil
 	}
 	var errs []error
-	for _, at := range []string{forwardChain, userChain} {
-		for _, both := range []bool{false, true} {
-			for _, rule := range l.rules(name, both) {
-				for {
-					if _, err := l.run(append([]string{"-C", at}, rule...)...); err != nil {
-						break
-					}
-					if _, err := l.run(append([]string{"-D", at}, rule...)...); err != nil {
+	for _, p := range []pass{{name, true, true, true}, {name, true, false, true}} {
+		for _, chain := range []string{forwardChain, userChain, inputChain} {
+			for _, rule := range p.rules(chain) {
+				for l.has(chain, rule) {
+					if _, err := l.run(append([]string{"-D", chain}, rule.args...)...); err != nil {
 						errs = append(errs, err)
 						break
 					}

@@ -63,6 +63,30 @@ func TestAcceptElsewhere(t *testing.T) {
 				t.Errorf("%d rules in %s:\n%s", n, c.chain, after)
 			}
 
+			// An exit node is asked for names, and for nothing else.
+			for _, program := range c.programs {
+				o.gateway.run(program, "-P", "INPUT", "DROP")
+			}
+			o.gateway.echo("100.64.0.1:53")
+			o.gateway.echo("[fd00::1]:53")
+			o.gateway.echo("100.64.0.1:54")
+			exit := gatewayState(carry("192.168.10.0/24", Site))
+			exit.Exit = Families{IPv4: true, IPv6: true}
+			for range 2 {
+				o.gateway.apply(o.onGateway, exit)
+			}
+			for _, network := range []string{"udp", "tcp"} {
+				o.laptop.wantAnswer(network, "100.64.0.1:53", "gateway saw 100.64.0.9")
+				o.laptop.wantAnswer(network, "[fd00::1]:53", "gateway saw fd00::9")
+			}
+			o.laptop.wantNone("udp", "100.64.0.1:54", "")
+			if n := strings.Count(saved(), "-A INPUT -i "+name); n != 2*len(c.programs) {
+				t.Errorf("%d rules in INPUT:\n%s", n, saved())
+			}
+			for _, program := range c.programs {
+				o.gateway.run(program, "-P", "INPUT", "ACCEPT")
+			}
+
 			// Remote access needs answers only to go into the tunnel.
 			o.gateway.apply(o.onGateway, gatewayState(carry("192.168.10.0/24", Masquerade)))
 			o.laptop.wantAnswer("tcp", "192.168.10.7:631", "printer saw 192.168.10.1")
