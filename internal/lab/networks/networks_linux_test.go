@@ -242,8 +242,10 @@ func (p *pattern) Read(b []byte) (int, error) {
 }
 
 // nft runs a script of nft on a host.
-func (w *world) nft(d *warrennet.Device, script string) error {
-	out, err := d.Command(w.ctx, "nft", script).CombinedOutput()
+func (w *world) nft(d *warrennet.Device, script string) error { return w.nftOn(d.Host, script) }
+
+func (w *world) nftOn(h *lab.Host, script string) error {
+	out, err := h.Command(w.ctx, "nft", script).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("nft: %w: %s", err, out)
 	}
