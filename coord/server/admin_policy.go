@@ -16,6 +16,7 @@ import (
 	"warren/coord/policy/compile"
 	"warren/coord/store"
 	"warren/proto/key"
+	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 )
 
@@ -111,6 +112,9 @@ func reportMessage(r *Report) *pb.PolicyReport {
 	}
 	for _, f := range r.Failures {
 		m.Failures = append(m.Failures, &pb.PolicyProblem{Line: uint32(f.At.Line), Column: uint32(f.At.Column), Part: f.Test, What: f.Text})
+	}
+	for _, c := range r.Routes {
+		m.Routes = append(m.Routes, &pb.RouteChange{Device: c.Device, Prefix: record.PrefixToProto(c.Prefix), Approves: c.Approves, Text: c.String()})
 	}
 	for _, c := range r.Difference.Changes {
 		change := &pb.AccessChange{

@@ -1,11 +1,15 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"warren/coord/domain"
+	"warren/coord/policy"
 	"warren/coord/policy/compile"
 	"warren/coord/store"
 	"warren/proto/cidr"
@@ -64,7 +68,7 @@ func (b *batch) settle(old *store.Device, d *domain.Device) *domain.Device {
 	if old != nil {
 		before = &old.Device
 	}
-	asked := compile.Device{ID: d.Key.Raw(), Name: d.Name, Addresses: d.Addresses, Tags: d.Tags, Owner: d.Owner}
+	asked := compile.Device{ID: d.Key.Raw(), Name: d.Name, Addresses: d.Addresses, Tags: d.Tags, Owner: d.Owner} // whatever it carries already
 	approves := func(p netip.Prefix) bool { return b.approvers().ApprovesRoute(asked, p) }
 	return domain.Settle(&b.s.network, before, d, approves, b.s.cfg.Now())
 }
@@ -100,6 +104,52 @@ func (b *batch) settleAll() error {
 		}
 	}
 	return nil
+}
+
+// RouteChange is what another policy would do to a route.
+type RouteChange struct {
+	Device   string
+	Prefix   netip.Prefix
+	Approves bool // or takes back
+}
+
+// String is for a person.
+func (c RouteChange) String() string {
+	verb := "takes back"
+	if c.Approves {
+		verb = "approves"
+	}
+	return fmt.Sprintf("%s %s for %s", verb, c.Prefix, c.Device)
+}
+
+// directoryUnder is the network as it would be under p, and what p would do to its routes, in order of the devices' names.
+func (h *hub) directoryUnder(p *policy.Policy) (dir compile.Directory, changes []RouteChange) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	dir = h.s.emptyDirectory()
+	asked, now := h.access.compiled.Under(p), h.s.cfg.Now()
+	for _, d := range h.devices {
+		if !d.Visible() {
+			continue
+		}
+		as := compiledDevice(d)
+		if len(d.Advertised) > 0 {
+			as.Routes = nil // whether it may carry something does not depend on what it carries
+			next := domain.Settle(&h.s.network, &d.Device, &d.Device, func(p netip.Prefix) bool { return asked.ApprovesRoute(as, p) }, now)
+			for _, a := range d.Advertised {
+				was, is := slices.Contains(d.Routes, a.Prefix), slices.Contains(next.Routes, a.Prefix)
+				if was != is {
+					changes = append(changes, RouteChange{d.Name, a.Prefix, is})
+				}
+			}
+			as.Routes = next.Routes
+		}
+		dir.Devices = append(dir.Devices, as)
+	}
+	slices.SortFunc(changes, func(a, b RouteChange) int {
+		return cmp.Or(strings.Compare(a.Device, b.Device), a.Prefix.Compare(b.Prefix))
+	})
+	return dir, changes
 }
 
 // ruled is a change of what a device may carry, for the log.

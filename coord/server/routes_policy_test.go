@@ -2,8 +2,10 @@ package server
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -180,4 +182,39 @@ func sorted(a, b *device, ofA, ofB string) string {
 		ofA, ofB = ofB, ofA
 	}
 	return ofA + "; " + ofB
+}
+
+// A document is judged by the routes that it would approve, and the report names them.
+func TestExaminedRoutes(t *testing.T) {
+	host := prefix("10.9.0.1/32").Addr()
+	c := start(t, func(cfg *Config) {
+		cfg.HostAddresses = func() ([]netip.Addr, error) { return []netip.Addr{host}, nil }
+	})
+	c.set(routePolicy)
+	gw := c.member(c.token(domain.TokenWish{Tags: []string{"gate"}}), "gw")
+	c.member(c.token(domain.TokenWish{Owner: "ann"}), "laptop")
+	gw.advertise("10.9.0.0/16", "10.1.0.0/16", "0.0.0.0/0")
+	c.approveRoutes("gw", "10.1.0.0/16")
+	texts := func(r *Report) string {
+		var out []string
+		for _, c := range r.Routes {
+			out = append(out, c.String())
+		}
+		return strings.Join(out, "; ")
+	}
+	// It takes back the route by which alone the coordinator's host is reached.
+	_, r, err := c.srv.SetPolicy(t.Context(), PolicyWish{Text: []byte(approving(`"exitNode": ["tag:gate"]`))})
+	var refused *Refused
+	if !errors.As(err, &refused) || !r.LocksOut || texts(r) != "approves 0.0.0.0/0 for gw; takes back 10.9.0.0/16 for gw" {
+		t.Errorf("a policy that locks out: %v, routes %q", err, texts(r))
+	}
+	c.hasRoutes("gw 0.0.0.0/0 waiting; gw 10.1.0.0/16 approved by root; gw 10.9.0.0/16 approved by policy")
+	_, r, err = c.srv.SetPolicy(t.Context(), PolicyWish{Text: []byte(approving(`"routes": {"10.9.0.0/16": ["tag:gate"]}, "exitNode": ["tag:gate"]`))})
+	if err != nil || texts(r) != "approves 0.0.0.0/0 for gw" {
+		t.Errorf("one that does not: %v, %+v", err, r)
+	}
+	c.hasRoutes("gw 0.0.0.0/0 approved by policy; gw 10.1.0.0/16 approved by root; gw 10.9.0.0/16 approved by policy")
+	if reply := reportMessage(r); len(reply.GetRoutes()) != 1 || !reply.GetRoutes()[0].GetApproves() {
+		t.Errorf("the reply has %v", reply.GetRoutes())
+	}
 }

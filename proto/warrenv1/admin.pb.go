@@ -1569,7 +1569,9 @@ type PolicyReport struct {
 	// No device could reach the coordinator's host any more, and one can now.
 	LocksOut bool `protobuf:"varint,7,opt,name=locks_out,json=locksOut,proto3" json:"locks_out,omitempty"`
 	// There were too many kinds of devices to compare them all.
-	Unseen        bool `protobuf:"varint,8,opt,name=unseen,proto3" json:"unseen,omitempty"`
+	Unseen bool `protobuf:"varint,8,opt,name=unseen,proto3" json:"unseen,omitempty"`
+	// Routes that it would approve, or take back. What follows from them is not in changes.
+	Routes        []*RouteChange `protobuf:"bytes,9,rep,name=routes,proto3" json:"routes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1660,6 +1662,84 @@ func (x *PolicyReport) GetUnseen() bool {
 	return false
 }
 
+func (x *PolicyReport) GetRoutes() []*RouteChange {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+// RouteChange is what a policy's autoApprovers would do to what a device advertises.
+type RouteChange struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Device string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	Prefix *Prefix                `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// Or takes back.
+	Approves bool `protobuf:"varint,3,opt,name=approves,proto3" json:"approves,omitempty"`
+	// For a person.
+	Text          string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouteChange) Reset() {
+	*x = RouteChange{}
+	mi := &file_warren_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouteChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouteChange) ProtoMessage() {}
+
+func (x *RouteChange) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouteChange.ProtoReflect.Descriptor instead.
+func (*RouteChange) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RouteChange) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *RouteChange) GetPrefix() *Prefix {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+func (x *RouteChange) GetApproves() bool {
+	if x != nil {
+		return x.Approves
+	}
+	return false
+}
+
+func (x *RouteChange) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // AccessChange is who would gain or lose what.
 type AccessChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1684,7 +1764,7 @@ type AccessChange struct {
 
 func (x *AccessChange) Reset() {
 	*x = AccessChange{}
-	mi := &file_warren_v1_admin_proto_msgTypes[26]
+	mi := &file_warren_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1776,7 @@ func (x *AccessChange) String() string {
 func (*AccessChange) ProtoMessage() {}
 
 func (x *AccessChange) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[26]
+	mi := &file_warren_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1789,7 @@ func (x *AccessChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessChange.ProtoReflect.Descriptor instead.
 func (*AccessChange) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AccessChange) GetGain() bool {
@@ -1784,7 +1864,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[27]
+	mi := &file_warren_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1796,7 +1876,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[27]
+	mi := &file_warren_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1809,7 +1889,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetPolicyRequest) GetNumber() uint64 {
@@ -1828,7 +1908,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[28]
+	mi := &file_warren_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1920,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[28]
+	mi := &file_warren_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1933,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetPolicyResponse) GetPolicy() *Policy {
@@ -1871,7 +1951,7 @@ type ListPoliciesRequest struct {
 
 func (x *ListPoliciesRequest) Reset() {
 	*x = ListPoliciesRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[29]
+	mi := &file_warren_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +1963,7 @@ func (x *ListPoliciesRequest) String() string {
 func (*ListPoliciesRequest) ProtoMessage() {}
 
 func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[29]
+	mi := &file_warren_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +1976,7 @@ func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 type ListPoliciesResponse struct {
@@ -1908,7 +1988,7 @@ type ListPoliciesResponse struct {
 
 func (x *ListPoliciesResponse) Reset() {
 	*x = ListPoliciesResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[30]
+	mi := &file_warren_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2000,7 @@ func (x *ListPoliciesResponse) String() string {
 func (*ListPoliciesResponse) ProtoMessage() {}
 
 func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[30]
+	mi := &file_warren_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2013,7 @@ func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListPoliciesResponse) GetPolicies() []*Policy {
@@ -1953,7 +2033,7 @@ type CheckPolicyRequest struct {
 
 func (x *CheckPolicyRequest) Reset() {
 	*x = CheckPolicyRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[31]
+	mi := &file_warren_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2045,7 @@ func (x *CheckPolicyRequest) String() string {
 func (*CheckPolicyRequest) ProtoMessage() {}
 
 func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[31]
+	mi := &file_warren_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2058,7 @@ func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPolicyRequest.ProtoReflect.Descriptor instead.
 func (*CheckPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CheckPolicyRequest) GetText() []byte {
@@ -1997,7 +2077,7 @@ type CheckPolicyResponse struct {
 
 func (x *CheckPolicyResponse) Reset() {
 	*x = CheckPolicyResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[32]
+	mi := &file_warren_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +2089,7 @@ func (x *CheckPolicyResponse) String() string {
 func (*CheckPolicyResponse) ProtoMessage() {}
 
 func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[32]
+	mi := &file_warren_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,7 +2102,7 @@ func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPolicyResponse.ProtoReflect.Descriptor instead.
 func (*CheckPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CheckPolicyResponse) GetReport() *PolicyReport {
@@ -2046,7 +2126,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[33]
+	mi := &file_warren_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2138,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[33]
+	mi := &file_warren_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2151,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetPolicyRequest) GetText() []byte {
@@ -2114,7 +2194,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[34]
+	mi := &file_warren_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2206,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[34]
+	mi := &file_warren_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2219,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetPolicyResponse) GetPolicy() *Policy {
@@ -2171,7 +2251,7 @@ type ConfirmPolicyRequest struct {
 
 func (x *ConfirmPolicyRequest) Reset() {
 	*x = ConfirmPolicyRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[35]
+	mi := &file_warren_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2263,7 @@ func (x *ConfirmPolicyRequest) String() string {
 func (*ConfirmPolicyRequest) ProtoMessage() {}
 
 func (x *ConfirmPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[35]
+	mi := &file_warren_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2276,7 @@ func (x *ConfirmPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPolicyRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 type ConfirmPolicyResponse struct {
@@ -2208,7 +2288,7 @@ type ConfirmPolicyResponse struct {
 
 func (x *ConfirmPolicyResponse) Reset() {
 	*x = ConfirmPolicyResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[36]
+	mi := &file_warren_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +2300,7 @@ func (x *ConfirmPolicyResponse) String() string {
 func (*ConfirmPolicyResponse) ProtoMessage() {}
 
 func (x *ConfirmPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[36]
+	mi := &file_warren_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +2313,7 @@ func (x *ConfirmPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPolicyResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ConfirmPolicyResponse) GetPolicy() *Policy {
@@ -2256,7 +2336,7 @@ type RollbackPolicyRequest struct {
 
 func (x *RollbackPolicyRequest) Reset() {
 	*x = RollbackPolicyRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[37]
+	mi := &file_warren_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2348,7 @@ func (x *RollbackPolicyRequest) String() string {
 func (*RollbackPolicyRequest) ProtoMessage() {}
 
 func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[37]
+	mi := &file_warren_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2361,7 @@ func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackPolicyRequest.ProtoReflect.Descriptor instead.
 func (*RollbackPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RollbackPolicyRequest) GetNumber() uint64 {
@@ -2324,7 +2404,7 @@ type RollbackPolicyResponse struct {
 
 func (x *RollbackPolicyResponse) Reset() {
 	*x = RollbackPolicyResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[38]
+	mi := &file_warren_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2416,7 @@ func (x *RollbackPolicyResponse) String() string {
 func (*RollbackPolicyResponse) ProtoMessage() {}
 
 func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[38]
+	mi := &file_warren_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2429,7 @@ func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackPolicyResponse.ProtoReflect.Descriptor instead.
 func (*RollbackPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RollbackPolicyResponse) GetPolicy() *Policy {
@@ -2379,7 +2459,7 @@ type ExplainAccessRequest struct {
 
 func (x *ExplainAccessRequest) Reset() {
 	*x = ExplainAccessRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[39]
+	mi := &file_warren_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2391,7 +2471,7 @@ func (x *ExplainAccessRequest) String() string {
 func (*ExplainAccessRequest) ProtoMessage() {}
 
 func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[39]
+	mi := &file_warren_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2404,7 +2484,7 @@ func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainAccessRequest.ProtoReflect.Descriptor instead.
 func (*ExplainAccessRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExplainAccessRequest) GetSource() string {
@@ -2439,7 +2519,7 @@ type ExplainAccessResponse struct {
 
 func (x *ExplainAccessResponse) Reset() {
 	*x = ExplainAccessResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[40]
+	mi := &file_warren_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2531,7 @@ func (x *ExplainAccessResponse) String() string {
 func (*ExplainAccessResponse) ProtoMessage() {}
 
 func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[40]
+	mi := &file_warren_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2544,7 @@ func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainAccessResponse.ProtoReflect.Descriptor instead.
 func (*ExplainAccessResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ExplainAccessResponse) GetAnswers() []*AccessAnswer {
@@ -2499,7 +2579,7 @@ type AccessAnswer struct {
 
 func (x *AccessAnswer) Reset() {
 	*x = AccessAnswer{}
-	mi := &file_warren_v1_admin_proto_msgTypes[41]
+	mi := &file_warren_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2511,7 +2591,7 @@ func (x *AccessAnswer) String() string {
 func (*AccessAnswer) ProtoMessage() {}
 
 func (x *AccessAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[41]
+	mi := &file_warren_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2524,7 +2604,7 @@ func (x *AccessAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAnswer.ProtoReflect.Descriptor instead.
 func (*AccessAnswer) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AccessAnswer) GetSource() string {
@@ -2589,7 +2669,7 @@ type AccessMiss struct {
 
 func (x *AccessMiss) Reset() {
 	*x = AccessMiss{}
-	mi := &file_warren_v1_admin_proto_msgTypes[42]
+	mi := &file_warren_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2601,7 +2681,7 @@ func (x *AccessMiss) String() string {
 func (*AccessMiss) ProtoMessage() {}
 
 func (x *AccessMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[42]
+	mi := &file_warren_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2614,7 +2694,7 @@ func (x *AccessMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessMiss.ProtoReflect.Descriptor instead.
 func (*AccessMiss) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AccessMiss) GetGrant() string {
@@ -2659,7 +2739,7 @@ type RefusedFlowsRequest struct {
 
 func (x *RefusedFlowsRequest) Reset() {
 	*x = RefusedFlowsRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[43]
+	mi := &file_warren_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2751,7 @@ func (x *RefusedFlowsRequest) String() string {
 func (*RefusedFlowsRequest) ProtoMessage() {}
 
 func (x *RefusedFlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[43]
+	mi := &file_warren_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2764,7 @@ func (x *RefusedFlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedFlowsRequest.ProtoReflect.Descriptor instead.
 func (*RefusedFlowsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RefusedFlowsRequest) GetDevice() string {
@@ -2722,7 +2802,7 @@ type RefusedFlowsResponse struct {
 
 func (x *RefusedFlowsResponse) Reset() {
 	*x = RefusedFlowsResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[44]
+	mi := &file_warren_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2814,7 @@ func (x *RefusedFlowsResponse) String() string {
 func (*RefusedFlowsResponse) ProtoMessage() {}
 
 func (x *RefusedFlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[44]
+	mi := &file_warren_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2827,7 @@ func (x *RefusedFlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedFlowsResponse.ProtoReflect.Descriptor instead.
 func (*RefusedFlowsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RefusedFlowsResponse) GetDevice() string {
@@ -2807,7 +2887,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_warren_v1_admin_proto_msgTypes[45]
+	mi := &file_warren_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2819,7 +2899,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[45]
+	mi := &file_warren_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2832,7 +2912,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Route) GetDevice() string {
@@ -2936,7 +3016,7 @@ type ListRoutesRequest struct {
 
 func (x *ListRoutesRequest) Reset() {
 	*x = ListRoutesRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[46]
+	mi := &file_warren_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2948,7 +3028,7 @@ func (x *ListRoutesRequest) String() string {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[46]
+	mi := &file_warren_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2961,7 +3041,7 @@ func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListRoutesRequest) GetDevice() string {
@@ -2980,7 +3060,7 @@ type ListRoutesResponse struct {
 
 func (x *ListRoutesResponse) Reset() {
 	*x = ListRoutesResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[47]
+	mi := &file_warren_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2992,7 +3072,7 @@ func (x *ListRoutesResponse) String() string {
 func (*ListRoutesResponse) ProtoMessage() {}
 
 func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[47]
+	mi := &file_warren_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3005,7 +3085,7 @@ func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListRoutesResponse) GetRoutes() []*Route {
@@ -3026,7 +3106,7 @@ type ApproveRoutesRequest struct {
 
 func (x *ApproveRoutesRequest) Reset() {
 	*x = ApproveRoutesRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[48]
+	mi := &file_warren_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3118,7 @@ func (x *ApproveRoutesRequest) String() string {
 func (*ApproveRoutesRequest) ProtoMessage() {}
 
 func (x *ApproveRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[48]
+	mi := &file_warren_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3131,7 @@ func (x *ApproveRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ApproveRoutesRequest) GetDevice() string {
@@ -3077,7 +3157,7 @@ type ApproveRoutesResponse struct {
 
 func (x *ApproveRoutesResponse) Reset() {
 	*x = ApproveRoutesResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[49]
+	mi := &file_warren_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3089,7 +3169,7 @@ func (x *ApproveRoutesResponse) String() string {
 func (*ApproveRoutesResponse) ProtoMessage() {}
 
 func (x *ApproveRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[49]
+	mi := &file_warren_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3102,7 +3182,7 @@ func (x *ApproveRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ApproveRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ApproveRoutesResponse) GetRoutes() []*Route {
@@ -3123,7 +3203,7 @@ type RevokeRoutesRequest struct {
 
 func (x *RevokeRoutesRequest) Reset() {
 	*x = RevokeRoutesRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[50]
+	mi := &file_warren_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3135,7 +3215,7 @@ func (x *RevokeRoutesRequest) String() string {
 func (*RevokeRoutesRequest) ProtoMessage() {}
 
 func (x *RevokeRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[50]
+	mi := &file_warren_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3148,7 +3228,7 @@ func (x *RevokeRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRoutesRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RevokeRoutesRequest) GetDevice() string {
@@ -3174,7 +3254,7 @@ type RevokeRoutesResponse struct {
 
 func (x *RevokeRoutesResponse) Reset() {
 	*x = RevokeRoutesResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[51]
+	mi := &file_warren_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3186,7 +3266,7 @@ func (x *RevokeRoutesResponse) String() string {
 func (*RevokeRoutesResponse) ProtoMessage() {}
 
 func (x *RevokeRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[51]
+	mi := &file_warren_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3199,7 +3279,7 @@ func (x *RevokeRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRoutesResponse.ProtoReflect.Descriptor instead.
 func (*RevokeRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RevokeRoutesResponse) GetRoutes() []*Route {
@@ -3327,7 +3407,7 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\x06column\x18\x02 \x01(\rR\x06column\x12\x12\n" +
 	"\x04part\x18\x03 \x01(\tR\x04part\x12\x12\n" +
 	"\x04what\x18\x04 \x01(\tR\x04what\x12\x10\n" +
-	"\x03fix\x18\x05 \x01(\tR\x03fix\"\xcd\x02\n" +
+	"\x03fix\x18\x05 \x01(\tR\x03fix\"\xfd\x02\n" +
 	"\fPolicyReport\x120\n" +
 	"\x06errors\x18\x01 \x03(\v2\x18.warren.v1.PolicyProblemR\x06errors\x124\n" +
 	"\bwarnings\x18\x02 \x03(\v2\x18.warren.v1.PolicyProblemR\bwarnings\x12\x14\n" +
@@ -3336,7 +3416,13 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\achanges\x18\x05 \x03(\v2\x17.warren.v1.AccessChangeR\achanges\x12!\n" +
 	"\fmore_changes\x18\x06 \x01(\rR\vmoreChanges\x12\x1b\n" +
 	"\tlocks_out\x18\a \x01(\bR\blocksOut\x12\x16\n" +
-	"\x06unseen\x18\b \x01(\bR\x06unseen\"\xe1\x01\n" +
+	"\x06unseen\x18\b \x01(\bR\x06unseen\x12.\n" +
+	"\x06routes\x18\t \x03(\v2\x16.warren.v1.RouteChangeR\x06routes\"\x80\x01\n" +
+	"\vRouteChange\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12)\n" +
+	"\x06prefix\x18\x02 \x01(\v2\x11.warren.v1.PrefixR\x06prefix\x12\x1a\n" +
+	"\bapproves\x18\x03 \x01(\bR\bapproves\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\"\xe1\x01\n" +
 	"\fAccessChange\x12\x12\n" +
 	"\x04gain\x18\x01 \x01(\bR\x04gain\x12\x10\n" +
 	"\x03who\x18\x02 \x03(\tR\x03who\x12\x0e\n" +
@@ -3479,7 +3565,7 @@ func file_warren_v1_admin_proto_rawDescGZIP() []byte {
 	return file_warren_v1_admin_proto_rawDescData
 }
 
-var file_warren_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_warren_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_warren_v1_admin_proto_goTypes = []any{
 	(*ServerStatusRequest)(nil),    // 0: warren.v1.ServerStatusRequest
 	(*ServerStatusResponse)(nil),   // 1: warren.v1.ServerStatusResponse
@@ -3507,137 +3593,140 @@ var file_warren_v1_admin_proto_goTypes = []any{
 	(*Policy)(nil),                 // 23: warren.v1.Policy
 	(*PolicyProblem)(nil),          // 24: warren.v1.PolicyProblem
 	(*PolicyReport)(nil),           // 25: warren.v1.PolicyReport
-	(*AccessChange)(nil),           // 26: warren.v1.AccessChange
-	(*GetPolicyRequest)(nil),       // 27: warren.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),      // 28: warren.v1.GetPolicyResponse
-	(*ListPoliciesRequest)(nil),    // 29: warren.v1.ListPoliciesRequest
-	(*ListPoliciesResponse)(nil),   // 30: warren.v1.ListPoliciesResponse
-	(*CheckPolicyRequest)(nil),     // 31: warren.v1.CheckPolicyRequest
-	(*CheckPolicyResponse)(nil),    // 32: warren.v1.CheckPolicyResponse
-	(*SetPolicyRequest)(nil),       // 33: warren.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),      // 34: warren.v1.SetPolicyResponse
-	(*ConfirmPolicyRequest)(nil),   // 35: warren.v1.ConfirmPolicyRequest
-	(*ConfirmPolicyResponse)(nil),  // 36: warren.v1.ConfirmPolicyResponse
-	(*RollbackPolicyRequest)(nil),  // 37: warren.v1.RollbackPolicyRequest
-	(*RollbackPolicyResponse)(nil), // 38: warren.v1.RollbackPolicyResponse
-	(*ExplainAccessRequest)(nil),   // 39: warren.v1.ExplainAccessRequest
-	(*ExplainAccessResponse)(nil),  // 40: warren.v1.ExplainAccessResponse
-	(*AccessAnswer)(nil),           // 41: warren.v1.AccessAnswer
-	(*AccessMiss)(nil),             // 42: warren.v1.AccessMiss
-	(*RefusedFlowsRequest)(nil),    // 43: warren.v1.RefusedFlowsRequest
-	(*RefusedFlowsResponse)(nil),   // 44: warren.v1.RefusedFlowsResponse
-	(*Route)(nil),                  // 45: warren.v1.Route
-	(*ListRoutesRequest)(nil),      // 46: warren.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),     // 47: warren.v1.ListRoutesResponse
-	(*ApproveRoutesRequest)(nil),   // 48: warren.v1.ApproveRoutesRequest
-	(*ApproveRoutesResponse)(nil),  // 49: warren.v1.ApproveRoutesResponse
-	(*RevokeRoutesRequest)(nil),    // 50: warren.v1.RevokeRoutesRequest
-	(*RevokeRoutesResponse)(nil),   // 51: warren.v1.RevokeRoutesResponse
-	(*Endpoint)(nil),               // 52: warren.v1.Endpoint
-	(*Prefix)(nil),                 // 53: warren.v1.Prefix
-	(*timestamppb.Timestamp)(nil),  // 54: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 55: google.protobuf.Duration
-	(*Version)(nil),                // 56: warren.v1.Version
-	(*Relay)(nil),                  // 57: warren.v1.Relay
-	(*FlowRecord)(nil),             // 58: warren.v1.FlowRecord
+	(*RouteChange)(nil),            // 26: warren.v1.RouteChange
+	(*AccessChange)(nil),           // 27: warren.v1.AccessChange
+	(*GetPolicyRequest)(nil),       // 28: warren.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),      // 29: warren.v1.GetPolicyResponse
+	(*ListPoliciesRequest)(nil),    // 30: warren.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),   // 31: warren.v1.ListPoliciesResponse
+	(*CheckPolicyRequest)(nil),     // 32: warren.v1.CheckPolicyRequest
+	(*CheckPolicyResponse)(nil),    // 33: warren.v1.CheckPolicyResponse
+	(*SetPolicyRequest)(nil),       // 34: warren.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),      // 35: warren.v1.SetPolicyResponse
+	(*ConfirmPolicyRequest)(nil),   // 36: warren.v1.ConfirmPolicyRequest
+	(*ConfirmPolicyResponse)(nil),  // 37: warren.v1.ConfirmPolicyResponse
+	(*RollbackPolicyRequest)(nil),  // 38: warren.v1.RollbackPolicyRequest
+	(*RollbackPolicyResponse)(nil), // 39: warren.v1.RollbackPolicyResponse
+	(*ExplainAccessRequest)(nil),   // 40: warren.v1.ExplainAccessRequest
+	(*ExplainAccessResponse)(nil),  // 41: warren.v1.ExplainAccessResponse
+	(*AccessAnswer)(nil),           // 42: warren.v1.AccessAnswer
+	(*AccessMiss)(nil),             // 43: warren.v1.AccessMiss
+	(*RefusedFlowsRequest)(nil),    // 44: warren.v1.RefusedFlowsRequest
+	(*RefusedFlowsResponse)(nil),   // 45: warren.v1.RefusedFlowsResponse
+	(*Route)(nil),                  // 46: warren.v1.Route
+	(*ListRoutesRequest)(nil),      // 47: warren.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),     // 48: warren.v1.ListRoutesResponse
+	(*ApproveRoutesRequest)(nil),   // 49: warren.v1.ApproveRoutesRequest
+	(*ApproveRoutesResponse)(nil),  // 50: warren.v1.ApproveRoutesResponse
+	(*RevokeRoutesRequest)(nil),    // 51: warren.v1.RevokeRoutesRequest
+	(*RevokeRoutesResponse)(nil),   // 52: warren.v1.RevokeRoutesResponse
+	(*Endpoint)(nil),               // 53: warren.v1.Endpoint
+	(*Prefix)(nil),                 // 54: warren.v1.Prefix
+	(*timestamppb.Timestamp)(nil),  // 55: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 56: google.protobuf.Duration
+	(*Version)(nil),                // 57: warren.v1.Version
+	(*Relay)(nil),                  // 58: warren.v1.Relay
+	(*FlowRecord)(nil),             // 59: warren.v1.FlowRecord
 }
 var file_warren_v1_admin_proto_depIdxs = []int32{
-	52, // 0: warren.v1.ServerStatusResponse.endpoints:type_name -> warren.v1.Endpoint
-	53, // 1: warren.v1.ServerStatusResponse.network_prefixes:type_name -> warren.v1.Prefix
-	54, // 2: warren.v1.ServerStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	54, // 3: warren.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	54, // 4: warren.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	55, // 5: warren.v1.CreateTokenRequest.expires_in:type_name -> google.protobuf.Duration
+	53, // 0: warren.v1.ServerStatusResponse.endpoints:type_name -> warren.v1.Endpoint
+	54, // 1: warren.v1.ServerStatusResponse.network_prefixes:type_name -> warren.v1.Prefix
+	55, // 2: warren.v1.ServerStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	55, // 3: warren.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	55, // 4: warren.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	56, // 5: warren.v1.CreateTokenRequest.expires_in:type_name -> google.protobuf.Duration
 	2,  // 6: warren.v1.CreateTokenResponse.token:type_name -> warren.v1.Token
 	2,  // 7: warren.v1.ListTokensResponse.tokens:type_name -> warren.v1.Token
 	2,  // 8: warren.v1.RevokeTokenResponse.token:type_name -> warren.v1.Token
-	53, // 9: warren.v1.Device.routes:type_name -> warren.v1.Prefix
-	54, // 10: warren.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	54, // 11: warren.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
-	54, // 12: warren.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	56, // 13: warren.v1.Device.version:type_name -> warren.v1.Version
+	54, // 9: warren.v1.Device.routes:type_name -> warren.v1.Prefix
+	55, // 10: warren.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	55, // 11: warren.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
+	55, // 12: warren.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	57, // 13: warren.v1.Device.version:type_name -> warren.v1.Version
 	9,  // 14: warren.v1.ListDevicesResponse.devices:type_name -> warren.v1.Device
 	9,  // 15: warren.v1.RenameDeviceResponse.device:type_name -> warren.v1.Device
 	9,  // 16: warren.v1.RemoveDeviceResponse.device:type_name -> warren.v1.Device
-	54, // 17: warren.v1.ExpireDeviceRequest.at:type_name -> google.protobuf.Timestamp
+	55, // 17: warren.v1.ExpireDeviceRequest.at:type_name -> google.protobuf.Timestamp
 	9,  // 18: warren.v1.ExpireDeviceResponse.device:type_name -> warren.v1.Device
 	20, // 19: warren.v1.ListRelaysResponse.relays:type_name -> warren.v1.RelayStatus
-	57, // 20: warren.v1.RelayStatus.relay:type_name -> warren.v1.Relay
-	54, // 21: warren.v1.Policy.at:type_name -> google.protobuf.Timestamp
-	54, // 22: warren.v1.Policy.confirm_by:type_name -> google.protobuf.Timestamp
+	58, // 20: warren.v1.RelayStatus.relay:type_name -> warren.v1.Relay
+	55, // 21: warren.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	55, // 22: warren.v1.Policy.confirm_by:type_name -> google.protobuf.Timestamp
 	24, // 23: warren.v1.PolicyReport.errors:type_name -> warren.v1.PolicyProblem
 	24, // 24: warren.v1.PolicyReport.warnings:type_name -> warren.v1.PolicyProblem
 	24, // 25: warren.v1.PolicyReport.failures:type_name -> warren.v1.PolicyProblem
-	26, // 26: warren.v1.PolicyReport.changes:type_name -> warren.v1.AccessChange
-	23, // 27: warren.v1.GetPolicyResponse.policy:type_name -> warren.v1.Policy
-	23, // 28: warren.v1.ListPoliciesResponse.policies:type_name -> warren.v1.Policy
-	25, // 29: warren.v1.CheckPolicyResponse.report:type_name -> warren.v1.PolicyReport
-	55, // 30: warren.v1.SetPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
-	23, // 31: warren.v1.SetPolicyResponse.policy:type_name -> warren.v1.Policy
-	25, // 32: warren.v1.SetPolicyResponse.report:type_name -> warren.v1.PolicyReport
-	23, // 33: warren.v1.ConfirmPolicyResponse.policy:type_name -> warren.v1.Policy
-	55, // 34: warren.v1.RollbackPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
-	23, // 35: warren.v1.RollbackPolicyResponse.policy:type_name -> warren.v1.Policy
-	41, // 36: warren.v1.ExplainAccessResponse.answers:type_name -> warren.v1.AccessAnswer
-	42, // 37: warren.v1.AccessAnswer.nearest:type_name -> warren.v1.AccessMiss
-	55, // 38: warren.v1.RefusedFlowsRequest.since:type_name -> google.protobuf.Duration
-	58, // 39: warren.v1.RefusedFlowsResponse.flows:type_name -> warren.v1.FlowRecord
-	55, // 40: warren.v1.RefusedFlowsResponse.clock_ahead:type_name -> google.protobuf.Duration
-	53, // 41: warren.v1.Route.prefix:type_name -> warren.v1.Prefix
-	54, // 42: warren.v1.Route.at:type_name -> google.protobuf.Timestamp
-	53, // 43: warren.v1.Route.lan:type_name -> warren.v1.Prefix
-	45, // 44: warren.v1.ListRoutesResponse.routes:type_name -> warren.v1.Route
-	53, // 45: warren.v1.ApproveRoutesRequest.prefixes:type_name -> warren.v1.Prefix
-	45, // 46: warren.v1.ApproveRoutesResponse.routes:type_name -> warren.v1.Route
-	53, // 47: warren.v1.RevokeRoutesRequest.prefixes:type_name -> warren.v1.Prefix
-	45, // 48: warren.v1.RevokeRoutesResponse.routes:type_name -> warren.v1.Route
-	0,  // 49: warren.v1.AdminService.ServerStatus:input_type -> warren.v1.ServerStatusRequest
-	3,  // 50: warren.v1.AdminService.CreateToken:input_type -> warren.v1.CreateTokenRequest
-	5,  // 51: warren.v1.AdminService.ListTokens:input_type -> warren.v1.ListTokensRequest
-	7,  // 52: warren.v1.AdminService.RevokeToken:input_type -> warren.v1.RevokeTokenRequest
-	10, // 53: warren.v1.AdminService.ListDevices:input_type -> warren.v1.ListDevicesRequest
-	12, // 54: warren.v1.AdminService.RenameDevice:input_type -> warren.v1.RenameDeviceRequest
-	14, // 55: warren.v1.AdminService.RemoveDevice:input_type -> warren.v1.RemoveDeviceRequest
-	16, // 56: warren.v1.AdminService.ExpireDevice:input_type -> warren.v1.ExpireDeviceRequest
-	18, // 57: warren.v1.AdminService.ListRelays:input_type -> warren.v1.ListRelaysRequest
-	21, // 58: warren.v1.AdminService.RemoveRelay:input_type -> warren.v1.RemoveRelayRequest
-	27, // 59: warren.v1.AdminService.GetPolicy:input_type -> warren.v1.GetPolicyRequest
-	29, // 60: warren.v1.AdminService.ListPolicies:input_type -> warren.v1.ListPoliciesRequest
-	31, // 61: warren.v1.AdminService.CheckPolicy:input_type -> warren.v1.CheckPolicyRequest
-	33, // 62: warren.v1.AdminService.SetPolicy:input_type -> warren.v1.SetPolicyRequest
-	35, // 63: warren.v1.AdminService.ConfirmPolicy:input_type -> warren.v1.ConfirmPolicyRequest
-	37, // 64: warren.v1.AdminService.RollbackPolicy:input_type -> warren.v1.RollbackPolicyRequest
-	39, // 65: warren.v1.AdminService.ExplainAccess:input_type -> warren.v1.ExplainAccessRequest
-	43, // 66: warren.v1.AdminService.RefusedFlows:input_type -> warren.v1.RefusedFlowsRequest
-	46, // 67: warren.v1.AdminService.ListRoutes:input_type -> warren.v1.ListRoutesRequest
-	48, // 68: warren.v1.AdminService.ApproveRoutes:input_type -> warren.v1.ApproveRoutesRequest
-	50, // 69: warren.v1.AdminService.RevokeRoutes:input_type -> warren.v1.RevokeRoutesRequest
-	1,  // 70: warren.v1.AdminService.ServerStatus:output_type -> warren.v1.ServerStatusResponse
-	4,  // 71: warren.v1.AdminService.CreateToken:output_type -> warren.v1.CreateTokenResponse
-	6,  // 72: warren.v1.AdminService.ListTokens:output_type -> warren.v1.ListTokensResponse
-	8,  // 73: warren.v1.AdminService.RevokeToken:output_type -> warren.v1.RevokeTokenResponse
-	11, // 74: warren.v1.AdminService.ListDevices:output_type -> warren.v1.ListDevicesResponse
-	13, // 75: warren.v1.AdminService.RenameDevice:output_type -> warren.v1.RenameDeviceResponse
-	15, // 76: warren.v1.AdminService.RemoveDevice:output_type -> warren.v1.RemoveDeviceResponse
-	17, // 77: warren.v1.AdminService.ExpireDevice:output_type -> warren.v1.ExpireDeviceResponse
-	19, // 78: warren.v1.AdminService.ListRelays:output_type -> warren.v1.ListRelaysResponse
-	22, // 79: warren.v1.AdminService.RemoveRelay:output_type -> warren.v1.RemoveRelayResponse
-	28, // 80: warren.v1.AdminService.GetPolicy:output_type -> warren.v1.GetPolicyResponse
-	30, // 81: warren.v1.AdminService.ListPolicies:output_type -> warren.v1.ListPoliciesResponse
-	32, // 82: warren.v1.AdminService.CheckPolicy:output_type -> warren.v1.CheckPolicyResponse
-	34, // 83: warren.v1.AdminService.SetPolicy:output_type -> warren.v1.SetPolicyResponse
-	36, // 84: warren.v1.AdminService.ConfirmPolicy:output_type -> warren.v1.ConfirmPolicyResponse
-	38, // 85: warren.v1.AdminService.RollbackPolicy:output_type -> warren.v1.RollbackPolicyResponse
-	40, // 86: warren.v1.AdminService.ExplainAccess:output_type -> warren.v1.ExplainAccessResponse
-	44, // 87: warren.v1.AdminService.RefusedFlows:output_type -> warren.v1.RefusedFlowsResponse
-	47, // 88: warren.v1.AdminService.ListRoutes:output_type -> warren.v1.ListRoutesResponse
-	49, // 89: warren.v1.AdminService.ApproveRoutes:output_type -> warren.v1.ApproveRoutesResponse
-	51, // 90: warren.v1.AdminService.RevokeRoutes:output_type -> warren.v1.RevokeRoutesResponse
-	70, // [70:91] is the sub-list for method output_type
-	49, // [49:70] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	27, // 26: warren.v1.PolicyReport.changes:type_name -> warren.v1.AccessChange
+	26, // 27: warren.v1.PolicyReport.routes:type_name -> warren.v1.RouteChange
+	54, // 28: warren.v1.RouteChange.prefix:type_name -> warren.v1.Prefix
+	23, // 29: warren.v1.GetPolicyResponse.policy:type_name -> warren.v1.Policy
+	23, // 30: warren.v1.ListPoliciesResponse.policies:type_name -> warren.v1.Policy
+	25, // 31: warren.v1.CheckPolicyResponse.report:type_name -> warren.v1.PolicyReport
+	56, // 32: warren.v1.SetPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
+	23, // 33: warren.v1.SetPolicyResponse.policy:type_name -> warren.v1.Policy
+	25, // 34: warren.v1.SetPolicyResponse.report:type_name -> warren.v1.PolicyReport
+	23, // 35: warren.v1.ConfirmPolicyResponse.policy:type_name -> warren.v1.Policy
+	56, // 36: warren.v1.RollbackPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
+	23, // 37: warren.v1.RollbackPolicyResponse.policy:type_name -> warren.v1.Policy
+	42, // 38: warren.v1.ExplainAccessResponse.answers:type_name -> warren.v1.AccessAnswer
+	43, // 39: warren.v1.AccessAnswer.nearest:type_name -> warren.v1.AccessMiss
+	56, // 40: warren.v1.RefusedFlowsRequest.since:type_name -> google.protobuf.Duration
+	59, // 41: warren.v1.RefusedFlowsResponse.flows:type_name -> warren.v1.FlowRecord
+	56, // 42: warren.v1.RefusedFlowsResponse.clock_ahead:type_name -> google.protobuf.Duration
+	54, // 43: warren.v1.Route.prefix:type_name -> warren.v1.Prefix
+	55, // 44: warren.v1.Route.at:type_name -> google.protobuf.Timestamp
+	54, // 45: warren.v1.Route.lan:type_name -> warren.v1.Prefix
+	46, // 46: warren.v1.ListRoutesResponse.routes:type_name -> warren.v1.Route
+	54, // 47: warren.v1.ApproveRoutesRequest.prefixes:type_name -> warren.v1.Prefix
+	46, // 48: warren.v1.ApproveRoutesResponse.routes:type_name -> warren.v1.Route
+	54, // 49: warren.v1.RevokeRoutesRequest.prefixes:type_name -> warren.v1.Prefix
+	46, // 50: warren.v1.RevokeRoutesResponse.routes:type_name -> warren.v1.Route
+	0,  // 51: warren.v1.AdminService.ServerStatus:input_type -> warren.v1.ServerStatusRequest
+	3,  // 52: warren.v1.AdminService.CreateToken:input_type -> warren.v1.CreateTokenRequest
+	5,  // 53: warren.v1.AdminService.ListTokens:input_type -> warren.v1.ListTokensRequest
+	7,  // 54: warren.v1.AdminService.RevokeToken:input_type -> warren.v1.RevokeTokenRequest
+	10, // 55: warren.v1.AdminService.ListDevices:input_type -> warren.v1.ListDevicesRequest
+	12, // 56: warren.v1.AdminService.RenameDevice:input_type -> warren.v1.RenameDeviceRequest
+	14, // 57: warren.v1.AdminService.RemoveDevice:input_type -> warren.v1.RemoveDeviceRequest
+	16, // 58: warren.v1.AdminService.ExpireDevice:input_type -> warren.v1.ExpireDeviceRequest
+	18, // 59: warren.v1.AdminService.ListRelays:input_type -> warren.v1.ListRelaysRequest
+	21, // 60: warren.v1.AdminService.RemoveRelay:input_type -> warren.v1.RemoveRelayRequest
+	28, // 61: warren.v1.AdminService.GetPolicy:input_type -> warren.v1.GetPolicyRequest
+	30, // 62: warren.v1.AdminService.ListPolicies:input_type -> warren.v1.ListPoliciesRequest
+	32, // 63: warren.v1.AdminService.CheckPolicy:input_type -> warren.v1.CheckPolicyRequest
+	34, // 64: warren.v1.AdminService.SetPolicy:input_type -> warren.v1.SetPolicyRequest
+	36, // 65: warren.v1.AdminService.ConfirmPolicy:input_type -> warren.v1.ConfirmPolicyRequest
+	38, // 66: warren.v1.AdminService.RollbackPolicy:input_type -> warren.v1.RollbackPolicyRequest
+	40, // 67: warren.v1.AdminService.ExplainAccess:input_type -> warren.v1.ExplainAccessRequest
+	44, // 68: warren.v1.AdminService.RefusedFlows:input_type -> warren.v1.RefusedFlowsRequest
+	47, // 69: warren.v1.AdminService.ListRoutes:input_type -> warren.v1.ListRoutesRequest
+	49, // 70: warren.v1.AdminService.ApproveRoutes:input_type -> warren.v1.ApproveRoutesRequest
+	51, // 71: warren.v1.AdminService.RevokeRoutes:input_type -> warren.v1.RevokeRoutesRequest
+	1,  // 72: warren.v1.AdminService.ServerStatus:output_type -> warren.v1.ServerStatusResponse
+	4,  // 73: warren.v1.AdminService.CreateToken:output_type -> warren.v1.CreateTokenResponse
+	6,  // 74: warren.v1.AdminService.ListTokens:output_type -> warren.v1.ListTokensResponse
+	8,  // 75: warren.v1.AdminService.RevokeToken:output_type -> warren.v1.RevokeTokenResponse
+	11, // 76: warren.v1.AdminService.ListDevices:output_type -> warren.v1.ListDevicesResponse
+	13, // 77: warren.v1.AdminService.RenameDevice:output_type -> warren.v1.RenameDeviceResponse
+	15, // 78: warren.v1.AdminService.RemoveDevice:output_type -> warren.v1.RemoveDeviceResponse
+	17, // 79: warren.v1.AdminService.ExpireDevice:output_type -> warren.v1.ExpireDeviceResponse
+	19, // 80: warren.v1.AdminService.ListRelays:output_type -> warren.v1.ListRelaysResponse
+	22, // 81: warren.v1.AdminService.RemoveRelay:output_type -> warren.v1.RemoveRelayResponse
+	29, // 82: warren.v1.AdminService.GetPolicy:output_type -> warren.v1.GetPolicyResponse
+	31, // 83: warren.v1.AdminService.ListPolicies:output_type -> warren.v1.ListPoliciesResponse
+	33, // 84: warren.v1.AdminService.CheckPolicy:output_type -> warren.v1.CheckPolicyResponse
+	35, // 85: warren.v1.AdminService.SetPolicy:output_type -> warren.v1.SetPolicyResponse
+	37, // 86: warren.v1.AdminService.ConfirmPolicy:output_type -> warren.v1.ConfirmPolicyResponse
+	39, // 87: warren.v1.AdminService.RollbackPolicy:output_type -> warren.v1.RollbackPolicyResponse
+	41, // 88: warren.v1.AdminService.ExplainAccess:output_type -> warren.v1.ExplainAccessResponse
+	45, // 89: warren.v1.AdminService.RefusedFlows:output_type -> warren.v1.RefusedFlowsResponse
+	48, // 90: warren.v1.AdminService.ListRoutes:output_type -> warren.v1.ListRoutesResponse
+	50, // 91: warren.v1.AdminService.ApproveRoutes:output_type -> warren.v1.ApproveRoutesResponse
+	52, // 92: warren.v1.AdminService.RevokeRoutes:output_type -> warren.v1.RevokeRoutesResponse
+	72, // [72:93] is the sub-list for method output_type
+	51, // [51:72] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_admin_proto_init() }
@@ -3653,7 +3742,7 @@ func file_warren_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_admin_proto_rawDesc), len(file_warren_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   52,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -9,9 +9,9 @@ import (
 )
 
 // LockedOut reports whether p would leave no device able to reach host, such as the coordinator's, where one can under old. host are its
-// addresses, in the network or behind a gateway.
-func LockedOut(old, p *policy.Policy, dir Directory, host []netip.Addr, now time.Time) bool {
-	return New(old, dir, now).reachable(host) && !New(p, dir, now).reachable(host)
+// addresses, in the network or behind a gateway. dir is as things are, next as they would be under p, which may approve other routes.
+func LockedOut(old, p *policy.Policy, dir, next Directory, host []netip.Addr, now time.Time) bool {
+	return New(old, dir, now).reachable(host) && !New(p, next, now).reachable(host)
 }
 
 // reachable reports whether a device may reach any of host on anything.

@@ -94,7 +94,7 @@ func TestLockedOut(t *testing.T) {
 		"the only one of its user":   {all, grant("autogroup:member", "autogroup:self", ""), []netip.Addr{netip.MustParseAddr("100.64.0.3")}, true},
 		"expired":                    {all, grant("ann", "tag:web", `, "until": "2029-01-01T00:00:00Z"`), []netip.Addr{own}, true},
 	} {
-		if got := LockedOut(parse(t, c.old), parse(t, c.next), office(), c.host, start); got != c.want {
+		if got := LockedOut(parse(t, c.old), parse(t, c.next), office(), office(), c.host, start); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

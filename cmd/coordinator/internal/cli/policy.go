@@ -261,7 +261,7 @@ func (a *app) policyDiff() *cobra.Command {
 				return a.refused(d.name, &reported{r, d.name + " has errors"})
 			}
 			if a.json {
-				return a.printJSON(map[string]any{"changes": r.whole().Changes, "more_changes": r.MoreChanges})
+				return a.printJSON(map[string]any{"changes": r.whole().Changes, "more_changes": r.MoreChanges, "routes": r.whole().Routes})
 			}
 			return a.printChanges(r)
 		},
@@ -278,7 +278,10 @@ func (a *app) printChanges(r reportJSON) error {
 	if r.Unseen {
 		fmt.Fprintln(a.out, "and perhaps more, for there are too many kinds of devices to compare them all")
 	}
-	if len(r.Changes) == 0 && !r.Unseen {
+	for _, c := range r.Routes {
+		fmt.Fprintf(a.out, "%s, and whatever grants say of it\n", c.Text)
+	}
+	if len(r.Changes)+len(r.Routes) == 0 && !r.Unseen {
 		fmt.Fprintln(a.out, "no device gains or loses anything")
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"warren/coord/policy"
+	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 )
 
@@ -72,6 +73,13 @@ type changeJSON struct {
 	Text         string   `json:"text"`
 }
 
+type routeChangeJSON struct {
+	Gateway  string `json:"gateway"`
+	Route    string `json:"route"`
+	Approves bool   `json:"approves"`
+	Text     string `json:"text"`
+}
+
 type reportJSON struct {
 	Errors      []problemJSON `json:"errors"`
 	Warnings    []problemJSON `json:"warnings"`
@@ -81,6 +89,8 @@ type reportJSON struct {
 	MoreChanges uint32        `json:"more_changes"`
 	LocksOut    bool          `json:"locks_out"`
 	Unseen      bool          `json:"unseen,omitempty"`
+	// Routes that the policy would approve, or take back.
+	Routes []routeChangeJSON `json:"routes"`
 }
 
 func reportView(m *pb.PolicyReport) reportJSON {
@@ -93,6 +103,10 @@ func reportView(m *pb.PolicyReport) reportJSON {
 	r := reportJSON{
 		Errors: problems(m.GetErrors()), Warnings: problems(m.GetWarnings()), Tests: int(m.GetTests()), Failures: problems(m.GetFailures()),
 		MoreChanges: m.GetMoreChanges(), LocksOut: m.GetLocksOut(), Unseen: m.GetUnseen(),
+	}
+	for _, c := range m.GetRoutes() {
+		p, _ := record.PrefixFromProto(c.GetPrefix()) // "invalid Prefix" if it is none
+		r.Routes = append(r.Routes, routeChangeJSON{c.GetDevice(), p.String(), c.GetApproves(), c.GetText()})
 	}
 	for _, c := range m.GetChanges() {
 		r.Changes = append(r.Changes, changeJSON{
@@ -107,6 +121,7 @@ func reportView(m *pb.PolicyReport) reportJSON {
 func (r reportJSON) whole() reportJSON {
 	r.Errors, r.Warnings = append([]problemJSON{}, r.Errors...), append([]problemJSON{}, r.Warnings...)
 	r.Failures, r.Changes = append([]problemJSON{}, r.Failures...), append([]changeJSON{}, r.Changes...)
+	r.Routes = append([]routeChangeJSON{}, r.Routes...)
 	return r
 }
 
