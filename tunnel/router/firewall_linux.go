@@ -51,6 +51,7 @@ type firewall struct {
 	s    State
 
 	mark, target, output, clamp, forward, leave, source chain
+	sets                                                []*addressSet
 }
 
 // firewallFor is what s asks of the firewall; it may be empty. Without socket matching the kernel's reverse-path filter has to be loose.
@@ -73,7 +74,24 @@ func firewallFor(name string, s State, socketMatch bool) table {
 	f.clampForwarded()
 	f.refuse()
 	f.translateSources()
-	return table{tableNameFor(name), []*chain{&f.mark, &f.target, &f.output, &f.clamp, &f.forward, &f.leave, &f.source}}
+	return table{tableNameFor(name), f.sets, []*chain{&f.mark, &f.target, &f.output, &f.clamp, &f.forward, &f.leave, &f.source}}
+}
+
+// narrow is the set of what narrower routes than the default lead to in a family, or nil if there is nothing.
+func (f *firewall) narrow(family netip.Addr) *addressSet {
+	prefixes, name := f.s.narrow(family), "routed6"
+	if family.Is4() {
+		name = "routed4"
+	}
+	if i := slices.IndexFunc(f.sets, func(s *addressSet) bool { return s.name == name }); i >= 0 {
+		return f.sets[i]
+	}
+	if len(prefixes) == 0 {
+		return nil
+	}
+	s := newAddressSet(name, family, prefixes)
+	f.sets = append(f.sets, s)
+	return s
 }
 
 // beyondNetwork reports whether anything but the network's own prefixes leads into the tunnel.
@@ -162,8 +180,8 @@ func (f *firewall) translateForExit(family netip.Addr) {
 	if !f.s.exits().Has(family) {
 		return
 	}
-	for _, p := range f.s.narrow(family) {
-		f.source.add(slices.Concat(into, []term{to(p), accept()})...)
+	if s := f.narrow(family); s != nil {
+		f.source.add(slices.Concat(into, []term{toAny(s), accept()})...)
 	}
 	f.source.add(append(foreign, masquerade())...)
 }
@@ -172,9 +190,9 @@ func (f *firewall) translateForExit(family netip.Addr) {
 func (f *firewall) redirectDNS() {
 	for _, server := range f.s.DNS {
 		family := familyOf(server)
-		for _, p := range f.s.narrow(server) {
-			f.output.add(family, to(p), accept())
-			f.target.add(notIif(f.name), family, to(p), accept())
+		if s := f.narrow(server); s != nil {
+			f.output.add(family, toAny(s), accept())
+			f.target.add(notIif(f.name), family, toAny(s), accept())
 		}
 		for _, l4 := range []term{udp(), tcp()} {
 			f.output.add(notOif("lo"), family, l4, destinationPort(53), unmarked(), notToThisHost(), destinationTo(server))

@@ -40,6 +40,7 @@ func all() State {
 // TestTextAndKernel: nft reads the text of a table, and what the kernel got of us, alike.
 func TestTextAndKernel(t *testing.T) {
 	withDNS6 := all()
+	withDNS6.Routes = append(withDNS6.Routes, list("240.0.0.0/4", "8000::/1", "10.3.0.0/24", "10.5.0.0/24", "10.5.1.0/24")...)
 	withDNS6.DNS, withDNS6.Blocked = addrs("100.64.0.9", "fd00::9"), Families{IPv4: true}
 	for what, table := range map[string]table{
 		"all": firewallFor(name, all(), true), "no socket match": firewallFor(name, all(), false), "other families": firewallFor(name, withDNS6, true),

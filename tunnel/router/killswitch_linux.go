@@ -66,7 +66,7 @@ func killSwitchFor(name string, lan []netip.Prefix) table {
 	own.refuseOwn()
 	forwarded.add(drop())
 	last.add(drop())
-	return table{killSwitchTable, []*chain{own, forwarded, last}}
+	return table{killSwitchTable, nil, []*chain{own, forwarded, last}}
 }
 
 // allowNeighbours lets out what a host needs to be found on its link: neighbour and router discovery (RFC 4861; 255 hops: from this link), and

@@ -10,6 +10,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	mdnetlink "github.com/mdlayher/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,16 +45,103 @@ type chain struct {
 
 func (c *chain) add(terms ...term) { c.rules = append(c.rules, terms) }
 
+// addressSet is a named set of one family's addresses, for more prefixes than one would go through in turn.
+type addressSet struct {
+	name   string
+	family netip.Addr
+	ranges []netipx.IPRange // none touches another
+}
+
+func newAddressSet(name string, family netip.Addr, prefixes []netip.Prefix) *addressSet {
+	var b netipx.IPSetBuilder
+	for _, p := range prefixes {
+		b.AddPrefix(p)
+	}
+	all, err := b.IPSet()
+	if err != nil { // prefixes were checked
+		return &addressSet{name: name, family: family}
+	}
+	return &addressSet{name, family, all.Ranges()}
+}
+
+// kind is the type of the set's elements, to nft and to the kernel.
+func (s *addressSet) kind() (string, nftables.SetDatatype) {
+	if s.family.Is4() {
+		return "ipv4_addr", nftables.TypeIPAddr
+	}
+	return "ipv6_addr", nftables.TypeIP6Addr
+}
+
+func (s *addressSet) String() string {
+	var elements []string
+	for _, r := range s.ranges {
+		if p, ok := r.Prefix(); ok {
+			elements = append(elements, p.String())
+		} else {
+			elements = append(elements, r.String())
+		}
+	}
+	kind, _ := s.kind()
+	return fmt.Sprintf("\tset %s {\n\t\ttype %s\n\t\tflags interval\n\t\telements = { %s }\n\t}\n", s.name, kind, strings.Join(elements, ", "))
+}
+
+// elementsAtOnce is how many ranges fit into one message, whose attributes are 64 KiB long at most.
+const elementsAtOnce = 400
+
+func (s *addressSet) add(c *nftables.Conn, t *nftables.Table) error {
+	_, kind := s.kind()
+	set := &nftables.Set{Table: t, Name: s.name, KeyType: kind, Interval: true}
+	if err := c.AddSet(set, nil); err != nil {
+		return err
+	}
+	for some := range slices.Chunk(s.ranges, elementsAtOnce) {
+		var elements []nftables.SetElement
+		for _, r := range some {
+			elements = append(elements, nftables.SetElement{Key: r.From().AsSlice()})
+			if after := r.To().Next(); after.IsValid() { // none: the range goes on to the end of all addresses
+				elements = append(elements, nftables.SetElement{Key: after.AsSlice(), IntervalEnd: true})
+			}
+		}
+		if err := c.SetAddElements(set, elements); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// toAny matches destinations in a set, after familyOf.
+func toAny(s *addressSet) term {
+	family, at, length := "ip6", uint32(24), uint32(16)
+	if s.family.Is4() {
+		family, at, length = "ip", 16, 4
+	}
+	return term{fmt.Sprintf("%s daddr @%s", family, s.name), []expr.Any{network(at, length), &expr.Lookup{SourceRegister: 1, SetName: s.name}}}
+}
+
 // table is a table of the family inet.
 type table struct {
 	name   string
+	sets   []*addressSet
 	chains []*chain
+}
+
+// batchBuffer is how many bytes of a batch, and of the kernel's answers to it, the socket may hold.
+const batchBuffer = 64 << 20
+
+// newBatch is a connection for batches of any length that a State may need.
+func newBatch() (*nftables.Conn, error) {
+	return nftables.New(nftables.WithSockOptions(func(c *mdnetlink.Conn) error {
+		return errors.Join(c.SetWriteBuffer(batchBuffer), c.SetReadBuffer(batchBuffer))
+	}))
 }
 
 // String is the table as "nft -f" reads it. Loaded, it replaces one of its name.
 func (t table) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s\ndelete table inet %s\ntable inet %s {\n", t.name, t.name, t.name)
+	for _, s := range t.sets {
+		b.WriteString(s.String())
+	}
 	for _, c := range t.needed() {
 		fmt.Fprintf(&b, "\tchain %s {\n\t\ttype %s hook %s priority %d; policy accept;\n", c.name, c.kind, c.hookName, c.priority)
 		for _, r := range c.rules {
@@ -82,7 +171,7 @@ func (t table) empty() bool {
 
 // load puts the table in place of one of its name, in one step: there is no moment with neither.
 func (t table) load() error {
-	c, err := nftables.New()
+	c, err := newBatch()
 	if err != nil {
 		return explainFirewall(t.name, err)
 	}
@@ -90,6 +179,11 @@ func (t table) load() error {
 	c.AddTable(kernel) // so that there is one to delete
 	c.DelTable(kernel)
 	c.AddTable(kernel)
+	for _, s := range t.sets {
+		if err := s.add(c, kernel); err != nil {
+			return fmt.Errorf("nftables table %s: set %s: %w", t.name, s.name, err)
+		}
+	}
 	for _, ch := range t.needed() {
 		base := c.AddChain(&nftables.Chain{
 			Name: ch.name, Table: kernel, Type: ch.kind, Hooknum: ch.hook, Priority: nftables.ChainPriorityRef(nftables.ChainPriority(ch.priority)),
