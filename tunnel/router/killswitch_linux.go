@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -31,6 +32,9 @@ var (
 	dhcpv6Relays = netip.MustParsePrefix("ff02::1:2/128")
 	multicast6   = netip.MustParsePrefix("ff02::/16")
 )
+
+// plainName is what nft reads as it stands: it knows no way to quote a quotation mark, and takes an asterisk at the end for any text.
+var plainName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 // killSwitchFor lets packets leave the host by the interface name only, whether they are its own or forwarded. There is no exception for
 // connections that were open before. Exceptions are marked packets, loopback, DHCP, what IPv6 needs to find its neighbours, and the prefixes in lan.
@@ -130,6 +134,9 @@ func LiftKillSwitch() error {
 func WriteKillSwitch(path, name string, lan []netip.Prefix) error {
 	if err := CheckName(name); err != nil {
 		return err
+	}
+	if !plainName.MatchString(name) {
+		return fmt.Errorf("interface name %q cannot be written to a file for nft: choose one of letters, digits, dots, dashes and underscores", name)
 	}
 	if err := (State{KillSwitchLAN: lan}).check(); err != nil {
 		return err
