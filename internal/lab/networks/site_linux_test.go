@@ -3,6 +3,8 @@ package networks
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"strconv"
 	"testing"
 
 	"warren/internal/lab"
@@ -49,6 +51,18 @@ func (w *world) center(number, gateways int, settings ...string) *center {
 	return c
 }
 
+// throughSites is how many bytes go through two data centers in each direction: WARREN_SITE_BYTES, or a few.
+func throughSites(t *testing.T) int64 {
+	t.Helper()
+	text := os.Getenv("WARREN_SITE_BYTES")
+	if text == "" {
+		return 30 << 20
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	must(t, err)
+	return n
+}
+
 // TestTwoDataCenters: hosts that know nothing of Warren open TCP both ways, and see each other's real addresses, over both families.
 //
 //	10.1.0.10 --- 10.1.0.0/16 --- gateway --- NAT --- internet --- NAT --- gateway --- 10.2.0.0/16 --- 10.2.0.10
@@ -67,7 +81,7 @@ func TestTwoDataCenters(t *testing.T) {
 			if seen != a[0].String() {
 				t.Errorf("%s is seen as %s, not by its real address", a[0], seen)
 			}
-			w.through(c, 30<<20)
+			w.through(c, throughSites(t))
 		}
 	}
 	// A laptop reaches both centers by their gateways, which masquerade nothing here.

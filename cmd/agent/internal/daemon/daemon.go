@@ -37,6 +37,7 @@ import (
 	"warren/nat/portmapper"
 	"warren/proto/warrenv1/warrenv1connect"
 	"warren/tunnel/flowlog"
+	"warren/tunnel/router"
 )
 
 // Config is what a daemon is started with.
@@ -109,6 +110,14 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	st, err := dir.Load()
 	if err != nil {
 		return err
+	}
+	// The tunnel may not be wanted any more, so that nobody else would do it.
+	left, err := router.CleanUp(state.JournalFile(cfg.StateDir))
+	for _, note := range left {
+		cfg.Log.Info("host changed", "what", note)
+	}
+	if err != nil {
+		cfg.Log.Error("what a killed daemon has left on this host could not be taken back", "err", err)
 	}
 	listener, err := unixsock.Listen(cfg.Socket)
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -122,7 +121,7 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 }
 
 func (s *session) makeTunnel() (err error) {
-	s.router, err = router.Open(router.Config{Name: s.cfg.Interface, MTU: defaultMTU, Log: s.log, Journal: filepath.Join(s.cfg.StateDir, "host")})
+	s.router, err = router.Open(router.Config{Name: s.cfg.Interface, MTU: defaultMTU, Log: s.log, Journal: state.JournalFile(s.cfg.StateDir)})
 	if err != nil {
 		return err
 	}

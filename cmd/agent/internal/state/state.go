@@ -1,7 +1,7 @@
 // Package state keeps what the agent must not lose: its keys, the network it belongs to and what it was told to do. Open takes
 // the directory for one daemon, Load reads it, Save replaces it in one atomic step.
 //
-// The directory holds state.json (this package), map (written by coord/client) and lock.
+// The directory holds state.json (this package), map (written by coord/client), host (by tunnel/router) and lock.
 package state
 
 import (
@@ -30,6 +30,8 @@ const (
 	mapName  = "map"
 	lockName = "lock"
 	logName  = "daemon.log"
+
+	journalName = "host"
 	maxFile  = 1 << 20
 )
 
@@ -98,6 +100,9 @@ func (d *Dir) Close() error { return d.unlock() }
 
 // MapFile is where the map is kept.
 func (d *Dir) MapFile() string { return filepath.Join(d.path, mapName) }
+
+// JournalFile is where tunnel/router keeps what it has changed on the host, so that a crash leaves nothing behind for good.
+func JournalFile(dir string) string { return filepath.Join(dir, journalName) }
 
 // LogFile is where a detached daemon logs.
 func LogFile(dir string) string { return filepath.Join(dir, logName) }
