@@ -32,7 +32,7 @@ const (
 	logName  = "daemon.log"
 
 	journalName = "host"
-	maxFile  = 1 << 20
+	maxFile     = 1 << 20
 )
 
 // ErrNewer says that a newer warren wrote the directory.
