@@ -175,6 +175,13 @@ func TestRoutesUndone(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 		c.hasRoutes("gw 10.1.0.0/16 approved by root; gw 10.9.0.0/16 waiting")
+		c.rename("laptop", "pc") // for another statement of the gateway, which itself stays as it was
+		gate.sees("gw", "pc")
+		if got := gate.waiting(); got != "10.9.0.0/16" {
+			t.Errorf("%s: the gateway is told that %q waits", what, got)
+		}
+		c.rename("pc", "laptop")
+		gate.sees("gw", "laptop")
 		c.rename("gw", "x")
 		user.usesRoutes("10.1.0.0/16 x 100")
 		gate.waitsFor("10.9.0.0/16")
