@@ -40,8 +40,8 @@ var plainName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 // connections that were open before. Exceptions are marked packets, loopback, DHCP, what IPv6 needs to find its neighbours, and the prefixes in lan.
 // What comes out of the tunnel may be forwarded: to a client behind this host, or into a LAN that it carries. ARP is no concern of this table's.
 //
-// The host's own packets are refused with ICMP or a TCP reset, so that programs fail at once instead of waiting. Forwarded ones are dropped, because the answer to
-// them would itself leave outside of the tunnel. A last chain drops what has been rerouted after the others looked.
+// The host's own packets are refused with ICMP or a TCP reset, so that programs fail at once instead of waiting. Forwarded ones are dropped,
+// because the answer to them would itself leave outside of the tunnel. A last chain drops what has been rerouted after the others looked.
 func killSwitchFor(name string, lan []netip.Prefix) table {
 	own := &chain{name: "own", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookOutput, hookName: "output", priority: priorityKill}
 	forwarded := &chain{name: "forwarded", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookForward, hookName: "forward", priority: priorityKill}

@@ -289,7 +289,9 @@ func TestWriteKillSwitch(t *testing.T) {
 		lan  []netip.Prefix
 		want string
 	}{
-		{"a b", nil, "interface name"}, {"", nil, "interface name"}, {"warren*", nil, "cannot be written"}, {`w"accept#`, nil, "cannot be written"}, {name, []netip.Prefix{{}}, "not a prefix"},
+		{"a b", nil, "interface name"}, {"", nil, "interface name"},
+		{"warren*", nil, "cannot be written"}, {`w"accept#`, nil, "cannot be written"},
+		{name, []netip.Prefix{{}}, "not a prefix"},
 		{name, []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}, "host bits"},
 	} {
 		file := filepath.Join(t.TempDir(), "none")

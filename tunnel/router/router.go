@@ -1,6 +1,7 @@
 // Package router is the host's side of the tunnel: the TUN interface, its addresses, the routes that lead into it, and what a gateway, an exit
 // node and their users need of the kernel: forwarding, translation, a firewall. Open makes the interface, Apply brings the host into line with a
-// State as often as it changes, and Close takes everything back but the kill switch, which only LiftKillSwitch removes.
+// State as often as it changes, and Close takes everything back but the kill switch, which only LiftKillSwitch removes. Watch tells when somebody
+// else has removed a firewall table, so that Apply may put it back.
 //
 // What could outlive a process that is killed (rules, firewall tables, sysctls) is in the journal before it is changed; the next Open with that
 // journal, or CleanUp, takes it back. docs/host-networking.md lists all of it.

@@ -76,7 +76,9 @@ func TestSysctls(t *testing.T) {
 		}
 	}
 	notes := strings.Join(r.Notes(), "\n")
-	for _, want := range []string{"net.ipv4.ip_forward was 0 and is now 1", "net.ipv6.conf.all.forwarding was 0 and is now 1", "net.ipv6.conf.wan.accept_ra was 1 and is now 2"} {
+	for _, want := range []string{
+		"net.ipv4.ip_forward was 0 and is now 1", "net.ipv6.conf.all.forwarding was 0 and is now 1", "net.ipv6.conf.wan.accept_ra was 1 and is now 2",
+	} {
 		if strings.Count(notes, want) != 1 {
 			t.Errorf("notes do not say %q once:\n%s", want, notes)
 		}
