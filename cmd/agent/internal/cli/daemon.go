@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,15 +57,15 @@ func (a *app) daemon() *cobra.Command {
 			}
 			cfg.StateDir, cfg.Socket, cfg.Interface, cfg.Now = a.state, a.socket, a.tun, a.now
 			cfg.Log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
-			ready := func(error) { notifySystemd() }
 			if readyFD > 0 {
-				ready = tellParent(readyFD)
+				tell := tellParent(readyFD)
+				err := daemon.Run(cmd.Context(), cfg, func() { tell(nil) })
+				if err != nil {
+					tell(err)
+				}
+				return err
 			}
-			err := daemon.Run(cmd.Context(), cfg, func() { ready(nil) })
-			if err != nil && readyFD > 0 {
-				ready(err)
-			}
-			return err
+			return a.runService(cmd.Context(), cfg)
 		},
 	}
 	f := cmd.Flags()
@@ -219,19 +218,4 @@ func awaitReady(ctx context.Context, r *os.File) error {
 		return context.Cause(ctx)
 	}
 	return fmt.Errorf("the daemon ended at once: %w; see its log", err)
-}
-
-// notifySystemd tells the service manager that the daemon serves, if it was started by one that wants to know (sd_notify(3)).
-func notifySystemd() {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	if name, abstract := strings.CutPrefix(path, "@"); abstract {
-		path = "\x00" + name
-	}
-	if conn, err := net.Dial("unixgram", path); err == nil {
-		fmt.Fprint(conn, "READY=1")
-		conn.Close()
-	}
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,7 +56,10 @@ func (a *app) relay() *cobra.Command {
 			o.Token = t
 		}
 		o.State, o.Log, o.Out = a.state, slog.New(slog.NewTextHandler(a.err, nil)), a.out
-		err := serve.RunRelay(cmd.Context(), o)
+		err := a.asService(cmd.Context(), o.Log, nil, func(ctx context.Context, ready func()) error {
+			o.Ready = ready
+			return serve.RunRelay(ctx, o)
+		})
 		if errors.Is(err, serve.ErrNoToken) {
 			return fmt.Errorf("%w; make one with \"warren-coordinator token create --relay\" and give it by --token", err)
 		}

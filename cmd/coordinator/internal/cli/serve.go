@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -46,8 +47,10 @@ prints the command that adds a device. Settings come from the defaults, then --c
 		if err := c.Check(); err != nil {
 			return usageError{err}
 		}
-		return serve.Run(cmd.Context(), serve.Options{
-			Config: c, Log: slog.New(slog.NewTextHandler(a.err, nil)), Out: a.out, Terminal: terminal(a.out),
+		o := serve.Options{Config: c, Log: slog.New(slog.NewTextHandler(a.err, nil)), Out: a.out, Terminal: terminal(a.out)}
+		return a.asService(cmd.Context(), o.Log, a.answers(), func(ctx context.Context, ready func()) error {
+			o.Ready = ready
+			return serve.Run(ctx, o)
 		})
 	}
 	return cmd

@@ -55,6 +55,8 @@ type RelayOptions struct {
 	Token *token.Token
 	Log   *slog.Logger
 	Out   io.Writer
+	// Ready is called once devices are served; it may be nil.
+	Ready func()
 }
 
 // relayState is relay.json: all that a separate relay must not lose.
@@ -255,5 +257,8 @@ func (r *separate) serve(ctx context.Context) error {
 		group.Go(func() error { return ServeHTTP(ctx, HTTPServer(h, nil, r.Log), r.socks.metrics, func() {}) })
 	}
 	r.Log.Info("relay serving", "listen", r.socks.https.Addr(), "network", network)
+	if r.Ready != nil {
+		r.Ready()
+	}
 	return group.Wait()
 }

@@ -57,6 +57,8 @@ type Options struct {
 	// Out is for people. Terminal says that it is one: only then a token is printed on it.
 	Out      io.Writer
 	Terminal bool
+	// Ready is called once devices are served; it may be nil.
+	Ready func()
 }
 
 // sockets are opened before anything else, so that a port in use changes nothing.
@@ -286,6 +288,9 @@ func (o Options) serve(ctx context.Context, srv *server.Server, relays *relay.Se
 		group.Go(func() error { return ServeHTTP(ctx, HTTPServer(h, nil, o.Log), s.metrics, func() {}) })
 	}
 	o.Log.Info("serving", "listen", s.https.Addr(), "version", buildversion.Get())
+	if o.Ready != nil {
+		o.Ready()
+	}
 	err := group.Wait()
 	o.Log.Info("stopped")
 	return err
