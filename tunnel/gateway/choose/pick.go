@@ -39,6 +39,19 @@ func (r Reason) String() string {
 		"it is nearer", "all of IPv4 leaves there", "no gateway works, a wider route does", "this device carries it", "the one before carries it no more"}[r]
 }
 
+// Label is for metrics: one word, which stays.
+func (r Reason) Label() string {
+	return [...]string{"first", "silent", "no-lan", "preferred", "nearer", "same-exit", "wider", "own", "gone"}[r]
+}
+
+// Reasons are all there are.
+func Reasons() (out []Reason) {
+	for r := First; r <= Gone; r++ {
+		out = append(out, r)
+	}
+	return out
+}
+
 // rank is how good a gateway is for a CIDR.
 type rank uint8
 

@@ -273,6 +273,7 @@ func (n *networks) note(events ...choose.Event) (changed bool) {
 }
 
 func (n *networks) chose(a choose.Choose) {
+	n.choices[a.Why]++
 	if a.Gateway == (deviceKey{}) {
 		delete(n.chosen, a.Prefix)
 	} else {

@@ -16,6 +16,8 @@ import (
 	"warren/tunnel/engine"
 	"warren/tunnel/filter"
 	"warren/tunnel/flowlog"
+	"warren/tunnel/gateway"
+	"warren/tunnel/gateway/choose"
 	"warren/tunnel/tundev"
 )
 
@@ -41,6 +43,7 @@ type figures struct {
 	packets                 tundev.Counters
 	bind                    bind.Stats
 	dns                     dnsforward.Stats
+	networks                routeFigures
 }
 
 // figures gives nil while no session runs.
@@ -51,7 +54,7 @@ func (d *daemon) figures() *figures {
 	}
 	f := &figures{
 		connected: s.control.Load().Connected, paths: s.traversal.Paths(), stats: s.engine.Stats(), traversal: s.traversal.Stats(),
-		packets: s.engine.Packets(), bind: s.bind.Stats(), dns: s.dns.Stats(),
+		packets: s.engine.Packets(), bind: s.bind.Stats(), dns: s.dns.Stats(), networks: s.networks.figures(),
 	}
 	for _, l := range s.relays.links() {
 		f.relays++
@@ -147,6 +150,11 @@ func descs() map[string]*prometheus.Desc {
 		{"packets_made_dropped_total", "Packets of other gateways and words that there was no room for.", nil},
 		{"words_total", "Words of peers' agents, by what became of them.", []string{"outcome"}},
 		{"probe_answers_total", "Answers of hosts behind this gateway to its probes.", nil},
+		{"routes", "CIDRs of gateways that this device may use, by what becomes of packets for them.", []string{"use"}},
+		{"carried_routes", "CIDRs that this device carries, by the health of the network behind it.", []string{"health"}},
+		{"gateway_choices_total", "Choices of a gateway, by what made them.", []string{"cause"}},
+		{"exit_node_used", "1 while an exit node is used.", nil},
+		{"kill_switch", "1 while the kill switch is wanted.", nil},
 		{"packets_long_total", "Packets too long for their direct path, which a relay carried.", nil},
 		{"filter_entries", "What the packet filter's table holds.", []string{"kind"}},
 		{"filter_evicted_total", "Entries of that table that had to make room.", nil},
@@ -194,6 +202,22 @@ func (e *exporter) Collect(out chan<- prometheus.Metric) {
 	f.countPackets(gauge, count)
 	f.countBind(gauge, count)
 	f.countDNS(count)
+	f.countRoutes(gauge, count)
+}
+
+func (f *figures) countRoutes(gauge gaugeFunc, count countFunc) {
+	n := f.networks
+	for _, use := range []string{useTunnel, useLAN, useRefused, useOwn, useNone} {
+		gauge("routes", float64(n.routes[use]), use)
+	}
+	for _, h := range []gateway.Health{gateway.Unknown, gateway.Working, gateway.Failing} {
+		gauge("carried_routes", float64(n.carried[h.String()]), h.String())
+	}
+	for _, r := range choose.Reasons() {
+		count("gateway_choices_total", n.choices[r], r.Label())
+	}
+	gauge("exit_node_used", number(n.exit))
+	gauge("kill_switch", number(n.killSwitch))
 }
 
 func (f *figures) countDNS(count countFunc) {

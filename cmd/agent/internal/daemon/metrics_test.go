@@ -20,6 +20,7 @@ import (
 	"warren/tunnel/engine"
 	"warren/tunnel/filter"
 	"warren/tunnel/flowlog"
+	"warren/tunnel/gateway/choose"
 	"warren/tunnel/tundev"
 )
 
@@ -50,6 +51,10 @@ func sample() *figures {
 		},
 	}
 	f.dns = dnsforward.Stats{Answered: 140, Refused: 141, Failed: 142, Malformed: 143, Dropped: 144}
+	f.networks = routeFigures{
+		routes:  map[string]int{useTunnel: 150, useLAN: 151, useRefused: 152, useOwn: 153, useNone: 154},
+		carried: map[string]int{"unknown": 155, "working": 156, "failing": 157}, choices: map[choose.Reason]uint64{choose.Silent: 158}, exit: true,
+	}
 	for _, cause := range path.Causes() {
 		f.traversal.Causes[cause] = 90 + uint64(cause)
 	}
@@ -111,6 +116,8 @@ func TestMetrics(t *testing.T) {
 		"packets_handed_over_total{out} 121", "packets_handed_over_total{in} 122", "packets_handed_over_refused_total{} 123",
 		"packets_made_dropped_total{} 124", "words_total{heard} 125", "words_total{dropped} 126", "probe_answers_total{} 127",
 		"packets_long_total{} 69",
+		"routes{tunnel} 150", "routes{lan} 151", "routes{refused} 152", "routes{own} 153", "routes{none} 154",
+		"carried_routes{unknown} 155", "carried_routes{working} 156", "carried_routes{failing} 157", "exit_node_used{} 1", "kill_switch{} 0",
 		"initiations_refused_total{damaged} 61", "initiations_refused_total{unknown peer} 62", "initiations_refused_total{rate} 63",
 		"initiations_refused_total{replayed} 64", "unknown_session_total{} 60", "relay_packets_dropped_total{overrun} 65",
 		"relay_packets_dropped_total{not WireGuard} 66", "socket_errors_total{receive} 67", "socket_errors_total{send} 68",
@@ -124,6 +131,13 @@ func TestMetrics(t *testing.T) {
 	want = append(want, flows...)
 	for _, cause := range path.Causes() {
 		want = append(want, fmt.Sprintf("path_causes_total{%s} %d", cause.Label(), 90+uint64(cause)))
+	}
+	for _, r := range choose.Reasons() {
+		n := 0
+		if r == choose.Silent {
+			n = 158
+		}
+		want = append(want, fmt.Sprintf("gateway_choices_total{%s} %d", r.Label(), n))
 	}
 	for v := range filter.New(filter.Config{}).Counters().In {
 		name := filter.Verdict(v).String()

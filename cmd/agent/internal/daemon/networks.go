@@ -86,7 +86,8 @@ type networks struct {
 	sites   routeplan.Sites
 	plan    routeplan.Plan
 	applied router.State
-	err     error // of the last change of the host
+	choices map[choose.Reason]uint64 // of gateways, since the session began
+	err     error                    // of the last change of the host
 }
 
 func newNetworks(self *record.Device, routing state.Routing, e networkEngine, r networkHost, l networkLinks, now func() time.Time, log *slog.Logger) *networks {
@@ -96,7 +97,7 @@ func newNetworks(self *record.Device, routing state.Routing, e networkEngine, r 
 		chooser: choose.New(choose.Config{Self: self.Key.Raw(), Start: rand.Uint64() | 1}),
 		carrier: carry.New(carry.Config{Self: self.Key.Raw(), Start: rand.Uint64() | 1}),
 		keys:    map[deviceKey]key.DevicePublic{}, traffic: map[deviceKey][]tundev.Traffic{},
-		chosen: map[netip.Prefix]deviceKey{}, given: map[deviceKey][]netip.Prefix{},
+		choices: map[choose.Reason]uint64{}, chosen: map[netip.Prefix]deviceKey{}, given: map[deviceKey][]netip.Prefix{},
 	}
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -77,6 +78,39 @@ func gatewayStatus(name string, o record.Route, known []choose.Gateway) *pb.Gate
 		s.Since = timestamppb.New(g.Since)
 	}
 	return s
+}
+
+// routeFigures is what is counted of routes.
+type routeFigures struct {
+	// Routes are the CIDRs of others by use, Carried those of this device by the health of the network behind it.
+	routes, carried  map[string]int
+	choices          map[choose.Reason]uint64
+	exit, killSwitch bool
+}
+
+func (n *networks) figures() routeFigures {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f := routeFigures{routes: map[string]int{}, carried: map[string]int{}, choices: maps.Clone(n.choices), killSwitch: n.routing.KillSwitch}
+	if n.m == nil {
+		return f
+	}
+	for p := range n.offers() {
+		if p.Bits() == 0 {
+			_, ok := n.chosen[p]
+			f.exit = f.exit || ok
+			continue
+		}
+		use := n.use(p)
+		if use == useTunnel && slices.ContainsFunc(n.plan.Conflicts, func(c routeplan.Conflict) bool { return c.Route == p && c.LAN }) {
+			use = useLAN
+		}
+		f.routes[use]++
+	}
+	for _, c := range n.carrier.Status() {
+		f.carried[c.Health.String()]++
+	}
+	return f
 }
 
 // use says what becomes of packets for a CIDR that gateways carry.
