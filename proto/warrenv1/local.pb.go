@@ -955,10 +955,12 @@ type StatusResponse struct {
 	// CIDRs that this device may use.
 	Routes []*RouteStatus `protobuf:"bytes,11,rep,name=routes,proto3" json:"routes,omitempty"`
 	// What it advertises.
-	Advertised    []*AdvertisedStatus `protobuf:"bytes,12,rep,name=advertised,proto3" json:"advertised,omitempty"`
-	Exit          *ExitStatus         `protobuf:"bytes,13,opt,name=exit,proto3" json:"exit,omitempty"`
-	KillSwitch    bool                `protobuf:"varint,14,opt,name=kill_switch,json=killSwitch,proto3" json:"kill_switch,omitempty"`
-	AcceptRoutes  bool                `protobuf:"varint,15,opt,name=accept_routes,json=acceptRoutes,proto3" json:"accept_routes,omitempty"`
+	Advertised   []*AdvertisedStatus `protobuf:"bytes,12,rep,name=advertised,proto3" json:"advertised,omitempty"`
+	Exit         *ExitStatus         `protobuf:"bytes,13,opt,name=exit,proto3" json:"exit,omitempty"`
+	KillSwitch   bool                `protobuf:"varint,14,opt,name=kill_switch,json=killSwitch,proto3" json:"kill_switch,omitempty"`
+	AcceptRoutes bool                `protobuf:"varint,15,opt,name=accept_routes,json=acceptRoutes,proto3" json:"accept_routes,omitempty"`
+	// What the tunnel has changed on the host besides its interface, in words, the oldest first.
+	HostChanges   []string `protobuf:"bytes,16,rep,name=host_changes,json=hostChanges,proto3" json:"host_changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1096,6 +1098,13 @@ func (x *StatusResponse) GetAcceptRoutes() bool {
 		return x.AcceptRoutes
 	}
 	return false
+}
+
+func (x *StatusResponse) GetHostChanges() []string {
+	if x != nil {
+		return x.HostChanges
+	}
+	return nil
 }
 
 // RouteStatus is a CIDR behind gateways.
@@ -3631,7 +3640,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x05force\x18\x01 \x01(\bR\x05force\")\n" +
 	"\rLeaveResponse\x12\x18\n" +
 	"\awarning\x18\x01 \x01(\tR\awarning\"\x0f\n" +
-	"\rStatusRequest\"\xdf\x05\n" +
+	"\rStatusRequest\"\x82\x06\n" +
 	"\x0eStatusResponse\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.warren.v1.StatusResponse.StateR\x05state\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12#\n" +
@@ -3651,7 +3660,8 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x04exit\x18\r \x01(\v2\x15.warren.v1.ExitStatusR\x04exit\x12\x1f\n" +
 	"\vkill_switch\x18\x0e \x01(\bR\n" +
 	"killSwitch\x12#\n" +
-	"\raccept_routes\x18\x0f \x01(\bR\facceptRoutes\"|\n" +
+	"\raccept_routes\x18\x0f \x01(\bR\facceptRoutes\x12!\n" +
+	"\fhost_changes\x18\x10 \x03(\tR\vhostChanges\"|\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12STATE_NOT_ENROLLED\x10\x01\x12\x0e\n" +

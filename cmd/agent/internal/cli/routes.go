@@ -99,13 +99,27 @@ func printRoutes(w io.Writer, s *pb.StatusResponse) error {
 	if err := printTable(w, "ROUTE\tUSE\tGATEWAY\tHEALTH\tOTHERS", s.GetRoutes(), routeText); err != nil {
 		return err
 	}
+	return waiting(w, s)
+}
+
+// waiting says what is to be done about CIDRs that nobody has approved.
+func waiting(w io.Writer, s *pb.StatusResponse) error {
+	var cidrs []string
 	for _, a := range s.GetAdvertised() {
 		if a.GetState() == "waiting" {
-			_, err := fmt.Fprintf(w, "\n%s waits for approval: an administrator runs \"warren-coordinator route approve %s\"\n", a.GetPrefix(), s.GetSelf().GetName())
-			return err
+			cidrs = append(cidrs, a.GetPrefix())
 		}
 	}
-	return nil
+	switch len(cidrs) {
+	case 0:
+		return nil
+	case 1:
+		cidrs[0] += " waits"
+	default:
+		cidrs[len(cidrs)-1] += " wait"
+	}
+	_, err := fmt.Fprintf(w, "%s for approval: an administrator runs \"warren-coordinator route approve %s\"\n", strings.Join(cidrs, ", "), s.GetSelf().GetName())
+	return err
 }
 
 func printTable[T any](w io.Writer, head string, rows []T, text func(T) string) error {

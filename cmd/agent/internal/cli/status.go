@@ -35,6 +35,8 @@ type (
 		Exit         *exitJSON        `json:"exit,omitempty"`
 		AcceptRoutes bool             `json:"accept_routes"`
 		KillSwitch   bool             `json:"kill_switch"`
+		// HostChanges is in words.
+		HostChanges []string `json:"host_changes"`
 	}
 	selfJSON struct {
 		Name      string   `json:"name"`
@@ -95,7 +97,7 @@ func statusView(s *pb.StatusResponse) statusJSON {
 	}
 	v.NAT = natView(s.GetNat())
 	v.Routes, v.Advertised, v.Exit = routesView(s.GetRoutes()), advertisedView(s.GetAdvertised()), exitView(s.GetExit())
-	v.AcceptRoutes, v.KillSwitch = s.GetAcceptRoutes(), s.GetKillSwitch()
+	v.AcceptRoutes, v.KillSwitch, v.HostChanges = s.GetAcceptRoutes(), s.GetKillSwitch(), list(s.GetHostChanges())
 	for _, p := range s.GetPeers() {
 		v.Peers = append(v.Peers, peerJSON{
 			Name: p.GetName(), Addresses: list(p.GetAddresses()), NodeKey: p.GetNodeKey(), Online: p.GetOnline(),

@@ -129,8 +129,11 @@ func (a *app) printUp(s *pb.StatusResponse) error {
 	if a.json {
 		return a.printJSON(statusView(s))
 	}
-	_, err := fmt.Fprintf(a.out, "%s is up: %s\n", s.GetSelf().GetName(), strings.Join(s.GetSelf().GetAddresses(), ", "))
-	return err
+	fmt.Fprintf(a.out, "%s is up: %s\n", s.GetSelf().GetName(), strings.Join(s.GetSelf().GetAddresses(), ", "))
+	for _, note := range s.GetHostChanges() {
+		fmt.Fprintln(a.out, "on this host:", note)
+	}
+	return waiting(a.out, s)
 }
 
 func (a *app) set() *cobra.Command {

@@ -12,6 +12,7 @@ import (
 	"warren/tunnel/gateway/carry"
 	"warren/tunnel/gateway/choose"
 	"warren/tunnel/routeplan"
+	"warren/tunnel/router"
 	"warren/tunnel/tundev"
 )
 
@@ -100,14 +101,17 @@ func (n *networks) onProbe(target netip.Addr, id, sequence uint16) {
 const (
 	lookAtTraffic = 250 * time.Millisecond
 	lookAtHosts   = time.Second
+	// lookAtHost is how often the host is brought into line without a reason: firewalls that are reloaded drop what is in their chains, and say nothing.
+	lookAtHost = 30 * time.Second
 )
 
 // run owns the cores' time, and takes what others say, until ctx ends.
 func (n *networks) run(ctx context.Context) error {
-	timer, traffic, hosts := time.NewTimer(0), time.NewTicker(lookAtTraffic), time.NewTicker(lookAtHosts)
+	timer, traffic, hosts, host := time.NewTimer(0), time.NewTicker(lookAtTraffic), time.NewTicker(lookAtHosts), time.NewTicker(lookAtHost)
 	defer timer.Stop()
 	defer traffic.Stop()
 	defer hosts.Stop()
+	defer host.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -125,6 +129,8 @@ func (n *networks) run(ctx context.Context) error {
 			n.locked(n.noteTraffic)
 		case <-hosts.C:
 			n.locked(n.noteHosts)
+		case <-host.C:
+			n.reapply()
 		}
 		if next := n.next(); !next.IsZero() {
 			timer.Reset(max(0, next.Sub(n.now())))
@@ -388,6 +394,16 @@ func (n *networks) networkChanged(woke bool) {
 		n.carry(carry.NetworkChanged{})
 		n.applied.MTU = 0 // so that the host is looked at, too
 		n.update(nil, nil)
+	})
+}
+
+// reapply brings the host into line although nothing else has changed: another program may have taken away what is ours.
+func (n *networks) reapply() {
+	n.locked(func() {
+		if n.m != nil {
+			n.applied = router.State{}
+			n.apply()
+		}
 	})
 }
 

@@ -47,7 +47,10 @@ type networkEngine interface {
 }
 
 // networkHost is what networks needs of the router.
-type networkHost interface{ Apply(router.State) error }
+type networkHost interface {
+	Apply(router.State) error
+	Notes() []string
+}
 
 // networkLinks gives the networks that the host is connected to.
 type networkLinks interface {

@@ -51,6 +51,7 @@ func (h *host) Uses(key.DevicePublic, netip.Prefix, key.DevicePublic) bool { ret
 func (h *host) Traffic(key.DevicePublic) []tundev.Traffic                  { return nil }
 func (h *host) Hosts(netip.Prefix) []tundev.Host                           { return nil }
 
+func (h *host) Notes() []string                 { return nil }
 func (h *host) Read() ([]routeplan.Link, error) { return h.links, nil }
 func (h *host) Forget()                         {}
 

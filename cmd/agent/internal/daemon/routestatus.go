@@ -34,6 +34,7 @@ func (n *networks) fill(r *pb.StatusResponse) {
 	if n.err != nil {
 		r.Warnings = append(r.Warnings, n.err.Error())
 	}
+	r.HostChanges = n.router.Notes()
 	r.Advertised = n.advertisedStatus()
 	if n.m == nil {
 		return

@@ -228,7 +228,7 @@ func (s *session) makeClient() (err error) {
 func (s *session) run() {
 	group, ctx := errgroup.WithContext(s.ctx)
 	for _, task := range []func(context.Context) error{
-		s.runMapper, s.engine.Run, s.collector().Run, s.traversal.Run, s.gatherer.Run, s.monitor.Run, s.relays.run, s.client.Run, s.networks.run, s.advertise.run,
+		s.runMapper, s.engine.Run, s.collector().Run, s.traversal.Run, s.gatherer.Run, s.monitor.Run, s.relays.run, s.client.Run, s.networks.run, s.advertise.run, s.watchHost,
 		s.dns.Run,
 	} {
 		group.Go(func() error {
@@ -248,6 +248,19 @@ func (s *session) run() {
 		close(s.done)
 		s.changed.Wake()
 	}()
+}
+
+// watchHost puts back at once what another program has removed from the host's firewall.
+func (s *session) watchHost(ctx context.Context) error {
+	err := s.router.Watch(ctx, func() {
+		s.log.Warn("another program has removed firewall tables of this one; putting them back")
+		s.networks.reapply()
+	})
+	if err != nil {
+		s.log.Warn("what other programs remove from the firewall is put back only now and then", "err", err)
+		<-ctx.Done()
+	}
+	return nil
 }
 
 func (s *session) closeTunnel() {
