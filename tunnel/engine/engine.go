@@ -339,6 +339,14 @@ func (e *Engine) SendWord(to key.DevicePublic, payload []byte) error {
 // Probe has an echo request take the way of forwarded packets to a host behind this device; Config.OnProbe is told of the answer.
 func (e *Engine) Probe(target netip.Addr, id, seq uint16) error { return e.tun.Probe(target, id, seq) }
 
+// Borrow and ProbeFrom are Probe from addresses that the host does not translate; see tundev.Device.
+func (e *Engine) Borrow(list ...netip.Addr) { e.tun.Borrow(list...) }
+
+// ProbeFrom is a Probe from a borrowed address.
+func (e *Engine) ProbeFrom(src, target netip.Addr, id, seq uint16) error {
+	return e.tun.ProbeFrom(src, target, id, seq)
+}
+
 // Uses says which gateway a device uses for a CIDR that siblings carry, too; zero: this one. See tundev.Device.Uses.
 func (e *Engine) Uses(device key.DevicePublic, cidr netip.Prefix, sibling key.DevicePublic) bool {
 	return e.tun.Uses(device, cidr, sibling)

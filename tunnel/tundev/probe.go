@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"warren/tunnel/filter"
 )
@@ -18,12 +19,49 @@ const (
 // packets. Config.OnProbe is told of the answer.
 func (d *Device) Probe(target netip.Addr, id, seq uint16) error {
 	v, target := d.view.Load(), target.Unmap()
-	src, kind, proto := v.probe.v4, byte(echoRequest4), uint8(protoICMP)
+	src := v.probe.v4
 	if target.Is6() {
-		src, kind, proto = v.probe.v6, echoRequest6, protoICMPv6
+		src = v.probe.v6
 	}
 	if !src.IsValid() {
 		return fmt.Errorf("no probe of %s: the network has no address for that", target)
+	}
+	return d.request(src, target, id, seq)
+}
+
+// Borrow has answers to echo requests that come from the host for these addresses taken as those to a Probe, whoever carries them, until it is called
+// with others or none. They should be addresses that no host has.
+func (d *Device) Borrow(list ...netip.Addr) {
+	if len(list) == 0 {
+		d.borrowed.Store(nil)
+		return
+	}
+	list = slices.Clone(list)
+	d.borrowed.Store(&list)
+}
+
+// ProbeFrom is Probe from a borrowed address, which the host does not translate: so the answer comes only if the LAN knows the way back.
+func (d *Device) ProbeFrom(src, target netip.Addr, id, seq uint16) error {
+	src, target = src.Unmap(), target.Unmap()
+	if !d.isBorrowed(src) || src.Is4() != target.Is4() {
+		return fmt.Errorf("no probe of %s from %s, which is not borrowed for that", target, src)
+	}
+	if v := d.view.Load(); !d.ours(v, target) {
+		return fmt.Errorf("no probe of %s: this device does not carry it", target)
+	}
+	return d.request(src, target, id, seq)
+}
+
+func (d *Device) isBorrowed(a netip.Addr) bool {
+	list := d.borrowed.Load()
+	return list != nil && slices.Contains(*list, a)
+}
+
+// request writes an echo request to the host.
+func (d *Device) request(src, target netip.Addr, id, seq uint16) error {
+	kind, proto := byte(echoRequest4), uint8(protoICMP)
+	if target.Is6() {
+		kind, proto = echoRequest6, protoICMPv6
 	}
 	const data = 8
 	size := headerSize(src)
@@ -47,11 +85,12 @@ func pseudo(b []byte) uint64 {
 	return sum(0, b[8:header6]) + uint64(len(b)-header6) + protoICMPv6
 }
 
-// probed takes a packet of the host for the reserved address. All but answers come to nothing.
-func (d *Device) probed(b []byte) {
+// probed takes a packet of the host for the reserved address, or a borrowed one, and reports whether it is an answer. All others to the former come to
+// nothing.
+func (d *Device) probed(b []byte) bool {
 	p, err := filter.Parse(b)
 	if err != nil || p.Fragment || p.Proto != protoICMP && p.Proto != protoICMPv6 {
-		return
+		return false
 	}
 	icmp := payloadOf(b)
 	reply := byte(echoReply4)
@@ -59,8 +98,9 @@ func (d *Device) probed(b []byte) {
 		reply = echoReply6
 	}
 	if len(icmp) < headerICMP || icmp[0] != reply || icmp[1] != 0 {
-		return
+		return false
 	}
 	d.counters.probeAnswers.Add(1)
 	d.cfg.OnProbe(p.Src, binary.BigEndian.Uint16(icmp[4:]), binary.BigEndian.Uint16(icmp[6:]))
+	return true
 }

@@ -178,6 +178,10 @@ func (d *Device) unwrap(v *view, from *entry, b []byte, now time.Duration) {
 		d.counters.refused.Add(1)
 		return
 	}
+	if d.isBorrowed(dst) && d.probed(inner) {
+		d.counters.unwrapped.Add(1)
+		return
+	}
 	to, ok := v.routes.Lookup(dst)
 	if !ok || to.account == nil || to.account == from.account || v.inBand(to, inner) {
 		d.counters.refused.Add(1)

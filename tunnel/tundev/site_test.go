@@ -211,6 +211,56 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// TestProbeFrom: the answer to a borrowed address is taken wherever it comes out of the LAN, and nothing else that is for it.
+func TestProbeFrom(t *testing.T) {
+	for _, c := range []struct{ target, from, other string }{{"10.1.0.7", "10.3.0.0", "10.3.0.9"}, {"fd01::7", "fd00::", "fd00::1"}} {
+		o := newOffice(t, "0.0.0.0/0 0.0.0.0/0 1 0", "::/0 ::/0 58 0")
+		target, from := netip.MustParseAddr(c.target), netip.MustParseAddr(c.from)
+		if err := o.a.dev.ProbeFrom(from, target, 7, 300); err == nil {
+			t.Error("a probe from an address that is not borrowed")
+		}
+		o.a.dev.Borrow(from)
+		if err := o.a.dev.ProbeFrom(from, netip.MustParseAddr("100.64.0.1"), 7, 300); err == nil {
+			t.Error("a probe of another device")
+		}
+		if err := o.a.dev.ProbeFrom(from, target, 7, 300); err != nil {
+			t.Fatal(err)
+		}
+		got := o.a.hears()
+		if len(got) != 1 {
+			t.Fatalf("the host received % x", got)
+		}
+		if src, dst := addressesIn(t, got[0]); src != c.from || dst != c.target {
+			t.Errorf("probed %s from %s", dst, src)
+		}
+		echo := func(kind byte, to string) []byte {
+			b := raw(protocol(got[0]), c.target, to, bytes.Clone(payloadOf(got[0])))
+			payloadOf(b)[0] = kind
+			return b
+		}
+		reply := byte(0)
+		if target.Is6() {
+			reply = 129
+		}
+		o.a.sends(echo(reply, c.from))
+		if target.Is4() { // of 10.3.0.0/16, for which the sibling knows whom the laptop uses
+			o.b.sends(echo(reply, c.from))
+		} else {
+			o.a.sends(echo(reply, c.from))
+		}
+		told := fmt.Sprint(target, uint16(7), uint16(300))
+		if diff := cmp.Diff([]string{told, told}, o.a.probes); diff != "" {
+			t.Errorf("answers (-want +got):\n%s", diff)
+		}
+		o.a.sends(echo(reply, c.other))
+		o.a.dev.Borrow()
+		o.a.sends(echo(reply, c.from))
+		if len(o.a.probes) != 2 {
+			t.Errorf("told of %q", o.a.probes)
+		}
+	}
+}
+
 func addressesIn(t *testing.T, b []byte) (src, dst string) {
 	t.Helper()
 	if b[0]>>4 == 4 {

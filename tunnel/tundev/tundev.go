@@ -92,6 +92,7 @@ type Device struct {
 	injected  queue
 	hostsTurn bool // belongs to Read
 	learnt    learnt
+	borrowed  atomic.Pointer[[]netip.Addr] // whose answers are taken; nil: none
 	inner     reader
 	tooBig    limiter
 	counters  counters
@@ -239,6 +240,8 @@ func (d *Device) passes(v *view, buf []byte, size int, now time.Duration, last *
 	switch {
 	case ok && to.peer == d.prober:
 		d.probed(b)
+		return nil
+	case d.isBorrowed(dst) && d.probed(b):
 		return nil
 	case !ok || to.account == nil:
 		d.counters.noPeer.Add(1)
