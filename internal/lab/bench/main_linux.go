@@ -23,7 +23,8 @@ func main() {
 	bin := flag.String("bin", "bin", "directory of the built programs, wireguard-go among them")
 	runs := flag.Int("runs", 5, "runs of each figure")
 	stream := flag.Duration("stream", 2*time.Second, "length of a TCP stream")
-	only := flag.String("only", "", "one part alone: start, direct, rules, relayed, or the latter's relayed-udp or relayed-websocket; or nat or birthday, which are left out otherwise")
+	only := flag.String("only", "", "one part alone: start, direct, rules, relayed, or the latter's relayed-udp or relayed-websocket, site, failover; or nat or birthday, which are left out otherwise")
+	times := flag.Int("faults", 20, "runs of each fault of part failover")
 	doc := flag.String("doc", "", "document that gets the table of part nat or birthday")
 	forwarder := flag.String("forward", "", "run the bare forwarder for `TRANSPORT`; what measures starts it by itself")
 	end := flag.String("bare-end", "", "run an end of the bare tunnel through the forwarder at `URL`, likewise")
@@ -38,7 +39,7 @@ func main() {
 	case *end != "":
 		err = runBareEnd(ctx, *end)
 	default:
-		b := &bench{ctx: ctx, bin: path, runs: *runs, stream: *stream, only: *only, doc: *doc}
+		b := &bench{ctx: ctx, bin: path, runs: *runs, stream: *stream, only: *only, doc: *doc, faults: *times}
 		err = b.run()
 	}
 	if err != nil {
@@ -54,6 +55,7 @@ type bench struct {
 	stream time.Duration
 	only   string
 	doc    string
+	faults int
 }
 
 func (b *bench) run() error {
@@ -65,7 +67,7 @@ func (b *bench) run() error {
 		alone bool // runs only if it is asked for
 	}{
 		{"start", b.startUp, false}, {"direct", b.direct, false}, {"rules", b.rules, false}, {"relayed-udp", b.relayedUDP, false},
-		{"relayed-websocket", b.relayedWebSocket, false}, {"nat", b.nat, true}, {"birthday", b.birthday, true},
+		{"relayed-websocket", b.relayedWebSocket, false}, {"site", b.site, false}, {"failover", b.failovers, false}, {"nat", b.nat, true}, {"birthday", b.birthday, true},
 	} {
 		group, _, _ := strings.Cut(part.name, "-")
 		if b.only != part.name && b.only != group && (b.only != "" || part.alone) {
@@ -77,7 +79,7 @@ func (b *bench) run() error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("there is no part %q: start, direct, rules, relayed, relayed-udp, relayed-websocket, nat, birthday", b.only)
+		return fmt.Errorf("there is no part %q: start, direct, rules, relayed, relayed-udp, relayed-websocket, site, failover, nat, birthday", b.only)
 	}
 	return nil
 }
