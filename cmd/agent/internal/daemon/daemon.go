@@ -10,7 +10,7 @@
 //	why.go      why a path is as it is; grants.go: which grants allow a flow
 //	whois.go    who is behind an address
 //	flows.go    records of flows; refused.go: what the coordinator is told of them
-//	netcheck.go what the network here lets through
+//	netcheck.go what the network here lets through; sitecheck.go: whether a gateway does its work
 package daemon
 
 import (

@@ -71,6 +71,7 @@ type session struct {
 	dns       *dnsforward.Forwarder
 	advertise *advertiser
 
+	checks  siteChecks
 	known   atomic.Pointer[known]
 	former  former
 	control atomic.Pointer[client.State]
@@ -145,7 +146,7 @@ func (s *session) makeTunnel() (err error) {
 		TUN: s.router.TUN(), Name: s.router.Name(), Bind: s.bind, Private: s.cfg.state.Node, Log: s.log,
 		Filter:   filter.Config{MaxFlows: s.cfg.MaxFlows, Records: !s.cfg.NoFlowRecords},
 		OnWord:   func(from key.DevicePublic, payload []byte) { s.networks.onWord(from, payload) },
-		OnProbe:  func(target netip.Addr, id, seq uint16) { s.networks.onProbe(target, id, seq) },
+		OnProbe:  s.onProbe,
 		OnActive: func(peer key.NodePublic) { s.traversal.Active(peer) },
 		OnIdle:   func(peer key.NodePublic) { s.traversal.Idle(peer) },
 	})
