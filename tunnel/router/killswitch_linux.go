@@ -109,6 +109,24 @@ func (r *Router) applyKillSwitch(s State) error {
 	return nil
 }
 
+// HoldKillSwitch has the kill switch set before there is a Router, for the interface that one will have. One that is set already stays as it is, with
+// its exceptions, until Apply brings it up to date. It reports whether it was not there.
+func HoldKillSwitch(name string) (set bool, err error) {
+	if err := CheckName(name); err != nil {
+		return false, fmt.Errorf("kill switch: %w", err)
+	}
+	if on, err := KillSwitchOn(); err != nil || on {
+		return false, err
+	}
+	if err := tryMark(); err != nil {
+		return false, fmt.Errorf("kill switch: %w (%v)", ErrNoMark, err)
+	}
+	if err := killSwitchFor(name, nil).load(); err != nil {
+		return false, fmt.Errorf("kill switch: %w", err)
+	}
+	return true, nil
+}
+
 // KillSwitchOn reports whether the kill switch is set on this host, whoever runs.
 func KillSwitchOn() (bool, error) {
 	on, err := tableExists(killSwitchTable)

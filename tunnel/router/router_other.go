@@ -39,6 +39,9 @@ func CleanUp(string) ([]string, error) { return nil, nil }
 // KillSwitchOn reports false: this system has none yet.
 func KillSwitchOn() (bool, error) { return false, nil }
 
+// HoldKillSwitch fails: only Linux has an implementation.
+func HoldKillSwitch(string) (bool, error) { return false, fmt.Errorf("kill switch: %w", ErrUnsupported) }
+
 // LiftKillSwitch does nothing: there is none to lift.
 func LiftKillSwitch() error { return nil }
 

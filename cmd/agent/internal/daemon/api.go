@@ -75,7 +75,7 @@ func (a *api) bringUp(ctx context.Context, caller unixsock.Caller, m *pb.UpReque
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var warnings []string
-	next, err := d.withSettings(caller, m.GetSettings())
+	next, err := d.withSettings(caller, m.GetSettings(), true)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -95,6 +95,9 @@ func (a *api) bringUp(ctx context.Context, caller unixsock.Caller, m *pb.UpReque
 		next.Name = d.state.Name // until the coordinator has agreed
 	}
 	next.Up = true
+	if err := d.holdKillSwitch(next); err != nil {
+		return nil, nil, err
+	}
 	if err := d.save(next); err != nil {
 		return nil, nil, internal(err)
 	}
@@ -202,7 +205,7 @@ func (a *api) Down(ctx context.Context, req *connect.Request[pb.DownRequest]) (*
 		return nil, internal(err)
 	}
 	d.stopSession()
-	if err := d.applyKillSwitch(); err != nil {
+	if err := d.liftKillSwitch(); err != nil {
 		return nil, internal(err)
 	}
 	return connect.NewResponse(&pb.DownResponse{}), nil

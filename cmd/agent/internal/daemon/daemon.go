@@ -11,6 +11,7 @@
 //	whois.go    who is behind an address
 //	flows.go    records of flows; refused.go: what the coordinator is told of them
 //	netcheck.go what the network here lets through; sitecheck.go: whether a gateway does its work
+//	killswitch.go what keeps the kill switch set; exitdns.go: names for users of this exit node
 package daemon
 
 import (
@@ -89,6 +90,7 @@ type daemon struct {
 	state    *state.State
 	session  *session
 	lastErr  error // why there is no session though the tunnel is wanted
+	killErr  error // why the kill switch is not set though it is wanted
 	operator local.Operator
 }
 
@@ -111,6 +113,8 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	if err != nil {
 		return err
 	}
+	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry(), dial: dialer.DialContext}
+	d.keepKillSwitch() // before anything else: the host may have been without it since it started
 	// The tunnel may not be wanted any more, so that nobody else would do it.
 	left, err := router.CleanUp(state.JournalFile(cfg.StateDir))
 	for _, note := range left {
@@ -124,7 +128,6 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		return fmt.Errorf("%w; run as root, or choose another with --socket", err)
 	}
 	defer os.Remove(cfg.Socket)
-	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry(), dial: dialer.DialContext}
 	stopFlows, err := d.openFlows()
 	if err != nil {
 		return err
@@ -198,6 +201,7 @@ func (d *daemon) keepUp(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		d.mu.Lock()
+		d.keepKillSwitch()
 		before := d.lastErr
 		if err := d.ensureSession(); err != nil && (before == nil || before.Error() != err.Error()) {
 			d.log.Error("tunnel could not be brought up", "err", err)

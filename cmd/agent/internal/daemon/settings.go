@@ -15,7 +15,6 @@ import (
 	"warren/internal/unixsock"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
-	"warren/tunnel/router"
 )
 
 // invalid is for a setting that no state of things makes right.
@@ -23,8 +22,8 @@ func invalid(format string, a ...any) error {
 	return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf(format, a...))
 }
 
-// withSettings gives a copy of the state with the settings applied, after checking all of them.
-func (d *daemon) withSettings(caller unixsock.Caller, s *pb.Settings) (*state.State, error) {
+// withSettings gives a copy of the state with the settings applied, after checking all of them. up says that the tunnel is, or will be.
+func (d *daemon) withSettings(caller unixsock.Caller, s *pb.Settings, up bool) (*state.State, error) {
 	next := *d.state
 	if s == nil {
 		return &next, nil
@@ -44,14 +43,14 @@ func (d *daemon) withSettings(caller unixsock.Caller, s *pb.Settings) (*state.St
 		}
 		next.Operator = s.GetOperator()
 	}
-	if err := d.withRouting(&next.Routing, s); err != nil {
+	if err := d.withRouting(&next.Routing, s, up); err != nil {
 		return nil, err
 	}
 	return &next, nil
 }
 
-// withRouting applies those of the settings that concern routes to r, a copy.
-func (d *daemon) withRouting(r *state.Routing, s *pb.Settings) error {
+// withRouting applies those of the settings that concern routes to r, a copy. up says that the tunnel is, or will be.
+func (d *daemon) withRouting(r *state.Routing, s *pb.Settings, up bool) error {
 	if s.Advertise != nil {
 		r.Advertise = slices.Clone(s.GetAdvertise().GetValues())
 	}
@@ -77,6 +76,10 @@ func (d *daemon) withRouting(r *state.Routing, s *pb.Settings) error {
 		r.ExitAllowLAN = s.GetExitAllowLan()
 	}
 	if s.KillSwitch != nil {
+		if s.GetKillSwitch() && !up {
+			return connect.NewError(connect.CodeFailedPrecondition,
+				errors.New("the tunnel is down, and nothing at all would leave this host; bring both up with \"warren up --kill-switch\""))
+		}
 		r.KillSwitch = s.GetKillSwitch()
 	}
 	return errors.Join(setList(&r.Probe, s.GetProbe(), "probe", netip.ParseAddr),
@@ -147,7 +150,7 @@ func (a *api) Set(ctx context.Context, req *connect.Request[pb.SetRequest]) (*co
 func (d *daemon) set(ctx context.Context, caller unixsock.Caller, s *pb.Settings) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	next, err := d.withSettings(caller, s)
+	next, err := d.withSettings(caller, s, d.state.Up)
 	if err != nil {
 		return err
 	}
@@ -155,6 +158,9 @@ func (d *daemon) set(ctx context.Context, caller unixsock.Caller, s *pb.Settings
 		if err := d.rename(ctx, next.Name); err != nil {
 			return err
 		}
+	}
+	if err := d.holdKillSwitch(next); err != nil {
+		return err
 	}
 	if err := d.save(next); err != nil {
 		return internal(err)
@@ -169,17 +175,8 @@ func (d *daemon) applyRouting() error {
 		d.session.networks.set(d.state.Routing)
 		d.session.changed.Wake()
 	}
-	if err := d.applyKillSwitch(); err != nil {
+	if err := d.liftKillSwitch(); err != nil {
 		return internal(err)
 	}
 	return nil
-}
-
-// applyKillSwitch lifts the kill switch if the state has it off, whether or not there is a session. Setting it is up to a session. The caller
-// holds mu.
-func (d *daemon) applyKillSwitch() error {
-	if d.state.Routing.KillSwitch {
-		return nil
-	}
-	return router.LiftKillSwitch()
 }

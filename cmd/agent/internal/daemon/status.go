@@ -29,6 +29,9 @@ func (d *daemon) status() *pb.StatusResponse {
 	}
 	m := d.state.Membership
 	r.KillSwitch, r.AcceptRoutes = d.state.Routing.KillSwitch, !d.state.Routing.RefuseRoutes
+	if w := d.killSwitchWarning(); w != "" {
+		r.Warnings = append(r.Warnings, w)
+	}
 	if m == nil {
 		return r
 	}
