@@ -41,7 +41,8 @@ test-race: deps build ## the same under the race detector, which needs a C compi
 	WARREN_BIN=$(CURDIR)/bin CGO_ENABLED=1 $(GO) run ./internal/testcount -- -race -count=1 ./...
 
 test-system: deps build ## longer: many runs of the lab's faults
-	WARREN_BIN=$(CURDIR)/bin WARREN_KILLS=40 WARREN_SITE_BYTES=1073741824 $(GO) run ./internal/testcount -- -count=5 -timeout=60m ./internal/lab/...
+	WARREN_BIN=$(CURDIR)/bin WARREN_KILLS=40 WARREN_LEAK_KILLS=100 WARREN_SITE_BYTES=1073741824 \
+		$(GO) run ./internal/testcount -- -count=5 -timeout=60m ./internal/lab/...
 
 soak: ## longer: every fuzz test for FUZZTIME, and WORLDS random policies with their networks
 	@set -e; for pkg in $$($(GO) list ./...); do \

@@ -23,6 +23,8 @@ type frame struct {
 	source   uint16 // port, or type and code of ICMP
 	port     uint16 // destination
 	hops     byte
+	// later says that it is a fragment but the first, and has no ports.
+	later bool
 }
 
 func (f frame) String() string {
@@ -99,12 +101,16 @@ func parseFrame(b []byte) (f frame) {
 		f.from, _ = netip.AddrFromSlice(b[12:16])
 		f.to, _ = netip.AddrFromSlice(b[16:20])
 		f.protocol, f.hops, rest = b[9], b[8], b[min(len(b), int(b[0]&15)*4):]
+		f.later = binary.BigEndian.Uint16(b[6:])&0x1fff > 0
 	case len(b) >= 40 && b[0]>>4 == 6:
 		f.from, _ = netip.AddrFromSlice(b[8:24])
 		f.to, _ = netip.AddrFromSlice(b[24:40])
 		f.protocol, f.hops, rest = b[6], b[7], b[40:]
+		if f.protocol == unix.IPPROTO_FRAGMENT && len(rest) >= 8 {
+			f.protocol, f.later, rest = rest[0], binary.BigEndian.Uint16(rest[2:])>>3 > 0, rest[8:]
+		}
 	}
-	if len(rest) >= 4 {
+	if len(rest) >= 4 && !f.later {
 		f.source, f.port = binary.BigEndian.Uint16(rest), binary.BigEndian.Uint16(rest[2:])
 	}
 	return f
