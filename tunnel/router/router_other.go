@@ -40,7 +40,9 @@ func CleanUp(string) ([]string, error) { return nil, nil }
 func KillSwitchOn() (bool, error) { return false, nil }
 
 // HoldKillSwitch fails: only Linux has an implementation.
-func HoldKillSwitch(string) (bool, error) { return false, fmt.Errorf("kill switch: %w", ErrUnsupported) }
+func HoldKillSwitch(string) (bool, error) {
+	return false, fmt.Errorf("kill switch: %w", ErrUnsupported)
+}
 
 // LiftKillSwitch does nothing: there is none to lift.
 func LiftKillSwitch() error { return nil }
