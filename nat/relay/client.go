@@ -36,6 +36,8 @@ type ClientConfig struct {
 	// Ticket gives the newest relay ticket and the signing certificate for it; nil: there is none yet.
 	Ticket func() (ticket, certificate *pb.Signed)
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	// Resolve looks a host name up; nil: the system's resolver.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Tune, unless nil, is given what Dial has made when the connection stands, and again when its round trip has been measured and now and
 	// then, to adapt how long it may go unacknowledged.
 	Tune func(net.Conn)
@@ -96,6 +98,11 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	if cfg.Dial == nil {
 		cfg.Dial = new(net.Dialer).DialContext
+	}
+	if cfg.Resolve == nil {
+		cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
 	}
 	if cfg.Tune == nil {
 		cfg.Tune = func(net.Conn) {}

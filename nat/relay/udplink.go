@@ -111,7 +111,7 @@ func (l *udpLink) resolve(ctx context.Context) []netip.AddrPort {
 		if err != nil || port != strconv.Itoa(int(l.port)) { // on another port only STUN is served
 			continue
 		}
-		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		addrs, err := l.cfg.Resolve(ctx, host)
 		if err != nil {
 			l.log.Debug("relay's name not resolved", "name", host, "err", err)
 		}

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
+	"warren/internal/filelock"
 	"warren/internal/lab"
 	"warren/internal/lab/warrennet"
 	"warren/internal/sim/natmodel"
@@ -274,6 +275,23 @@ func (a *abroad) wantLeaks(w *wire, leaks func(frame) bool) {
 	}
 }
 
+// awaitUnlocked waits until nobody holds a lock: the last thread of a program that was killed lets go of it.
+func awaitUnlocked(ctx context.Context, file string) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		release, err := filelock.Take(file)
+		if err == nil {
+			return release()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", file, err)
+		case <-tick.C:
+		}
+	}
+}
+
 // killRound kills the laptop's daemon at a random moment of its start, its run, or of what it is told, and starts it again.
 func (a *abroad) killRound(rng *rand.Rand, round int) {
 	a.t.Helper()
@@ -281,20 +299,21 @@ func (a *abroad) killRound(rng *rand.Rand, round int) {
 	soon := func(mean time.Duration) <-chan time.Time {
 		return time.After(time.Duration(rng.ExpFloat64() * float64(mean)))
 	}
-	commands := [][]string{{"set", "--exit-node", "exit"}, {"set", "--exit-allow-lan"}, {"set", "--exit-node", ""}, {"set", "--exit-allow-lan=false"}, {"up"}}
+	commands := [][]string{{"set", "--exit-node", "exit"}, {"set", "--exit-node", "auto"}, {"set", "--exit-node", ""}, {"set", "--accept-routes=false"}}
 	switch round % 4 {
 	case 0: // it runs
 		<-soon(500 * time.Millisecond)
 		_ = d.Daemon().Signal(syscall.SIGKILL)
 	case 1: // it starts
 		_ = d.Daemon().Signal(syscall.SIGKILL)
+		must(a.t, awaitUnlocked(a.ctx, filepath.Join(d.Dir(), "lock")))
 		running, err := warrennet.Start(d.Host, filepath.Join(bin, "warren"), "daemon", "--state", d.Dir(), "--socket", filepath.Join(d.Dir(), "sock"))
 		must(a.t, err)
 		<-soon(150 * time.Millisecond)
 		_ = running.Signal(syscall.SIGKILL)
 	case 2: // it is told something
 		var telling sync.WaitGroup
-		telling.Go(func() { _, _ = d.Text(a.ctx, append(commands[rng.IntN(len(commands))], "--timeout", "10s")[:]...) })
+		telling.Go(func() { _, _ = d.Text(a.ctx, commands[rng.IntN(len(commands))]...) })
 		<-soon(60 * time.Millisecond)
 		_ = d.Daemon().Signal(syscall.SIGKILL)
 		telling.Wait()
@@ -302,8 +321,9 @@ func (a *abroad) killRound(rng *rand.Rand, round int) {
 		must(a.t, d.Daemon().Signal(syscall.SIGTERM))
 	}
 	<-soon(100 * time.Millisecond)
+	must(a.t, awaitUnlocked(a.ctx, filepath.Join(d.Dir(), "lock")))
 	must(a.t, d.StartDaemon(a.ctx))
-	must(a.t, d.Warren(a.ctx, nil, "set", "--exit-node", "exit", "--exit-allow-lan=false"))
+	must(a.t, d.Warren(a.ctx, nil, "set", "--exit-node", "exit", "--accept-routes"))
 	st, err := d.Status(a.ctx)
 	must(a.t, err)
 	if !st.KillSwitch {

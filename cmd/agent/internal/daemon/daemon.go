@@ -31,6 +31,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"warren/cmd/agent/internal/local"
+	"warren/cmd/agent/internal/names"
 	"warren/cmd/agent/internal/state"
 	"warren/internal/connectproxy"
 	"warren/internal/unixsock"
@@ -82,6 +83,7 @@ type daemon struct {
 	dir      *state.Dir
 	registry *prometheus.Registry
 	ctx      context.Context // of Run: sessions outlive the calls that start them
+	names    *names.Book
 	dial     connectproxy.DialFunc
 	mapping  *portmapper.Metrics
 	flows    *flowlog.Log // outlives sessions
@@ -97,7 +99,10 @@ type daemon struct {
 // Run serves until ctx ends. It calls ready once the socket answers. A directory or socket that another daemon has, or a state that
 // cannot be read, is an error before anything is changed.
 func Run(ctx context.Context, cfg Config, ready func()) error {
-	dialer, err := connectproxy.New(cfg.Proxy, markedDialer(cfg.Log).DialContext)
+	var book *names.Book
+	dialer, err := connectproxy.New(cfg.Proxy, func(ctx context.Context, network, address string) (net.Conn, error) {
+		return book.DialContext(ctx, network, address)
+	})
 	if err != nil {
 		return err
 	}
@@ -109,11 +114,13 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		return err
 	}
 	defer dir.Close()
+	marked := markedDialer(cfg.Log)
+	book = names.Open(names.Config{File: dir.AddressFile(), Resolve: marked.resolve, Dial: marked.DialContext, Log: cfg.Log})
 	st, err := dir.Load()
 	if err != nil {
 		return err
 	}
-	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry(), dial: dialer.DialContext}
+	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry(), names: book, dial: dialer.DialContext}
 	d.keepKillSwitch() // before anything else: the host may have been without it since it started
 	// The tunnel may not be wanted any more, so that nobody else would do it.
 	left, err := router.CleanUp(state.JournalFile(cfg.StateDir))
@@ -229,7 +236,7 @@ func (d *daemon) ensureSession() error {
 		return nil
 	}
 	c := sessionConfig{
-		Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, dial: d.dial, mapping: d.mapping, flows: d.flows,
+		Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, names: d.names, dial: d.dial, mapping: d.mapping, flows: d.flows,
 	}
 	s, err := startSession(d.ctx, c)
 	if errors.Is(err, syscall.EADDRINUSE) && d.cfg.Port == 0 && c.state.Port != 0 {

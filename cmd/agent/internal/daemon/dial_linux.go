@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
@@ -98,4 +99,13 @@ func hasten(conn net.Conn) {
 // DialContext connects with the mark set.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	return d.net.DialContext(ctx, network, address)
+}
+
+// resolve asks the host's resolvers past tunnel and kill switch, and otherwise as any program does.
+func (d *dialer) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	own := net.Resolver{PreferGo: true, Dial: d.DialContext}
+	if addrs, err := own.LookupNetIP(ctx, "ip", host); err == nil {
+		return addrs, nil
+	}
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"syscall"
 )
 
@@ -24,4 +25,9 @@ func hasten(net.Conn) {}
 // DialContext connects; this system has no marks.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	return d.net.DialContext(ctx, network, address)
+}
+
+// resolve asks the system's resolver.
+func (d *dialer) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }

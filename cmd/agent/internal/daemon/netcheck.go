@@ -20,6 +20,7 @@ func (a *api) Netcheck(ctx context.Context, _ *connect.Request[pb.NetcheckReques
 		return nil, err
 	}
 	cfg := netcheck.System(markedDialer(s.log).net.Control)
+	cfg.Resolve = s.cfg.names.Lookup
 	cfg.Relays = s.netcheckRelays()
 	r := netcheck.Run(ctx, cfg)
 	if ctx.Err() != nil {

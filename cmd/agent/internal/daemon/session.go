@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"warren/cmd/agent/internal/names"
 	"warren/cmd/agent/internal/state"
 	"warren/coord/client"
 	"warren/internal/broadcast"
@@ -47,6 +48,7 @@ type sessionConfig struct {
 	state    state.State
 	mapFile  string
 	registry *prometheus.Registry
+	names    *names.Book
 	dial     connectproxy.DialFunc
 	mapping  *portmapper.Metrics
 	flows    *flowlog.Log
@@ -171,7 +173,8 @@ func (s *session) makeNAT() error {
 		Extra:      s.bind, BirthdayRate: s.cfg.HardNATRate,
 	})
 	s.gatherer = gather.New(gather.Config{
-		Log: s.log, Interface: s.router.Name(), Port: s.bind.LocalPort, Send: s.bind.WriteTo,
+		Resolve: s.cfg.names.Lookup,
+		Log:     s.log, Interface: s.router.Name(), Port: s.bind.LocalPort, Send: s.bind.WriteTo,
 		Endpoints: s.cfg.Endpoints, OnCandidates: s.onCandidates,
 		OnReport: func(r gather.Report) {
 			s.traversal.SetView(ownView(r))
@@ -188,7 +191,7 @@ func (s *session) newRelayClient(r *pb.Relay, on relayEvents) (relayClient, erro
 	m := s.cfg.state.Membership
 	return relay.NewClient(relay.ClientConfig{
 		Relay: r, Network: m.Network, Authority: m.Authority, Device: s.cfg.state.Device, Log: s.log,
-		Ticket: s.ticket, Dial: s.cfg.dial, Tune: hasten,
+		Ticket: s.ticket, Dial: s.cfg.dial, Resolve: s.cfg.names.Lookup, Tune: hasten,
 		ListenUDP: s.listenRelayUDP, LongestUDP: defaultMTU + wireGuardOverhead,
 		Known:  func(device [key.Size]byte) bool { _, ok := s.known.Load().byDevice[device]; return ok },
 		OnData: on.data, OnSignal: on.signal, OnGone: on.gone, OnState: on.state, OnRTT: on.rtt,

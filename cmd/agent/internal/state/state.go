@@ -1,7 +1,7 @@
 // Package state keeps what the agent must not lose: its keys, the network it belongs to and what it was told to do. Open takes
 // the directory for one daemon, Load reads it, Save replaces it in one atomic step.
 //
-// The directory holds state.json (this package), map (written by coord/client), host (by tunnel/router) and lock.
+// The directory holds state.json (this package), map (written by coord/client), host (by tunnel/router), addresses (by package names) and lock.
 package state
 
 import (
@@ -30,6 +30,7 @@ const (
 	mapName  = "map"
 	lockName = "lock"
 	logName  = "daemon.log"
+	bookName = "addresses"
 
 	journalName = "host"
 	maxFile     = 1 << 20
@@ -103,6 +104,9 @@ func (d *Dir) MapFile() string { return filepath.Join(d.path, mapName) }
 
 // JournalFile is where tunnel/router keeps what it has changed on the host, so that a crash leaves nothing behind for good.
 func JournalFile(dir string) string { return filepath.Join(dir, journalName) }
+
+// AddressFile is where package names keeps addresses.
+func (d *Dir) AddressFile() string { return filepath.Join(d.path, bookName) }
 
 // LogFile is where a detached daemon logs.
 func LogFile(dir string) string { return filepath.Join(dir, logName) }
@@ -256,10 +260,12 @@ func (d *Dir) Save(s *State) error {
 	return nil
 }
 
-// Forget removes keys, membership, map and routing: what leave does. The operator stays, and the kill switch.
+// Forget removes keys, membership, map, addresses and routing: what leave does. The operator stays, and the kill switch.
 func (d *Dir) Forget(s *State) (*State, error) {
-	if err := os.Remove(d.MapFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	for _, file := range []string{d.MapFile(), d.AddressFile()} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
 	kept := &State{Operator: s.Operator, Routing: Routing{KillSwitch: s.Routing.KillSwitch}}
 	return kept, d.Save(kept)
