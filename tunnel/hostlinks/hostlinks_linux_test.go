@@ -1,9 +1,11 @@
 package hostlinks
 
 import (
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -117,4 +119,24 @@ func TestLeaseServer(t *testing.T) {
 	if _, ok := leaseServer(filepath.Join(t.TempDir(), "none")); ok {
 		t.Error("a lease that is not there has a server")
 	}
+}
+
+func TestNeighbours(t *testing.T) {
+	netnstest.Run(t, func(t *testing.T) {
+		link := add(t, &netlink.Bridge{LinkAttrs: named("eth1")}, "10.1.0.1/16")
+		mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+		for ip, state := range map[string]int{"10.1.0.7": netlink.NUD_STALE, "10.1.0.8": netlink.NUD_FAILED, "10.1.0.9": netlink.NUD_REACHABLE} {
+			n := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: state, IP: net.ParseIP(ip)}
+			if state != netlink.NUD_FAILED {
+				n.HardwareAddr = mac
+			}
+			must(t, netlink.NeighSet(n))
+		}
+		got, err := new(Reader).Neighbours()
+		must(t, err)
+		slices.SortFunc(got, netip.Addr.Compare)
+		if diff := cmp.Diff([]netip.Addr{netip.MustParseAddr("10.1.0.7"), netip.MustParseAddr("10.1.0.9")}, got, compare); diff != "" {
+			t.Errorf("neighbours (-want +got):\n%s", diff)
+		}
+	})
 }

@@ -101,6 +101,8 @@ func (n *networks) onProbe(target netip.Addr, id, sequence uint16) {
 const (
 	lookAtTraffic = 250 * time.Millisecond
 	lookAtHosts   = time.Second
+	// lookAtNeighbours is how often the kernel is asked for hosts on the LAN: some never send anything through the tunnel.
+	lookAtNeighbours = 10 * time.Second
 	// lookAtHost is how often the host is brought into line without a reason: firewalls that are reloaded drop what is in their chains, and say nothing.
 	lookAtHost = 30 * time.Second
 )
@@ -112,6 +114,9 @@ func (n *networks) run(ctx context.Context) error {
 	defer traffic.Stop()
 	defer hosts.Stop()
 	defer host.Stop()
+	neighbours := time.NewTicker(lookAtNeighbours)
+	defer neighbours.Stop()
+	n.locked(n.noteNeighbours)
 	for {
 		select {
 		case <-ctx.Done():
@@ -129,6 +134,8 @@ func (n *networks) run(ctx context.Context) error {
 			n.locked(n.noteTraffic)
 		case <-hosts.C:
 			n.locked(n.noteHosts)
+		case <-neighbours.C:
+			n.locked(n.noteNeighbours)
 		case <-host.C:
 			n.reapply()
 		}
@@ -370,6 +377,26 @@ func (n *networks) noteHosts() {
 		for _, h := range n.engine.Hosts(r.Prefix) {
 			if h.Seen.After(since) {
 				n.carry(carry.SeenHost{Host: h.Addr})
+			}
+		}
+	}
+}
+
+// noteNeighbours tells the carrier of hosts on the LANs that the kernel knows.
+func (n *networks) noteNeighbours() {
+	carried := slices.DeleteFunc(n.carried(), func(r cidrRoute) bool { return r.Prefix.Bits() == 0 })
+	if len(carried) == 0 {
+		return
+	}
+	hosts, err := n.reader.Neighbours()
+	if err != nil {
+		n.log.Debug("no neighbours to probe", "err", err)
+		return
+	}
+	for _, a := range hosts {
+		for _, r := range carried {
+			if r.LAN.Contains(a) {
+				n.carry(carry.SeenHost{Host: translate(a, r.Prefix)})
 			}
 		}
 	}

@@ -55,6 +55,7 @@ type networkHost interface {
 // networkLinks gives the networks that the host is connected to.
 type networkLinks interface {
 	Read() ([]routeplan.Link, error)
+	Neighbours() ([]netip.Addr, error)
 	Forget()
 }
 

@@ -28,8 +28,10 @@ type host struct {
 	carries []netip.Prefix
 	state   router.State
 	links   []routeplan.Link
-	names   map[deviceKey]string
-	puts    int
+
+	neighbours, probed []netip.Addr
+	names              map[deviceKey]string
+	puts               int
 }
 
 func (h *host) Update(c engine.Change) {
@@ -45,15 +47,19 @@ func (h *host) Update(c engine.Change) {
 
 func (h *host) Apply(s router.State) error { h.state = s; return nil }
 
-func (h *host) SendWord(key.DevicePublic, []byte) error                    { return nil }
-func (h *host) Probe(netip.Addr, uint16, uint16) error                     { return nil }
+func (h *host) SendWord(key.DevicePublic, []byte) error { return nil }
+func (h *host) Probe(a netip.Addr, _, _ uint16) error {
+	h.probed = append(h.probed, a)
+	return nil
+}
 func (h *host) Uses(key.DevicePublic, netip.Prefix, key.DevicePublic) bool { return true }
 func (h *host) Traffic(key.DevicePublic) []tundev.Traffic                  { return nil }
 func (h *host) Hosts(netip.Prefix) []tundev.Host                           { return nil }
 
-func (h *host) Notes() []string                 { return nil }
-func (h *host) Read() ([]routeplan.Link, error) { return h.links, nil }
-func (h *host) Forget()                         {}
+func (h *host) Notes() []string                   { return nil }
+func (h *host) Read() ([]routeplan.Link, error)   { return h.links, nil }
+func (h *host) Neighbours() ([]netip.Addr, error) { return h.neighbours, nil }
+func (h *host) Forget()                           {}
 
 func prefixes(texts ...string) (out []netip.Prefix) {
 	for _, t := range texts {
@@ -189,5 +195,18 @@ func TestNetworksStatus(t *testing.T) {
 	}
 	if len(s.GetRoutes()) != 2 || s.GetRoutes()[1].GetGateway() != "b" || len(s.GetRoutes()[1].GetGateways()) != 2 || !s.GetKillSwitch() {
 		t.Errorf("routes %v", s.GetRoutes())
+	}
+}
+
+// TestNeighboursAreProbed: a gateway that was named nobody, and sees nobody's packets, asks the hosts of its LAN that the kernel knows, by the addresses
+// that others see.
+func TestNeighboursAreProbed(t *testing.T) {
+	o := newOffice(t, state.Routing{Advertise: []string{"192.168.1.0/24=10.77.1.0/24"}})
+	o.self.Routes = prefixes("10.77.1.0/24")
+	o.host.neighbours = []netip.Addr{netip.MustParseAddr("192.168.1.9"), netip.MustParseAddr("172.16.0.9")}
+	o.use()
+	o.locked(o.noteNeighbours)
+	if want := []netip.Addr{netip.MustParseAddr("10.77.1.9")}; !slices.Equal(o.host.probed, want) {
+		t.Errorf("probed %v, want %v", o.host.probed, want)
 	}
 }
