@@ -87,6 +87,9 @@ func TestHandOver(t *testing.T) {
 		if got := o.laptop.hears(); len(got) != 0 {
 			t.Errorf("%s: the laptop received % x", c.lan, got)
 		}
+		if h := o.b.dev.Hosts(netip.MustParsePrefix("10.1.0.0/16")); netip.MustParseAddr(c.lan).Is4() && (len(h) != 1 || h[0].Addr.String() != c.lan) {
+			t.Errorf("the other has learnt %v", h)
+		}
 		a, b := o.a.dev.Counters(), o.b.dev.Counters()
 		if a.Unwrapped != 2 || a.Handed != 0 || a.Refused != 0 || a.Table.Flows != 1 || a.Filter.Out != [4]uint64{filter.Pass: 1, filter.Denied: 1} {
 			t.Errorf("%s: the gateway in use counts %+v", c.lan, a)

@@ -252,6 +252,7 @@ func (d *Device) passes(v *view, buf []byte, size int, now time.Duration, last *
 	}
 	if list := to.account.uses.Load(); list != nil {
 		if via := d.handTo(v, *list, to, src); via != nil {
+			d.learn(v, src, now)
 			return d.handOver(v, via, buf, size)
 		}
 	}

@@ -3,7 +3,7 @@
 //
 // It probes the LAN of each CIDR through the host's own forwarding: an echo request goes into the TUN as if it came from a device, and the answer has to
 // come back out of it. Whom it asks are the hosts that were configured, or else hosts that are known to answer, learnt from the packets that come from the
-// LAN. While devices use the CIDR it asks every busyProbe. If nobody answers for failAfter, the CIDR is failing, and every device that has spoken of
+// LAN. While devices, or hosts that send, use the CIDR it asks every busyProbe. If nobody answers for failAfter, the CIDR is failing, and every device that has spoken of
 // it is told at once, and again until it has heard. A CIDR of which no host is known to answer is neither working nor failing.
 //
 // It keeps which gateway each device uses for each CIDR, as the device says by its pings. WireGuard accepts a source from one peer only: a packet of
@@ -35,7 +35,7 @@ const (
 	idleProbe  = 15 * time.Second
 	lostProbe  = 2 * time.Second
 	quickProbe = 150 * time.Millisecond
-	// busyFor is how long a CIDR is in use after a device has said so.
+	// busyFor is how long a CIDR is in use after a device has said so or a host has sent.
 	busyFor = 5 * time.Second
 	// failAfter is how long after the first unanswered probe a host is silent; loneFailAfter if it is the only one that was learnt, which may have
 	// been switched off: while others send it does not fail, and after loneForgotten it does not count any more. SlowestFail is with a long round trip.

@@ -225,6 +225,24 @@ func TestCadence(t *testing.T) {
 	}
 }
 
+// TestBusyLAN: where hosts send that no device uses by this gateway, as those of a sibling's users do to a VRRP master, the LAN is in use all the same.
+func TestBusyLAN(t *testing.T) {
+	o := newOffice(t, addrs("10.1.0.1"), CIDR{Prefix: lan, Targets: addrs("10.1.0.1")})
+	o.run(time.Minute)
+	o.told("10.1.0.0/16 working")
+	for range 30 {
+		o.learn("10.1.0.9")
+		o.run(time.Second)
+	}
+	o.cut = true
+	at := o.now
+	o.run(time.Minute, o.changed)
+	o.told("10.1.0.0/16 failing")
+	if d := o.now.Sub(at); d > 1100*time.Millisecond {
+		t.Errorf("told after %s", d)
+	}
+}
+
 func TestLearnt(t *testing.T) {
 	o := newOffice(t, nil, CIDR{Prefix: lan})
 	o.busy(time.Minute)

@@ -80,6 +80,7 @@ func (c *Core) seen(a netip.Addr) {
 		return
 	}
 	x.seen = c.now
+	c.use(x) // by the LAN itself, maybe for devices that use a sibling
 	if !x.learns() || !a.IsGlobalUnicast() || x.prefix.Bits() < a.BitLen()-1 && (a == x.prefix.Addr() || !x.prefix.Contains(a.Next())) {
 		return // network and broadcast addresses are no hosts
 	}

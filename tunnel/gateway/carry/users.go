@@ -60,11 +60,8 @@ func (c *Core) heard(id ID, p gateway.Ping) {
 			continue // we do not carry it, or no more
 		}
 		c.take(d, x, u, p.Sequence)
-		if u.Active && !c.now.Before(x.busy.Add(-busyFor/2)) {
-			if !c.now.Before(x.busy) {
-				c.probeNext = c.now
-			}
-			x.busy = c.now.Add(busyFor)
+		if u.Active {
+			c.use(x)
 		}
 		if len(r.Health) < gateway.MaxPrefixes {
 			r.Health = append(r.Health, gateway.Told{Prefix: x.prefix, Health: c.healthOf(x)})
@@ -76,6 +73,17 @@ func (c *Core) heard(id ID, p gateway.Ping) {
 	if d.mayAnswer(c.now) {
 		c.report(d, r)
 	}
+}
+
+// use has the CIDR be in use for a while.
+func (c *Core) use(x *cidr) {
+	if c.now.Before(x.busy.Add(-busyFor / 2)) {
+		return
+	}
+	if !c.now.Before(x.busy) {
+		c.probeNext = c.now
+	}
+	x.busy = c.now.Add(busyFor)
 }
 
 // healthOf is what is told of x.
