@@ -20,7 +20,7 @@ demo: build ## two devices behind NATs meet, in network namespaces; KEEP=1 leave
 	./bin/demo -bin bin $(if $(KEEP),-keep)
 
 deps: ## programs that the tests look at Warren with
-	@missing=""; for p in tshark:tshark wg:wireguard-tools miniupnpd:miniupnpd-nftables nginx:nginx nft:nftables iptables-legacy:iptables; do \
+	@missing=""; for p in keepalived:keepalived tshark:tshark wg:wireguard-tools miniupnpd:miniupnpd-nftables nginx:nginx nft:nftables iptables-legacy:iptables; do \
 		PATH=$$PATH:/usr/sbin command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
 	if [ -n "$$missing" ]; then echo "installing$$missing"; \
 		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi

@@ -131,7 +131,10 @@ func (n *networks) run(ctx context.Context) error {
 		case e := <-n.echoed:
 			n.locked(func() { n.carry(carry.Echoed{Target: e.target, Sequence: e.sequence}) })
 		case <-traffic.C:
-			n.locked(n.noteTraffic)
+			n.locked(func() {
+				n.noteTraffic()
+				n.noteVRRP()
+			})
 		case <-hosts.C:
 			n.locked(n.noteHosts)
 		case <-neighbours.C:
@@ -309,6 +312,7 @@ func (n *networks) carry(e carry.Event) {
 			}
 		case carry.Health:
 			n.log.Info("network behind this device", "cidr", a.Prefix, "health", a.Health)
+			n.noteVRRP()
 		case carry.HandOver:
 			n.engine.Uses(n.keys[a.Device], a.Prefix, n.keys[a.To])
 		}
@@ -439,6 +443,7 @@ func (n *networks) leave() (carries bool) {
 	n.locked(func() {
 		carries = n.m != nil && len(n.carried()) > 0
 		n.carry(carry.Leave{})
+		n.vrrp.tell(false, n.now())
 	})
 	return carries
 }

@@ -71,6 +71,7 @@ type networks struct {
 	echoed chan echo
 	seen   chan seenAt
 	wake   chan struct{} // due has changed
+	vrrp   *vrrp         // nil: nobody is told
 	// forwardDNS is told at which addresses the users of an exit node get names resolved.
 	forwardDNS func([]netip.Addr)
 

@@ -109,6 +109,7 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 	s.networks = newNetworks(self, cfg.state.Routing, s.engine, s.router, &hostlinks.Reader{Ignore: s.router.Name()}, time.Now, s.log)
 	s.dns = s.exitDNS()
 	s.networks.forwardDNS = s.dns.Set
+	s.networks.vrrp = newVRRP(state.VRRPFile(cfg.StateDir), s.log)
 	if err := s.makeNAT(); err != nil {
 		return nil, err
 	}

@@ -33,6 +33,7 @@ const (
 	bookName = "addresses"
 
 	journalName = "host"
+	vrrpName    = "vrrp"
 	maxFile     = 1 << 20
 )
 
@@ -107,6 +108,9 @@ func JournalFile(dir string) string { return filepath.Join(dir, journalName) }
 
 // AddressFile is where package names keeps addresses.
 func (d *Dir) AddressFile() string { return filepath.Join(d.path, bookName) }
+
+// VRRPFile is where keepalived sees whether the device can do a gateway's work.
+func VRRPFile(dir string) string { return filepath.Join(dir, vrrpName) }
 
 // LogFile is where a detached daemon logs.
 func LogFile(dir string) string { return filepath.Join(dir, logName) }
