@@ -230,7 +230,7 @@ func TestBusyLAN(t *testing.T) {
 	o := newOffice(t, addrs("10.1.0.1"), CIDR{Prefix: lan, Targets: addrs("10.1.0.1")})
 	o.run(time.Minute)
 	o.told("10.1.0.0/16 working")
-	for range 30 {
+	for range 37 { // not a multiple of idleProbe
 		o.learn("10.1.0.9")
 		o.run(time.Second)
 	}
