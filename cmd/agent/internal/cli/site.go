@@ -47,34 +47,41 @@ heard of just now. What is wrong is told with what to do about it. Its exit stat
 			return err
 		}
 		defer stream.Close()
-		failed, results := 0, []checkJSON{}
-		for stream.Receive() {
-			r := stream.Msg().GetResult()
-			if r.GetOutcome() == "failed" {
-				failed++
-			}
-			results = append(results, checkJSON{r.GetName(), r.GetOutcome(), r.GetText(), r.GetHelp()})
-			if !a.json {
-				a.printCheck(r)
-			}
-		}
-		if err := stream.Err(); err != nil {
-			return err
-		}
-		if a.json {
-			if err := a.printJSON(results); err != nil {
-				return err
-			}
-		}
-		switch failed {
-		case 0:
-			return nil
-		case 1:
-			return errors.New("one check failed")
-		}
-		return fmt.Errorf("%d checks failed", failed)
+		return a.reportChecks(func() (*pb.CheckResult, bool) {
+			more := stream.Receive()
+			return stream.Msg().GetResult(), more
+		}, stream.Err)
 	}
 	return cmd
+}
+
+// reportChecks prints results as they come, until there are no more, and fails if one of them has.
+func (a *app) reportChecks(next func() (r *pb.CheckResult, more bool), ended func() error) error {
+	failed, results := 0, []checkJSON{}
+	for r, more := next(); more; r, more = next() {
+		if r.GetOutcome() == "failed" {
+			failed++
+		}
+		results = append(results, checkJSON{r.GetName(), r.GetOutcome(), r.GetText(), r.GetHelp()})
+		if !a.json {
+			a.printCheck(r)
+		}
+	}
+	if err := ended(); err != nil {
+		return err
+	}
+	if a.json {
+		if err := a.printJSON(results); err != nil {
+			return err
+		}
+	}
+	switch failed {
+	case 0:
+		return nil
+	case 1:
+		return errors.New("one check failed")
+	}
+	return fmt.Errorf("%d checks failed", failed)
 }
 
 func (a *app) printCheck(r *pb.CheckResult) {
