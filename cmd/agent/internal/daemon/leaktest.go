@@ -8,7 +8,7 @@ import (
 	"warren/proto/cidr"
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/dnsforward"
-	"warren/tunnel/leaktest"
+	"warren/tunnel/leak"
 )
 
 // LeakTest implements LocalService.
@@ -17,16 +17,16 @@ func (a *api) LeakTest(ctx context.Context, _ *connect.Request[pb.LeakTestReques
 	if err != nil {
 		return err
 	}
-	return leaktest.Run(ctx, s.networks.leakConfig(s.router.Name()), func(r leaktest.Result) error {
+	return leak.Run(ctx, s.networks.leakConfig(s.router.Name()), func(r leak.Result) error {
 		return out.Send(&pb.LeakTestResponse{Result: &pb.CheckResult{Name: r.Name, Outcome: string(r.Outcome), Text: r.Text, Help: r.Help}})
 	})
 }
 
 // leakConfig is how things should be.
-func (n *networks) leakConfig(tunnel string) leaktest.Config {
+func (n *networks) leakConfig(tunnel string) leak.Config {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c := leaktest.Config{
+	c := leak.Config{
 		Interface: tunnel, Mark: firewallMark, Exit: n.routing.ExitNode != "", KillSwitch: n.routing.KillSwitch,
 		Local: n.plan.Local, Overlay: n.overlay(), ResolvConf: dnsforward.ResolvConf,
 	}

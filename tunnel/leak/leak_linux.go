@@ -1,4 +1,4 @@
-package leaktest
+package leak
 
 import (
 	"context"
@@ -152,14 +152,18 @@ func (c Config) left(f family, link string) ([]string, error) {
 		taps = append(taps, t)
 	}
 	f.send(link)
+	// The first packets may wait until the link's router is found.
 	var left []string
-	for _, t := range taps {
-		for _, protocol := range t.seen(f.nobody) {
-			left = append(left, protocol+" by "+t.link)
+	for end := time.Now().Add(linger); len(left) < 3 && await(taps, time.Until(end)); {
+		for _, t := range taps {
+			for _, protocol := range t.seen(f.nobody) {
+				left = append(left, protocol+" by "+t.link)
+			}
 		}
+		slices.Sort(left)
+		left = slices.Compact(left)
 	}
-	slices.Sort(left)
-	return slices.Compact(left), nil
+	return left, nil
 }
 
 // connected looks at the networks of the host's links: an exit node's user reaches them only if that was asked for.

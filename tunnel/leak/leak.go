@@ -1,8 +1,8 @@
-// Package leaktest finds out, by trying, whether anything leaves the host outside of the tunnel: Run asks the kernel how packets would go, sends some
+// Package leak finds out, by trying, whether anything leaves the host outside of the tunnel: Run asks the kernel how packets would go, sends some
 // by all the ways that programs have, and looks at the host's links for them.
 //
 // What it sends goes to addresses for documentation (RFC 5737, RFC 3849), which nobody has, so that a packet that does get out does no harm.
-package leaktest
+package leak
 
 import (
 	"net/netip"
@@ -54,6 +54,9 @@ type Config struct {
 
 // patience is how long an answer of the exit node's forwarder may take.
 const patience = 5 * time.Second
+
+// linger is how long a link is looked at for what was sent.
+const linger = 300 * time.Millisecond
 
 // Where probes go, and samples of where programs go.
 var (

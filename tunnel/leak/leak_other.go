@@ -1,6 +1,6 @@
 //go:build !linux
 
-package leaktest
+package leak
 
 import "context"
 

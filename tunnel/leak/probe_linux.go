@@ -1,10 +1,11 @@
-package leaktest
+package leak
 
 import (
 	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,8 +37,21 @@ func openTap(link string) (*tap, error) {
 
 func (t *tap) close() { unix.Close(t.fd) }
 
-// seen gives the protocols of packets to an address that have left since the last time. A link hands a packet to its taps before the system call
-// that sends it returns.
+// await waits until a tap has something, and reports whether one has, for so long.
+func await(taps []*tap, patience time.Duration) bool {
+	fds := make([]unix.PollFd, len(taps))
+	for i, t := range taps {
+		fds[i] = unix.PollFd{Fd: int32(t.fd), Events: unix.POLLIN}
+	}
+	for end := time.Now().Add(patience); ; {
+		n, err := unix.Poll(fds, int(max(0, time.Until(end)).Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0
+		}
+	}
+}
+
+// seen gives the protocols of packets to an address that have left since the last time.
 func (t *tap) seen(to netip.Addr) (protocols []string) {
 	b := make([]byte, 128)
 	for {
