@@ -54,6 +54,12 @@ func TestLaptopComesIntoOffice(t *testing.T) {
 	must(t, laptop.Move(home))
 	w.awaitUse(laptop, lan, "tunnel")
 	w.ping(laptop.Host, printer.Addr)
+
+	// Another one has sent nothing through the tunnel when it comes.
+	idle := w.device(w.host(home.Host("idle")), "ann")
+	w.awaitUse(idle, lan, "tunnel")
+	must(t, idle.Move(site))
+	w.awaitUse(idle, lan, "lan")
 }
 
 // TestCafe: a café uses the office's addresses, and has a host at that of the printer. What is for the printer goes to the office.

@@ -425,7 +425,24 @@ func (n *networks) networkChanged(woke bool) {
 		n.carry(carry.NetworkChanged{})
 		n.applied.MTU = 0 // so that the host is looked at, too
 		n.update(nil, nil)
+		n.seekSites()
 	})
+}
+
+// seekSites has paths found to the gateways of routes that share addresses with a connected network: this may be their site, which shows once one of
+// them is reached here.
+func (n *networks) seekSites() {
+	offers := n.offers()
+	for _, c := range n.plan.Conflicts {
+		if c.LAN {
+			continue
+		}
+		for _, r := range offers[c.Route] {
+			if d := n.device(r.Gateway); d != nil {
+				n.engine.Want(d.NodeKey)
+			}
+		}
+	}
 }
 
 // reapply brings the host into line although nothing else has changed: another program may have taken away what is ours.

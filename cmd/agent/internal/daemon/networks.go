@@ -44,6 +44,7 @@ type networkEngine interface {
 	Uses(device key.DevicePublic, cidr netip.Prefix, sibling key.DevicePublic) bool
 	Traffic(device key.DevicePublic) []tundev.Traffic
 	Hosts(carried netip.Prefix) []tundev.Host
+	Want(peer key.NodePublic)
 }
 
 // networkHost is what networks needs of the router.

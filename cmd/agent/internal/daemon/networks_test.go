@@ -30,6 +30,7 @@ type host struct {
 	links   []routeplan.Link
 
 	neighbours, probed []netip.Addr
+	wanted             []key.NodePublic
 	names              map[deviceKey]string
 	puts               int
 }
@@ -55,6 +56,8 @@ func (h *host) Probe(a netip.Addr, _, _ uint16) error {
 func (h *host) Uses(key.DevicePublic, netip.Prefix, key.DevicePublic) bool { return true }
 func (h *host) Traffic(key.DevicePublic) []tundev.Traffic                  { return nil }
 func (h *host) Hosts(netip.Prefix) []tundev.Host                           { return nil }
+
+func (h *host) Want(k key.NodePublic) { h.wanted = append(h.wanted, k) }
 
 func (h *host) Notes() []string                   { return nil }
 func (h *host) Read() ([]routeplan.Link, error)   { return h.links, nil }
@@ -208,5 +211,25 @@ func TestNeighboursAreProbed(t *testing.T) {
 	o.locked(o.noteNeighbours)
 	if want := []netip.Addr{netip.MustParseAddr("10.77.1.9")}; !slices.Equal(o.host.probed, want) {
 		t.Errorf("probed %v, want %v", o.host.probed, want)
+	}
+}
+
+// TestSitesAreSought: a host that comes into a network with the addresses of a route has the route's gateways tried, though nothing is sent to them, and
+// stays on the LAN once one of them is reached there.
+func TestSitesAreSought(t *testing.T) {
+	o := newOffice(t, state.Routing{}).use()
+	lan := netip.MustParsePrefix("10.1.0.0/16")
+	o.host.links = []routeplan.Link{{Interface: "wlan0", Prefixes: []netip.Prefix{lan}, Routers: []netip.Addr{netip.MustParseAddr("10.1.0.254")}, Generation: 1}}
+	o.networkChanged(false)
+	if len(o.host.wanted) != 3 { // those of 10.1.0.0/16, and of 10.0.0.0/8 around it
+		t.Fatalf("%d gateways were sought, want 3", len(o.host.wanted))
+	}
+	if slices.Contains(o.host.state.Local, lan) {
+		t.Error("the LAN wins before anything shows that it is the site")
+	}
+	seen := seenAt{o.m.Peers[0].NodeKey, netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.77")}
+	o.locked(func() { o.evidence(seen) })
+	if !slices.Contains(o.host.state.Local, lan) {
+		t.Errorf("a gateway was reached in the LAN, but only %v stay there", o.host.state.Local)
 	}
 }
