@@ -9,7 +9,7 @@ WORLDS   ?= 30000
 export CGO_ENABLED = 0
 export GOFLAGS = -trimpath
 
-.PHONY: build demo test test-race test-system soak bench bench-field bench-nat bench-birthday bench-relay generate lint deps cross clean
+.PHONY: build demo test test-race test-system soak bench bench-field bench-nat bench-birthday bench-relay packages test-packages generate lint deps cross clean
 
 build: ## both programs, into bin/
 	$(GO) build -o bin/warren ./cmd/agent
@@ -78,9 +78,22 @@ bench-field: deps build ## beside stock wireguard-go, Tailscale with Headscale, 
 	rm -f bin/field.samples
 	./bin/benchfield -bin bin -samples bin/field.samples -doc docs/benchmarks.md
 
+bin/nfpm: tools/nfpm/go.mod
+	$(GO) build -C tools/nfpm -o ../../bin/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+
+packages: bin/nfpm ## deb, rpm, apk, tar archives, container images, bills of materials and checksums, into dist/; the same commit, the same bytes
+	$(GO) run ./packaging/build -out dist -nfpm bin/nfpm
+
+test-packages: packages ## makes them a second time elsewhere and compares, and looks at them with Debian's and rpm's own tools. About 10 minutes
+	@missing=""; for p in lintian rpm; do command -v $$p >/dev/null || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; fi
+	@set -e; again=$$(mktemp -d); trap 'rm -rf "$$again"' EXIT; umask 077; git clone -q . $$again/tree; cd $$again/tree; \
+	$(GO) run ./packaging/build -out $$again/dist -nfpm $(CURDIR)/bin/nfpm; cd $(CURDIR); \
+	$(GO) test -count=1 -tags packages ./packaging/build -args -dist $(CURDIR)/dist -again $$again/dist
+
 generate: ## code from proto/warren/v1/*.proto, by pinned tools
 	$(GO) build -modfile=tools/go.mod -o bin/buf github.com/bufbuild/buf/cmd/buf
 	cd proto && ../bin/buf lint && ../bin/buf generate
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

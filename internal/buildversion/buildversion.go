@@ -3,8 +3,14 @@ package buildversion
 
 import "runtime/debug"
 
-// Get is the module's version when it was installed as one, else the commit, marked when the tree was changed, else "devel".
+// stamped is set by the linker where a release is built (packaging/build), such as v1.2.3.
+var stamped string
+
+// Get is the version that was stamped when it was released, or the module's version when it was installed as one, else the commit, marked when the tree was changed, else "devel".
 func Get() string {
+	if stamped != "" {
+		return stamped
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "devel"
