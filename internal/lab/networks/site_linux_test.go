@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 
 	"warren/internal/lab"
@@ -23,6 +24,25 @@ const sites = `{
 	],
 	"autoApprovers": {"routes": {"10.0.0.0/8": ["tag:gateway"], "fd00::/8": ["tag:gateway"]}},
 }`
+
+// TestDocumented: docs/networks.md tells people to do what these tests do.
+func TestDocumented(t *testing.T) {
+	b, err := os.ReadFile("../../../docs/networks.md")
+	must(t, err)
+	text := strings.ReplaceAll(string(b), "ann@example.com", "ann")
+	for line := range strings.Lines(sites) {
+		if line = strings.TrimSpace(line); (strings.HasPrefix(line, `{"name"`) || strings.HasPrefix(line, `"hosts"`)) && !strings.Contains(text, line) {
+			t.Errorf("it has no %s", line)
+		}
+	}
+	for _, words := range []string{
+		"--advertise 192.168.10.0/24", "--site 10.1.0.0/16 --site fd01::/48", "--site 10.1.0.0/16 --priority 200 --probe 10.1.0.10", "10.2.0.0/16 via " + virtual.String(),
+	} {
+		if !strings.Contains(text, words) {
+			t.Errorf("it has no %q", words)
+		}
+	}
+}
 
 // center is a data center: a LAN, its gateways, at addresses 1 and so on, and a host, at 10, that knows nothing of Warren.
 type center struct {
