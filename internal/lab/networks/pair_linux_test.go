@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -191,4 +192,33 @@ func TestDifferentGateways(t *testing.T) {
 	}
 	w.awaitRoute(p.laptop, p.v4, second.Name) // still, or the test has shown nothing
 	w.awaitRoute(other, p.v4, first.Name)
+}
+
+// TestWiderRouteServes: when the only gateway of a CIDR dies, that of a wider one, which reaches the same hosts, carries their packets, until the first
+// has been well again for a while.
+func TestWiderRouteServes(t *testing.T) {
+	w := newWorld(t, strings.ReplaceAll(sites, `"dst": ["dc1", "dc2"]`, `"dst": ["10.0.0.0/8"]`))
+	c := w.center(1, 1, "--probe", "10.1.0.10")
+	narrow := c.gateways[0]
+	h := w.host(w.Lab.Host("wide", lab.Easy))
+	must(t, c.lan.Plug(h, "eth1", 2))
+	w.device(h, "tag:gateway", "--site", "10.0.0.0/8", "--probe", "10.1.0.10")
+	laptop := w.device(w.host(w.Lab.Host("laptop", lab.Easy)), "ann")
+	w.awaitRoute(laptop, c.v4, narrow.Name)
+	w.awaitRoute(laptop, "10.0.0.0/8", "wide")
+	p := w.ping(laptop.Host, c.host.Addr)
+	w.awaitWell(laptop, "10.0.0.0/8", "wide")
+
+	_ = narrow.Daemon().Signal(syscall.SIGKILL)
+	must(t, c.host.Route(netip.MustParsePrefix("0.0.0.0/0"), c.lan.Address4(2))) // as its router would
+	died := time.Now()
+	within, cancel := context.WithTimeout(w.ctx, patience)
+	defer cancel()
+	_, err := p.Until(within, 100*time.Millisecond)
+	must(t, err)
+	t.Logf("the wider route served after %.2f s", time.Since(died).Seconds())
+	w.awaitRoute(laptop, c.v4, "")
+	if s, err := laptop.Status(w.ctx); err != nil || s.Route(c.v4) == nil || s.Route(c.v4).Use != "none" {
+		t.Errorf("the route is told as %+v, %v", s.Route(c.v4), err)
+	}
 }
