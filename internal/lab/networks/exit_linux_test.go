@@ -147,15 +147,16 @@ func (a *abroad) unreachable(when string, to netip.Addr) {
 
 // nameServer gives every name the same address, and notes who asks.
 type nameServer struct {
-	mu    sync.Mutex
-	asked []string
+	answer netip.Addr // set before anybody asks
+	mu     sync.Mutex
+	asked  []string
 }
 
 var answerOfNames = netip.MustParseAddr("128.66.255.77")
 
 func (a *abroad) serveNames(h *lab.Host) *nameServer {
 	a.t.Helper()
-	n := &nameServer{}
+	n := &nameServer{answer: answerOfNames}
 	c, err := h.ListenUDP(netip.AddrPortFrom(h.Addr, 53).String())
 	must(a.t, err)
 	a.t.Cleanup(func() { c.Close() })
@@ -169,7 +170,7 @@ func (a *abroad) serveNames(h *lab.Host) *nameServer {
 			n.mu.Lock()
 			n.asked = append(n.asked, from.Addr().Unmap().String())
 			n.mu.Unlock()
-			if reply := answerName(b[:m]); reply != nil {
+			if reply := n.reply(b[:m]); reply != nil {
 				_, _ = c.WriteToUDPAddrPort(reply, from)
 			}
 		}
@@ -177,7 +178,7 @@ func (a *abroad) serveNames(h *lab.Host) *nameServer {
 	return n
 }
 
-func answerName(q []byte) []byte {
+func (n *nameServer) reply(q []byte) []byte {
 	var p dnsmessage.Parser
 	h, err := p.Start(q)
 	if err != nil {
@@ -189,7 +190,7 @@ func answerName(q []byte) []byte {
 	}
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: h.ID, Response: true})
 	head := dnsmessage.ResourceHeader{Name: asked.Name, Class: dnsmessage.ClassINET, TTL: 1}
-	if errors.Join(b.StartQuestions(), b.Question(asked), b.StartAnswers(), b.AResource(head, dnsmessage.AResource{A: answerOfNames.As4()})) != nil {
+	if errors.Join(b.StartQuestions(), b.Question(asked), b.StartAnswers(), b.AResource(head, dnsmessage.AResource{A: n.answer.As4()})) != nil {
 		return nil
 	}
 	out, _ := b.Finish()
