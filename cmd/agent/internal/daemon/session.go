@@ -74,6 +74,7 @@ type session struct {
 	advertise *advertiser
 
 	checks  siteChecks
+	listens atomic.Bool // gatherer and traversal are there
 	known   atomic.Pointer[known]
 	former  former
 	control atomic.Pointer[client.State]
@@ -182,6 +183,7 @@ func (s *session) makeNAT() error {
 			s.traversal.SetMapping(mappingFor(r.IPv4), externalOf(r.IPv4))
 		},
 	})
+	s.listens.Store(true)
 	s.makeMapper()
 	s.findUplinks()
 	s.monitor = netmon.New(netmon.Config{Log: s.log, Ignore: s.router.Name(), OnEvent: s.onNetworkEvent})

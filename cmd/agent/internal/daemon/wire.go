@@ -145,8 +145,12 @@ func (s *session) ticket() (ticket, certificate *pb.Signed) {
 	return nil, nil
 }
 
-// onPacket takes what came to the UDP sockets and is not WireGuard.
+// onPacket takes what came to the UDP sockets and is not WireGuard. Peers go on sending to the port of a daemon that was started again, before
+// there is anybody who could take it.
 func (s *session) onPacket(local netip.Addr, remote netip.AddrPort, b []byte) {
+	if !s.listens.Load() {
+		return
+	}
 	if !s.gatherer.HandlePacket(local, remote, b) {
 		s.traversal.HandlePacket(local, remote, b)
 	}

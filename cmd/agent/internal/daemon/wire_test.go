@@ -85,3 +85,9 @@ func TestChanged(t *testing.T) {
 		}
 	}
 }
+
+// TestPacketsBeforeTheSession: the sockets are open before there is anybody to take what is not WireGuard.
+func TestPacketsBeforeTheSession(t *testing.T) {
+	s := new(session)
+	s.onPacket(netip.MustParseAddr("192.0.2.1"), netip.MustParseAddrPort("192.0.2.2:4000"), []byte{0, 1, 0, 0})
+}
