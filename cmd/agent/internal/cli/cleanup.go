@@ -38,6 +38,9 @@ func (a *app) runCleanUp(lift bool) error {
 			if err := forgetKillSwitch(dir); err != nil {
 				return err
 			}
+			if err := os.Remove(state.KillSwitchFile(a.state)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err

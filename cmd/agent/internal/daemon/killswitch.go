@@ -1,6 +1,11 @@
 package daemon
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
 	"connectrpc.com/connect"
 
 	"warren/cmd/agent/internal/state"
@@ -18,14 +23,26 @@ func (d *daemon) holdKillSwitch(next *state.State) error {
 	if _, err := router.HoldKillSwitch(d.cfg.Interface); err != nil {
 		return connect.NewError(connect.CodeFailedPrecondition, err)
 	}
+	if err := d.writeKillSwitch(); err != nil {
+		return internal(err)
+	}
 	d.killErr = nil
 	return nil
+}
+
+// writeKillSwitch leaves a file with which the host sets the kill switch when it starts, before its network and without this program
+// (warren-killswitch.service). It has no exceptions for the LAN: a session adds them.
+func (d *daemon) writeKillSwitch() error {
+	return router.WriteKillSwitch(state.KillSwitchFile(d.cfg.StateDir), d.cfg.Interface, nil)
 }
 
 // liftKillSwitch lifts it if the state has it off. The caller holds mu.
 func (d *daemon) liftKillSwitch() error {
 	if d.state.Routing.KillSwitch {
 		return nil
+	}
+	if err := os.Remove(state.KillSwitchFile(d.cfg.StateDir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("kill switch for the next start: %w", err)
 	}
 	return router.LiftKillSwitch()
 }
@@ -36,6 +53,9 @@ func (d *daemon) keepKillSwitch() {
 		return
 	}
 	set, err := router.HoldKillSwitch(d.cfg.Interface)
+	if _, missing := os.Stat(state.KillSwitchFile(d.cfg.StateDir)); err == nil && missing != nil { // this program's forerunner wrote none
+		err = d.writeKillSwitch()
+	}
 	if err != nil && (d.killErr == nil || d.killErr.Error() != err.Error()) {
 		d.log.Error("this host is not kept from sending outside of the tunnel", "err", err)
 	}

@@ -33,8 +33,10 @@ const (
 	bookName = "addresses"
 
 	journalName = "host"
-	vrrpName    = "vrrp"
-	maxFile     = 1 << 20
+
+	killSwitchName = "killswitch.nft"
+	vrrpName       = "vrrp"
+	maxFile        = 1 << 20
 )
 
 // ErrNewer says that a newer warren wrote the directory.
@@ -105,6 +107,9 @@ func (d *Dir) MapFile() string { return filepath.Join(d.path, mapName) }
 
 // JournalFile is where tunnel/router keeps what it has changed on the host, so that a crash leaves nothing behind for good.
 func JournalFile(dir string) string { return filepath.Join(dir, journalName) }
+
+// KillSwitchFile is what the host sets the kill switch from when it starts; it is there while the kill switch is wanted.
+func KillSwitchFile(dir string) string { return filepath.Join(dir, killSwitchName) }
 
 // AddressFile is where package names keeps addresses.
 func (d *Dir) AddressFile() string { return filepath.Join(d.path, bookName) }
