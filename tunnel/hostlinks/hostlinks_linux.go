@@ -43,7 +43,8 @@ func (r *Reader) Read() ([]routeplan.Link, error) {
 			continue
 		}
 		link := routeplan.Link{
-			Interface: a.Name, Prefixes: prefixesOf(addrs, a.Index), Routers: routersOf(routes, a.Index), DHCP: dhcpServers(a.Index, a.Name),
+			Interface: a.Name, Prefixes: prefixesOf(addrs, a.Index), Own: ownOf(addrs, a.Index), Routers: routersOf(routes, a.Index),
+			DHCP: dhcpServers(a.Index, a.Name),
 		}
 		if len(link.Prefixes) == 0 {
 			continue
@@ -91,6 +92,20 @@ func prefixesOf(addrs []netlink.Addr, index int) (out []netip.Prefix) {
 		}
 	}
 	slices.SortFunc(out, netip.Prefix.Compare)
+	return out
+}
+
+// ownOf are the addresses that the host has on a link, also those of no network, as virtual ones are. Link-local ones are left out.
+func ownOf(addrs []netlink.Addr, index int) (out []netip.Addr) {
+	for _, a := range addrs {
+		if a.LinkIndex != index || a.IPNet == nil {
+			continue
+		}
+		if ip, ok := netip.AddrFromSlice(a.IPNet.IP); ok && !ip.Unmap().IsLinkLocalUnicast() {
+			out = append(out, ip.Unmap())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
 	return out
 }
 

@@ -49,7 +49,7 @@ var compare = cmp.Options{
 func TestRead(t *testing.T) {
 	netnstest.Run(t, func(t *testing.T) {
 		// A cable to a router, two networks of the host's own, and the tunnel.
-		cable := add(t, &netlink.Veth{LinkAttrs: named("eth0"), PeerName: "other"}, "192.168.7.5/24", "2001:db8:7::5/64")
+		cable := add(t, &netlink.Veth{LinkAttrs: named("eth0"), PeerName: "other"}, "192.168.7.5/24", "192.168.7.100/32", "2001:db8:7::5/64")
 		peer, err := netlink.LinkByName("other")
 		must(t, err)
 		must(t, netlink.LinkSetUp(peer))
@@ -62,10 +62,14 @@ func TestRead(t *testing.T) {
 		got, err := r.Read()
 		must(t, err)
 		want := []routeplan.Link{
-			{Interface: "docker0", Prefixes: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}, Served: true},
+			{
+				Interface: "docker0", Prefixes: []netip.Prefix{netip.MustParsePrefix("172.17.0.0/16")}, Served: true,
+				Own: []netip.Addr{netip.MustParseAddr("172.17.0.1")},
+			},
 			{
 				Interface: "eth0", Routers: []netip.Addr{netip.MustParseAddr("192.168.7.1")},
 				Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24"), netip.MustParsePrefix("2001:db8:7::/64")},
+				Own:      []netip.Addr{netip.MustParseAddr("192.168.7.5"), netip.MustParseAddr("192.168.7.100"), netip.MustParseAddr("2001:db8:7::5")},
 			},
 		}
 		if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreFields(routeplan.Link{}, "Generation")); diff != "" {

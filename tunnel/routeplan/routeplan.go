@@ -39,6 +39,8 @@ type Link struct {
 	Interface string
 	// Prefixes are the connected ones.
 	Prefixes []netip.Prefix
+	// Own are the host's addresses there, but for link-local ones.
+	Own []netip.Addr
 	// Routers are the next hops of default routes through it, DHCP the servers that gave its addresses.
 	Routers, DHCP []netip.Addr
 	// Served says that no router is there and the host made the link itself: bridge, veth, dummy, or an interface of another tunnel.
