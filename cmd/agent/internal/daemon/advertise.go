@@ -34,18 +34,20 @@ type advertiser struct {
 const advertiseAgain = 2 * time.Second
 
 func (a *advertiser) run(ctx context.Context) error {
+	var again <-chan time.Time // not nil while an attempt that came to nothing is not long ago
 	for ctx.Err() == nil {
 		changed := a.changed()
-		var again <-chan time.Time
 		if !a.connected() {
 			a.forget()
-		} else if !a.settled() && a.attempt(ctx) != nil {
+			again = nil
+		} else if again == nil && !a.settled() && a.attempt(ctx) != nil {
 			again = time.After(advertiseAgain)
 		}
 		select {
 		case <-ctx.Done():
-		case <-changed:
+		case <-changed: // by much that does not matter here
 		case <-again:
+			again = nil
 		}
 	}
 	return nil
@@ -54,7 +56,7 @@ func (a *advertiser) run(ctx context.Context) error {
 func (a *advertiser) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.known = false
+	a.known, a.refused = false, nil
 }
 
 // settled reports whether the coordinator has answered to what is wanted, or there is nothing to tell.
