@@ -66,6 +66,9 @@ func (a *api) Up(ctx context.Context, req *connect.Request[pb.UpRequest], out *c
 	if err := s.advertise.problem(); err != nil {
 		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("the tunnel is up, but nothing is advertised: %w", err))
 	}
+	if err := s.networks.problem(); err != nil {
+		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("the tunnel is up, but this host is not as it was to be: %w", err))
+	}
 	return out.Send(&pb.UpResponse{Done: true, Status: a.d.status()})
 }
 

@@ -49,12 +49,14 @@ func (n *networks) evidence(s seenAt) {
 	if n.m == nil {
 		return
 	}
-	news := false
-	for p, list := range n.offers() {
-		for _, r := range list {
-			if d := n.device(r.Gateway); d != nil && (d.NodeKey.Equal(s.peer) || d.NextNodeKey.Equal(s.peer)) {
-				news = n.sites.Saw(n.links, routeplan.Evidence{Route: p, Remote: s.remote, Seen: s.from}) || news
-			}
+	i := slices.IndexFunc(n.m.Peers, func(d *record.Device) bool { return d.NodeKey.Equal(s.peer) || d.NextNodeKey.Equal(s.peer) })
+	if i < 0 || len(n.m.Peers[i].Routes) == 0 {
+		return // any peer has checks, and few are gateways
+	}
+	news, id := false, n.m.Peers[i].Key.Raw()
+	for _, r := range n.m.Statement.Routes {
+		if r.Gateway == id && slices.Contains(n.m.Peers[i].Routes, r.Prefix) {
+			news = n.sites.Saw(n.links, routeplan.Evidence{Route: r.Prefix, Remote: s.remote, Seen: s.from}) || news
 		}
 	}
 	if news {
@@ -129,7 +131,7 @@ func (n *networks) run(ctx context.Context) error {
 		case s := <-n.seen:
 			n.locked(func() { n.evidence(s) })
 		case e := <-n.echoed:
-			n.locked(func() { n.carry(carry.Echoed{Target: e.target, Sequence: e.sequence}) })
+			n.locked(func() { n.answered(e) })
 		case <-traffic.C:
 			n.locked(func() {
 				n.noteTraffic()
@@ -379,7 +381,7 @@ func (n *networks) noteHosts() {
 			continue
 		}
 		for _, h := range n.engine.Hosts(r.Prefix) {
-			if h.Seen.After(since) {
+			if h.Seen.After(since) && !n.isOwn(r, h.Addr) {
 				n.carry(carry.SeenHost{Host: h.Addr})
 			}
 		}
@@ -406,6 +408,21 @@ func (n *networks) noteNeighbours() {
 	}
 }
 
+// isOwn reports whether an address of a CIDR, as others see it, is this host's: it answers whatever has become of the LAN.
+func (n *networks) isOwn(r cidrRoute, a netip.Addr) bool {
+	return r.Prefix.Contains(a) && slices.ContainsFunc(n.links, func(l routeplan.Link) bool { return slices.Contains(l.Own, translate(a, r.LAN)) })
+}
+
+// answered takes the answer of a host, unless that was learnt and is now this one: virtual addresses move from gateway to gateway.
+func (n *networks) answered(e echo) {
+	for _, r := range n.carried() {
+		if n.isOwn(r, e.target) && !slices.Contains(targets(n.routing.Probe, r), e.target) {
+			return
+		}
+	}
+	n.carry(carry.Echoed{Target: e.target, Sequence: e.sequence})
+}
+
 // presence tells whether the coordinator believes that a device is there.
 func (n *networks) presence(id deviceKey, present bool) {
 	n.locked(func() { n.choose(choose.Presence{Gateway: id, Present: present}) })
@@ -414,13 +431,14 @@ func (n *networks) presence(id deviceKey, present bool) {
 // networkChanged has everything looked at anew. Woke says that the host slept, and may be elsewhere.
 func (n *networks) networkChanged(woke bool) {
 	n.locked(func() {
-		if n.m == nil {
-			return
-		}
 		if woke {
 			n.reader.Forget()
 		}
 		n.look()
+		if n.m == nil {
+			n.apply()
+			return
+		}
 		n.note(choose.NetworkChanged{})
 		n.carry(carry.NetworkChanged{})
 		n.applied.MTU = 0 // so that the host is looked at, too
@@ -448,17 +466,15 @@ func (n *networks) seekSites() {
 // reapply brings the host into line although nothing else has changed: another program may have taken away what is ours.
 func (n *networks) reapply() {
 	n.locked(func() {
-		if n.m != nil {
-			n.applied = router.State{}
-			n.apply()
-		}
+		n.applied = router.State{}
+		n.apply()
 	})
 }
 
 // leave tells those who use this device that it stops, and reports whether there is anything that they could use.
 func (n *networks) leave() (carries bool) {
 	n.locked(func() {
-		carries = n.m != nil && len(n.carried()) > 0
+		carries = !n.closed && len(n.carried()) > 0
 		n.carry(carry.Leave{})
 		n.vrrp.tell(false, n.now())
 	})

@@ -94,6 +94,7 @@ type networks struct {
 	applied router.State
 	choices map[choose.Reason]uint64 // of gateways, since the session began
 	err     error                    // of the last change of the host
+	closed  bool                     // engine and host are no longer there to be changed
 }
 
 func newNetworks(self *record.Device, routing state.Routing, e networkEngine, r networkHost, l networkLinks, now func() time.Time, log *slog.Logger) *networks {
@@ -119,10 +120,35 @@ func (n *networks) set(r state.Routing) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.routing = r
-	if n.m != nil {
-		n.offer()
-		n.update(nil, nil)
+	if n.m == nil {
+		n.apply()
+		return
 	}
+	n.offer()
+	n.update(nil, nil)
+}
+
+// begin has the host as it should be before there is any map: if an exit node is wanted, nothing leaves past it.
+func (n *networks) begin() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.look()
+	n.apply()
+}
+
+// close has shut take back what is done to the host, and nothing done to it from then on.
+func (n *networks) close(shut func() error) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closed = true
+	return shut()
+}
+
+// problem is why the host is not as it should be, if it is not.
+func (n *networks) problem() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.err
 }
 
 // setMap takes a new map, of which gone and put are what changed among the peers.
@@ -151,6 +177,9 @@ func (n *networks) setMap(m *client.Map, self *record.Device, mtu int, gone, put
 
 // update brings engine and host into line. The caller holds mu.
 func (n *networks) update(gone, put []*record.Device) {
+	if n.closed {
+		return
+	}
 	before := n.given
 	n.given = n.shares()
 	c := engine.Change{
@@ -201,6 +230,9 @@ func (n *networks) peer(p *record.Device) engine.Peer {
 
 // carried is what this device carries: what it advertises, as far as that is approved.
 func (n *networks) carried() []cidrRoute {
+	if n.m == nil {
+		return nil // nobody knows yet whether that still holds
+	}
 	routes, err := n.routing.Routes(n.overlay())
 	if err != nil {
 		n.log.Error("what this device advertises cannot be carried", "err", err)
@@ -251,6 +283,9 @@ func (n *networks) shares() map[deviceKey][]netip.Prefix {
 
 // apply brings the host into line.
 func (n *networks) apply() {
+	if n.closed {
+		return
+	}
 	st := router.State{
 		Addresses: hostPrefixes(n.self.Addresses), MTU: n.mtu, Network: n.overlay(),
 		KillSwitch: n.routing.KillSwitch,

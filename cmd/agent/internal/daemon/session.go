@@ -120,6 +120,8 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 	s.advertise = newAdvertiser(s)
 	if m := s.client.Map(); m != nil {
 		s.applyMap(m)
+	} else {
+		s.networks.begin()
 	}
 	s.run()
 	return s, nil
@@ -275,7 +277,11 @@ func (s *session) closeTunnel() {
 		s.engine.Close()
 	}
 	if s.router != nil {
-		if err := s.router.Close(); err != nil {
+		shut := s.router.Close
+		if s.networks != nil { // somebody may be about to change settings
+			shut = func() error { return s.networks.close(s.router.Close) }
+		}
+		if err := shut(); err != nil {
 			s.log.Warn("interface not removed", "err", err)
 		}
 	}

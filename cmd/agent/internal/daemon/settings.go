@@ -82,8 +82,27 @@ func (d *daemon) withRouting(r *state.Routing, s *pb.Settings, up bool) error {
 		}
 		r.KillSwitch = s.GetKillSwitch()
 	}
-	return errors.Join(setList(&r.Probe, s.GetProbe(), "probe", netip.ParseAddr),
-		setList(&r.PreferLAN, s.GetPreferLan(), "prefer-lan", netip.ParsePrefix), d.checkRouting(r, s))
+	return errors.Join(setList(&r.Probe, s.GetProbe(), "probe", parseHost),
+		setList(&r.PreferLAN, s.GetPreferLan(), "prefer-lan", parsePrefix), d.checkRouting(r, s))
+}
+
+func parseHost(text string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" {
+		return a, fmt.Errorf("%.60q is not an address; name a host by its address, such as 192.168.10.1", text)
+	}
+	return a, nil
+}
+
+func parsePrefix(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("%.60q is not a CIDR, such as 192.168.10.0/24", text)
+	case p != p.Masked():
+		return p, fmt.Errorf("%s has bits set beyond its length; write %s", p, p.Masked())
+	}
+	return p, nil
 }
 
 // setList replaces a list if there is one to replace it.
@@ -144,7 +163,20 @@ func (a *api) Set(ctx context.Context, req *connect.Request[pb.SetRequest]) (*co
 	if err := a.d.set(ctx, caller, req.Msg.GetSettings()); err != nil {
 		return nil, err
 	}
+	if err := a.d.routingProblem(); err != nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("that is set, but this host is not as it was to be: %w", err))
+	}
 	return connect.NewResponse(&pb.SetResponse{Status: a.d.status()}), nil
+}
+
+// routingProblem is why what was set has not reached the host, if there is a session and it has not.
+func (d *daemon) routingProblem() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.session == nil {
+		return nil
+	}
+	return d.session.networks.problem()
 }
 
 func (d *daemon) set(ctx context.Context, caller unixsock.Caller, s *pb.Settings) error {
