@@ -54,9 +54,10 @@ func (a *app) runCleanUp(lift bool) error {
 			done = append(done, "the kill switch is lifted")
 		}
 	}
-	if err != nil {
-		return err
-	}
+	return errors.Join(a.printDone(done), err) // what was done is worth knowing all the more if something could not be
+}
+
+func (a *app) printDone(done []string) error {
 	if a.json {
 		return a.printJSON(map[string][]string{"done": done})
 	}
