@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"warren/internal/lab"
@@ -119,6 +120,31 @@ func TestSiteCheck(t *testing.T) {
 	must(t, gw1.Warren(w.ctx, nil, "set", "--site", "172.20.0.0/16"))
 	w.awaitAdvertised(gw1, "172.20.0.0/16", "waiting")
 	if _, text := w.siteCheck(gw1); !strings.Contains(text, "warren-coordinator route approve dc1gw1 172.20.0.0/16") {
+		t.Error(text)
+	}
+}
+
+// TestSiteCheckPair: of two gateways behind a virtual address, the one in use is proved whichever has that, by what the other hands over. The one that has
+// neither only warns. Without the virtual address, VRRP is what is missing.
+func TestSiteCheckPair(t *testing.T) {
+	w := newWorld(t, sites)
+	s, two := w.shared(1), w.center(2, 1, "--probe", "10.2.0.10")
+	first, second := s.gateways[0], s.gateways[1]
+	w.awaitRoute(first, two.v4, "dc2gw1")
+	w.awaitRoute(second, two.v4, "dc2gw1")
+	w.awaitRoute(two.gateways[0], s.v4, first.Name)
+	w.ping(two.host, s.host.Addr)
+	whole := []string{"lan ok", "return-route ok", "gateway ok", "reach ok", "mtu ok"}
+	w.settled(first, whole)
+	w.settled(second, whole[:2])
+	for _, k := range s.vrrp {
+		must(t, k.Signal(syscall.SIGTERM))
+	}
+	must(t, w.ip(s.host, "neigh", "flush", "dev", "eth0"))
+	if _, text := w.settled(first, []string{"lan ok", "return-route failed"}); !strings.Contains(text, "the VRRP one that this gateway shares with dc1gw2") {
+		t.Error(text)
+	}
+	if _, text := w.settled(second, []string{"lan ok", "return-route warning"}); !strings.Contains(text, "some use dc1gw1") {
 		t.Error(text)
 	}
 }

@@ -267,6 +267,16 @@ type Status struct {
 	Devices, HandedOver int
 }
 
+// Uses tells which gateway a device uses for a CIDR that this one carries, too; zero: it has not said.
+func (c *Core) Uses(device ID, prefix netip.Prefix) ID {
+	if d := c.devices[device]; d != nil {
+		if u := d.uses[prefix]; u != nil {
+			return u.gateway
+		}
+	}
+	return ID{}
+}
+
 // Status gives all CIDRs, in order.
 func (c *Core) Status() []Status {
 	var out []Status

@@ -243,6 +243,20 @@ func TestBusyLAN(t *testing.T) {
 	}
 }
 
+func TestUses(t *testing.T) {
+	o := newOffice(t, nil, CIDR{Prefix: lan, Siblings: []ID{id('s')}})
+	o.ping('d', 1, 's', true, lan)
+	o.ping('e', 1, self, true, lan)
+	for device, want := range map[byte]ID{'d': id('s'), 'e': id(self), 'f': {}} {
+		if got := o.core.Uses(id(device), lan); got != want {
+			t.Errorf("%c uses %v, want %v", device, got, want)
+		}
+	}
+	if got := o.core.Uses(id('d'), netip.MustParsePrefix("10.1.0.0/17")); got != (ID{}) {
+		t.Errorf("of what nobody carries %v is used", got)
+	}
+}
+
 func TestLearnt(t *testing.T) {
 	o := newOffice(t, nil, CIDR{Prefix: lan})
 	o.busy(time.Minute)

@@ -190,6 +190,11 @@ func (n *networks) siteOf(p netip.Prefix, a *pb.AdvertisedStatus, others []recor
 	for _, o := range others {
 		site.Siblings = append(site.Siblings, n.nameOf(o.Gateway))
 	}
+	for _, id := range n.chosen {
+		used := n.carrier.Uses(id, p)
+		sibling := slices.ContainsFunc(others, func(o record.Route) bool { return o.Gateway == id }) // which uses itself
+		site.Elsewhere = site.Elsewhere || !sibling && used != (deviceKey{}) && used != n.self.Key.Raw()
+	}
 	own := hostAddresses()
 	i := slices.IndexFunc(own, p.Contains)
 	if i >= 0 && !site.Masqueraded {

@@ -81,8 +81,12 @@ func (c *check) returns(ctx context.Context, s Site) {
 			c.way(ctx, s, r.Prefix, Failed, "")
 		}
 	}
+	bad, so := Warning, "So devices cannot reach the hosts, though other sites may. "
+	if len(s.Siblings) > 0 { // who do not hand over what is for no device
+		bad, so = Unknown, "It may come out at a sibling, which hands what is for a device to the gateway that the device uses. Otherwise: "
+	}
 	for _, p := range c.Overlay {
-		c.way(ctx, s, p, Warning, "So devices cannot reach the hosts, though other sites may. ")
+		c.way(ctx, s, p, bad, so)
 	}
 }
 
@@ -111,9 +115,15 @@ func (c *check) way(ctx context.Context, s Site, to netip.Prefix, bad, so string
 	case len(s.Siblings) == 0:
 		help = fmt.Sprintf("On the LAN's router: %s route add %s via %s. ", ip, to, via)
 	default:
+		siblings := strings.Join(s.Siblings, ", ")
 		help = fmt.Sprintf("On the LAN's router: %s route add %s via ADDRESS, where ADDRESS is the VRRP one that this gateway shares with %s (see "+
-			"\"Two gateways\" in docs/networks.md; without VRRP: %s). If the other site uses a sibling now, the answer came out there: check on that one, too. ",
-			ip, to, strings.Join(s.Siblings, ", "), via)
+			"\"Two gateways\" in docs/networks.md; without VRRP: %s). ", ip, to, siblings, via)
+		if s.Elsewhere { // only of those who use this gateway siblings hand over what comes out at them
+			if bad == Failed {
+				bad = Warning
+			}
+			help += fmt.Sprintf("But some use %s, where the answer may have come out: check there, too. ", siblings)
+		}
 	}
 	c.result(ReturnRoute, bad, fmt.Sprintf("%s answers this gateway, but what it sends to %s does not come here", s.Host, to),
 		so+help+"If the route is there: the host's own firewall may refuse what comes from other networks.")

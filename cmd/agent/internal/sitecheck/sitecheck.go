@@ -51,8 +51,9 @@ type Site struct {
 	Masqueraded bool
 	// Host is one on the LAN, by the address that others see, and Own this gateway's address there; invalid: none is known.
 	Host, Own netip.Addr
-	// Siblings are the names of other gateways of the same CIDR.
-	Siblings []string
+	// Siblings are the names of other gateways of the same CIDR. Elsewhere says that another site uses one of those.
+	Siblings  []string
+	Elsewhere bool
 }
 
 // Remote is a CIDR behind other gateways.
