@@ -152,7 +152,7 @@ func TestGrantModes(t *testing.T) {
 	if err := Grant(path, Operator{set: true, group: true, id: uint32(os.Getegid())}); err != nil || mode() != 0o660 {
 		t.Errorf("group: %v, mode %v", err, mode())
 	}
-	if err := Grant(path, Operator{set: true, id: uint32(os.Geteuid())}); err != nil || mode() != 0o600 {
+	if err := Grant(path, Operator{set: true, id: uint32(os.Geteuid())}); err != nil || mode() != 0o660 {
 		t.Errorf("user: %v, mode %v", err, mode())
 	}
 	if err := Grant(path, Operator{}); err != nil || mode() != 0o600 {

@@ -56,15 +56,16 @@ func Grant(path string, o Operator) error {
 	case o.set && o.group:
 		gid, mode = int(o.id), 0o660
 	case o.set:
-		uid = int(o.id)
+		uid, mode = int(o.id), 0o660
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	// A service without CAP_FOWNER changes the mode of its own files only, and one without CAP_DAC_OVERRIDE reaches an operator's by its group.
+	if err := os.Chown(path, os.Geteuid(), os.Getegid()); err != nil {
 		return err
 	}
-	if err := os.Chown(path, uid, gid); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		return err
 	}
-	return os.Chmod(path, mode)
+	return os.Chown(path, uid, gid)
 }
 
 // Admits reports whether c may use the API while o is the operator.
