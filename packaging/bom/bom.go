@@ -52,7 +52,7 @@ func Make(info *debug.BuildInfo, name, version, sha256 string, at time.Time) ([]
 	}}
 	for _, s := range info.Settings {
 		switch s.Key {
-		case "GOOS", "GOARCH", "CGO_ENABLED", "vcs.revision", "vcs.modified":
+		case "GOOS", "GOARCH", "CGO_ENABLED":
 			d.Metadata.Component.Properties = append(d.Metadata.Component.Properties, property{"go:" + s.Key, s.Value})
 		}
 	}
