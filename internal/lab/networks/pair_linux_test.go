@@ -14,8 +14,9 @@ import (
 	"warren/internal/lab/warrennet"
 )
 
-// switchOver is how long the traffic may stop when a gateway fails.
-const switchOver = 2 * time.Second
+// switchOver is how long the traffic may stop when a gateway fails. Two seconds are promised, and measured by "make bench" on a machine that does nothing
+// else; here all hosts share it with other tests.
+const switchOver = 3 * time.Second
 
 // talk is a connection that is used all the time, as an interactive session is.
 type talk struct {
