@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -58,11 +59,23 @@ func nth(p netip.Prefix, i int) netip.Prefix {
 	return netip.PrefixFrom(a, p.Bits())
 }
 
+// addBridge makes the bridge that joins a LAN's cables. Its link-layer address is set and not left to the kernel, which would take that of a port and
+// another whenever a port comes or goes: the hosts would send to the old one until they doubt it, over IPv6 for up to half a minute.
+func (h *Host) addBridge() error {
+	mac := net.HardwareAddr(make([]byte, 6))
+	rand.Read(mac)
+	mac[0] = mac[0]&^1 | 2 // of one host, locally administered
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: lanName, MTU: defaultMTU, TxQLen: 1000, HardwareAddr: mac}}
+	if err := h.handle.LinkAdd(bridge); err != nil {
+		return fmt.Errorf("%s: bridge: %w", h.Name, err)
+	}
+	return nil
+}
+
 // newLAN makes the bridge that a box's hosts share.
 func newLAN(box *Host, v4, v6 netip.Prefix, isolated bool) (*segment, error) {
-	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: lanName, MTU: defaultMTU, TxQLen: 1000}}
-	if err := box.handle.LinkAdd(bridge); err != nil {
-		return nil, fmt.Errorf("%s: bridge: %w", box.Name, err)
+	if err := box.addBridge(); err != nil {
+		return nil, err
 	}
 	s := &segment{owner: box, v4: v4, v6: v6, lan: lanName, isolated: isolated}
 	return s, box.raise(lanName, nth(v4, 1), nth(v6, 1))

@@ -22,9 +22,8 @@ func (l *Lab) LAN(name string, v4, v6 netip.Prefix) (*LAN, error) {
 	if err != nil {
 		return nil, err
 	}
-	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: lanName, MTU: defaultMTU, TxQLen: 1000}}
-	if err := box.handle.LinkAdd(bridge); err != nil {
-		return nil, fmt.Errorf("%s: bridge: %w", name, err)
+	if err := box.addBridge(); err != nil {
+		return nil, err
 	}
 	return &LAN{l, &segment{owner: box, v4: v4, v6: v6, lan: lanName}, map[string]string{}}, box.raise(lanName)
 }
