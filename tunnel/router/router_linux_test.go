@@ -413,3 +413,29 @@ func TestDump(t *testing.T) {
 		t.Errorf("another error: %v after %d calls", err, calls)
 	}
 }
+
+// TestTwoAgents: of two agents in one network on one host the first one's interface has the network's routes, which is no failure of the other.
+func TestTwoAgents(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	first := open(t, io.Discard)
+	s := State{Addresses: list("100.64.0.1/32"), Routes: list("100.64.0.0/16", "fd07::/48")}
+	if err := first.Apply(s); err != nil {
+		t.Fatal(err)
+	}
+	second, err := Open(Config{Name: name + "b", MTU: 1420})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	s.Addresses = list("100.64.0.2/32")
+	for range 2 {
+		if err := second.Apply(s); err != nil {
+			t.Error(err)
+		}
+	}
+	if notes := second.Notes(); len(notes) != 2 || !strings.Contains(notes[0], "stays with "+name) {
+		t.Errorf("notes %q, want one for each route", notes)
+	}
+}

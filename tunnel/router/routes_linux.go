@@ -77,24 +77,30 @@ func (r *Router) addRoute(p netip.Prefix, kind int) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("interface %s: route %s cannot be set: table %d of this host has one already%s; remove that, or use another prefix",
-			r.name, p, Table, byInterface(p))
+		by, agent := holder(p)
+		if agent && by != r.name {
+			r.noteOnce("the route %s stays with %s, of another agent on this host", p, by)
+			return nil
+		}
+		if by != "" {
+			by = ", by " + by
+		}
+		return fmt.Errorf("interface %s: route %s cannot be set: table %d of this host has one already%s; remove that, or use another prefix", r.name, p, Table, by)
 	}
 	return fmt.Errorf("interface %s: route %s cannot be set: %w", r.name, p, err)
 }
 
-// byInterface says by which interface a prefix is routed in the table, if that can be found out.
-func byInterface(p netip.Prefix) string {
-	routes, err := netlink.RouteListFiltered(familyNumber(p.Addr()), &netlink.Route{Table: Table, Dst: toIPNet(p)},
-		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+// holder is the interface that has a prefix's route in the table, if that can be found out, and whether another agent has set it.
+func holder(p netip.Prefix) (name string, agent bool) {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: Table, Dst: toIPNet(p)}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
 	if err != nil || len(routes) == 0 {
-		return ""
+		return "", false
 	}
 	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
 	if err != nil {
-		return ""
+		return "", false
 	}
-	return ", by " + link.Attrs().Name
+	return link.Attrs().Name, routes[0].Protocol == routeProtocol
 }
 
 // ourRoutes are those of the table that have our protocol number, of all agents.
