@@ -113,9 +113,7 @@ func TestLiarIsLeft(t *testing.T) {
 			ws := l.next()
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
-			if err := ws.Write(ctx, tc.kind, tc.b); err != nil {
-				t.Fatal(err)
-			}
+			_ = ws.Write(ctx, tc.kind, tc.b) // fails where the device has hung up before the end of it
 			if err := <-first; !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%v; want one that says %q", err, tc.want)
 			}
