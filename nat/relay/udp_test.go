@@ -122,6 +122,23 @@ func (w *world) ignored(reason string) float64 {
 	return testutil.ToFloat64(w.server.metrics.ignored.WithLabelValues(reason))
 }
 
+// awaitCount waits until a counter of the relay's has come to want: packets are counted once they have been sent, and may arrive before that.
+func (w *world) awaitCount(what string, count func() float64, want float64) {
+	w.t.Helper()
+	tick, deadline := time.NewTicker(time.Millisecond), time.After(20*time.Second)
+	defer tick.Stop()
+	for count() < want {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			w.t.Fatalf("%v %s, want %v", count(), what, want)
+		}
+	}
+	if got := count(); got != want {
+		w.t.Errorf("%v %s, want %v", got, what, want)
+	}
+}
+
 func TestUDPForward(t *testing.T) {
 	w, _ := newUDPWorld(t, nil)
 	a, b := w.udpDevice(nil, nil), w.udpDevice(nil, nil)
@@ -144,9 +161,8 @@ func TestUDPForward(t *testing.T) {
 	if !slices.Equal(b.got, want) {
 		t.Error("packets came changed or out of order")
 	}
-	if got := w.overUDP() - udp; got != 300 || w.overWebSocket() != ws {
-		t.Errorf("%v over UDP, %v over WebSocket", got, w.overWebSocket()-ws)
-	}
+	w.awaitCount("over UDP", w.overUDP, udp+300)
+	w.awaitCount("over WebSocket", w.overWebSocket, ws)
 	// What is longer than the path was tested for, and signals, take the other way.
 	long := strings.Repeat("x", LongestUDP+1)
 	a.exchange(b, long)
@@ -154,9 +170,7 @@ func TestUDPForward(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.await("signal", func() bool { return slices.Contains(a.got, "signal call") })
-	if got := w.overWebSocket() - ws; got != 3 {
-		t.Errorf("%v over WebSocket, want 3", got)
-	}
+	w.awaitCount("over WebSocket", w.overWebSocket, ws+3)
 	if err := a.client.SendData(rawKey{1}, []byte("nobody")); err != nil {
 		t.Fatal(err)
 	}
@@ -172,9 +186,7 @@ func TestMixedTransports(t *testing.T) {
 	a.awaitLane(b) // answers go over UDP once a has its channel
 	ws := w.overWebSocket()
 	a.exchange(b, "there and back")
-	if got := w.overWebSocket() - ws; got != 1 {
-		t.Errorf("%v packets over WebSocket, want one there", got)
-	}
+	w.awaitCount("over WebSocket: one there", w.overWebSocket, ws+1)
 }
 
 // TestSharedPort: what is not the relay's goes to the STUN server on the same port, and its answer back.
