@@ -2,6 +2,7 @@ package networks
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"warren/internal/lab"
@@ -29,6 +30,9 @@ func TestOfficePrinter(t *testing.T) {
 	w.approve(gateway)
 	w.awaitRoute(laptop, lan, "gateway")
 	w.ping(laptop.Host, printer.Addr)
+	if text, err := laptop.Text(w.ctx, "ping", printer.Addr.String()); err != nil || !strings.Contains(text, "direct") {
+		t.Errorf("warren ping of the printer: %v: %s", err, text)
+	}
 
 	at := netip.AddrPortFrom(printer.Addr, 631)
 	w.server(printer, at)

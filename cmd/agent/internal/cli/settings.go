@@ -2,11 +2,13 @@ package cli
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 
 	"github.com/spf13/cobra"
 
 	"warren/proto/cidr"
+	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 )
 
@@ -18,7 +20,7 @@ type settingValues struct {
 	name, operator, exitNode           string
 	advertise, site, probe, prefer     []string
 	advertiseExit, accept, allow, kill bool
-	priority                           uint8
+	priority                           uint32
 }
 
 // settingsFlags adds the flags for what up and set can change.
@@ -31,7 +33,7 @@ func settingsFlags(cmd *cobra.Command) settingsGiven {
 		"carry this `CIDR` for others, such as 192.168.10.0/24, or 192.168.1.0/24=10.77.1.0/24 to show it under another; may be repeated, \"\" for none")
 	f.StringSliceVar(&v.site, "site", nil, "carry this `CIDR`, with real addresses both ways, to link it with other sites; may be repeated, \"\" for none")
 	f.BoolVar(&v.advertiseExit, "advertise-exit", false, "offer to be an exit node, through which others reach the internet")
-	f.Uint8Var(&v.priority, "priority", 100, "`rank` among gateways with the same CIDR, 1 to 255; the highest that works is used")
+	f.Uint32Var(&v.priority, "priority", record.DefaultPriority, "`rank` among gateways with the same CIDR, 1 to 255; the highest that works is used")
 	f.StringSliceVar(&v.probe, "probe", nil, "`address` of a host on the LAN, by which the gateway finds out whether it reaches it; may be repeated, \"\" to learn some")
 	f.BoolVar(&v.accept, "accept-routes", true, "use the CIDRs that other devices carry")
 	f.StringSliceVar(&v.prefer, "prefer-lan", nil, "`CIDR` for which the network that this host is connected to wins; may be repeated, \"\" for none")
@@ -50,7 +52,7 @@ func (v *settingValues) given(cmd *cobra.Command) (*pb.Settings, error) {
 		"advertise":      func() { s.Advertise = &pb.TextList{Values: v.advertise} },
 		"site":           func() { s.Site = &pb.TextList{Values: v.site} },
 		"advertise-exit": func() { s.AdvertiseExit = &v.advertiseExit },
-		"priority":       func() { p := uint32(v.priority); s.Priority = &p },
+		"priority":       func() { s.Priority = &v.priority },
 		"probe":          func() { s.Probe = &pb.TextList{Values: v.probe} },
 		"accept-routes":  func() { s.AcceptRoutes = &v.accept },
 		"prefer-lan":     func() { s.PreferLan = &pb.TextList{Values: v.prefer} },
@@ -70,8 +72,8 @@ func checkSettings(s *pb.Settings) error {
 	if _, err := cidr.Parse(s.GetAdvertise().GetValues(), s.GetSite().GetValues(), s.GetAdvertiseExit(), nil); err != nil {
 		return usageError{err}
 	}
-	if s.Priority != nil && s.GetPriority() == 0 {
-		return usagef("--priority 0: a priority is 1 to 255")
+	if p := s.GetPriority(); s.Priority != nil && (p < 1 || p > math.MaxUint8) {
+		return usagef("--priority %d: a priority is 1 to 255", p)
 	}
 	for _, t := range s.GetProbe().GetValues() {
 		if a, err := netip.ParseAddr(t); err != nil || a.Zone() != "" {

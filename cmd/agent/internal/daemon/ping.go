@@ -39,6 +39,11 @@ func (a *api) Ping(ctx context.Context, req *connect.Request[pb.PingRequest], ou
 		return connect.NewError(connect.CodeFailedPrecondition, errors.New("the tunnel is down; run \"warren up\" first"))
 	}
 	peer, addr, err := s.known.Load().find(req.Msg.GetPeer())
+	if behind, parseErr := netip.ParseAddr(req.Msg.GetPeer()); err != nil && parseErr == nil {
+		if gateway := s.networks.gatewayOf(behind); gateway != nil {
+			peer, addr, err = gateway, behind, nil
+		}
+	}
 	if err != nil {
 		return connect.NewError(connect.CodeNotFound, err)
 	}

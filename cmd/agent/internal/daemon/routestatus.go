@@ -152,6 +152,29 @@ func (n *networks) exitStatus(names map[deviceKey]string) *pb.ExitStatus {
 	return s
 }
 
+// gatewayOf is the gateway in use for an address, or nil.
+func (n *networks) gatewayOf(a netip.Addr) *record.Device {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.m == nil {
+		return nil
+	}
+	var longest netip.Prefix
+	for p := range n.chosen {
+		if p.Contains(a) && (!longest.IsValid() || p.Bits() > longest.Bits()) {
+			longest = p
+		}
+	}
+	return n.device(n.chosen[longest])
+}
+
+// accounted reports whether the map says of all that this device advertises whether it is approved.
+func (n *networks) accounted() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !slices.ContainsFunc(n.advertisedStatus(), func(a *pb.AdvertisedStatus) bool { return a.GetState() == "untold" })
+}
+
 // advertisedStatus is what this device advertises and what has become of it.
 func (n *networks) advertisedStatus() (out []*pb.AdvertisedStatus) {
 	routes, err := n.routing.Routes(n.overlay())

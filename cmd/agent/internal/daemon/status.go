@@ -208,6 +208,8 @@ func (s *session) missing() (string, error) {
 		return "connecting to the relay", nil
 	case !s.advertise.settled():
 		return "telling the coordinator what this device advertises", nil
+	case s.advertise.problem() == nil && !s.networks.accounted():
+		return "waiting for what becomes of what this device advertises", nil
 	}
 	return "", nil
 }
