@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -31,19 +32,21 @@ func (r *release) document() error {
 			}
 		}
 	}
-	return plainModes(filepath.Join(r.stage, "share"))
+	return r.plain(filepath.Join(r.stage, "share"))
 }
 
-// plainModes gives directories and files the modes that they have in packages, whatever this process's umask is.
-func plainModes(dir string) error {
+// plain gives directories and files the modes that they have in packages, whatever this process's umask is, and the time of the commit: nfpm takes
+// those of files below a tree, and the time of an apk's scripts, from the disk.
+func (r *release) plain(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
+		mode := fs.FileMode(0o644)
 		if d.IsDir() {
-			return os.Chmod(path, 0o755)
+			mode = 0o755
 		}
-		return os.Chmod(path, 0o644)
+		return errors.Join(os.Chmod(path, mode), os.Chtimes(path, r.at, r.at))
 	})
 }
 
@@ -70,6 +73,9 @@ func (r *release) packages() error {
 			if err := os.CopyFS(filepath.Join(dir, part), os.DirFS(filepath.Join("packaging", part))); err != nil {
 				return err
 			}
+		}
+		if err := r.plain(filepath.Join(dir, "scripts")); err != nil {
+			return err
 		}
 		license, err := os.ReadFile("LICENSE")
 		if err != nil {
