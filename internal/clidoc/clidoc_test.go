@@ -81,7 +81,26 @@ func TestPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(digPage, string(Page(c))); diff != "" {
+	if diff := cmp.Diff(digPage, string(page(c))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestMissing(t *testing.T) {
+	if missing := Missing(digger()); missing != nil {
+		t.Errorf("missing %q", missing)
+	}
+	if diff := cmp.Diff([]string{"any command"}, Missing(&cobra.Command{Use: "tool"})); diff != "" {
+		t.Error(diff)
+	}
+	c, _, err := digger().Find([]string{"dig"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := string(page(c))
+	without := strings.NewReplacer(`\-\-state\fR`, "", `\-\-rate\fR`, `\-\-secret\fR`).Replace(whole)
+	want := []string{`--rate of "tool dig"`, `why --secret of "tool dig" is not hidden`, `--state of "tool dig"`}
+	if diff := cmp.Diff(want, missingFrom(without, c)); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -9,16 +9,16 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// PageName is the name of a command's page, without its section.
-func PageName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }
+// pageName is the name of a command's page, without its section.
+func pageName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }
 
-// Page is the manual page of one command, in man(7)'s macros. The texts of --help are taken as they are: blank lines part paragraphs, and lines
+// page is the manual page of one command, in man(7)'s macros. The texts of --help are taken as they are: blank lines part paragraphs, and lines
 // that are indented stay as they were laid out.
-func Page(c *cobra.Command) []byte {
+func page(c *cobra.Command) []byte {
 	c.InitDefaultHelpFlag()
 	b := new(bytes.Buffer)
-	fmt.Fprintf(b, ".TH \"%s\" 1 \"\" \"\" \"Warren\"\n", strings.ToUpper(quote(PageName(c))))
-	fmt.Fprintf(b, ".SH NAME\n%s \\- %s\n", quote(PageName(c)), line(lowerFirst(c.Short)))
+	fmt.Fprintf(b, ".TH \"%s\" 1 \"\" \"\" \"Warren\"\n", strings.ToUpper(quote(pageName(c))))
+	fmt.Fprintf(b, ".SH NAME\n%s \\- %s\n", quote(pageName(c)), line(lowerFirst(c.Short)))
 	fmt.Fprintf(b, ".SH SYNOPSIS\n\\fB%s\\fR%s\n", quote(c.CommandPath()), quote(strings.TrimPrefix(c.UseLine(), c.CommandPath())))
 	b.WriteString(".SH DESCRIPTION\n")
 	description := c.Long
@@ -26,7 +26,7 @@ func Page(c *cobra.Command) []byte {
 		description = c.Short + "."
 	}
 	paragraphs(b, description)
-	commands(b, c)
+	subcommands(b, c)
 	options(b, "OPTIONS", c.NonInheritedFlags())
 	options(b, "OPTIONS OF EVERY COMMAND", c.InheritedFlags())
 	if c.Example != "" {
@@ -51,11 +51,11 @@ func paragraphs(b *bytes.Buffer, text string) {
 	}
 }
 
-func commands(b *bytes.Buffer, c *cobra.Command) {
+func subcommands(b *bytes.Buffer, c *cobra.Command) {
 	title := ".SH COMMANDS\n"
 	for _, sub := range c.Commands() {
 		if sub.IsAvailableCommand() {
-			fmt.Fprintf(b, "%s.TP\n\\fB%s\\fR\n%s; see \\fB%s\\fR(1).\n", title, quote(sub.Name()), line(sub.Short), quote(PageName(sub)))
+			fmt.Fprintf(b, "%s.TP\n\\fB%s\\fR\n%s; see \\fB%s\\fR(1).\n", title, quote(sub.Name()), line(sub.Short), quote(pageName(sub)))
 			title = ""
 		}
 	}
@@ -100,7 +100,7 @@ func seeAlso(b *bytes.Buffer, c *cobra.Command) {
 	if c.HasParent() {
 		for _, near := range append([]*cobra.Command{c.Parent()}, c.Parent().Commands()...) {
 			if near != c && (near == c.Parent() || near.IsAvailableCommand()) {
-				pages = append(pages, fmt.Sprintf("\\fB%s\\fR(1)", quote(PageName(near))))
+				pages = append(pages, fmt.Sprintf("\\fB%s\\fR(1)", quote(pageName(near))))
 			}
 		}
 	}

@@ -2,20 +2,8 @@
 package main
 
 import (
-	"fmt"
-	"os"
-
 	"warren/cmd/coordinator/internal/cli"
 	"warren/internal/clidoc"
 )
 
-func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: gendoc DIRECTORY")
-		os.Exit(2)
-	}
-	if err := clidoc.Write(cli.Definitions(), os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, "gendoc:", err)
-		os.Exit(1)
-	}
-}
+func main() { clidoc.Main(cli.Definitions()) }
