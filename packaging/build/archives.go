@@ -49,22 +49,13 @@ func (r *release) archiveFiles(p program, arch, top string) ([]archive.File, err
 		return nil, err
 	}
 	files := []archive.File{{Name: path.Join(top, "bin", p.name), Mode: 0o755, Content: exe}}
-	units, err := filepath.Glob("packaging/systemd/" + p.name + "*.service")
-	if err != nil {
+	for _, u := range p.units {
+		if files, err = addFile(files, path.Join(top, "lib/systemd/system", u), "packaging/systemd/"+u); err != nil {
+			return nil, err
+		}
+	}
+	if files, err = addFile(files, path.Join(top, p.configPath), "packaging/config/"+p.config); err != nil {
 		return nil, err
-	}
-	for _, u := range units {
-		if p.name == "warren" && filepath.Base(u) == "warren-coordinator.service" {
-			continue
-		}
-		if files, err = addFile(files, path.Join(top, "lib/systemd/system", filepath.Base(u)), u); err != nil {
-			return nil, err
-		}
-	}
-	for name, from := range map[string]string{p.configPath: "packaging/config/" + p.config} {
-		if files, err = addFile(files, path.Join(top, name), from); err != nil {
-			return nil, err
-		}
 	}
 	if files, err = addFile(files, path.Join(top, "LICENSE"), "LICENSE"); err != nil {
 		return nil, err

@@ -18,11 +18,15 @@ import (
 )
 
 // program is one of the two, and where its parts are.
-type program struct{ name, folder, config, configPath string }
+type program struct {
+	name, folder       string
+	config, configPath string
+	units              []string
+}
 
 var programs = []program{
-	{"warren", "cmd/agent", "warren.default", "etc/default/warren"},
-	{"warren-coordinator", "cmd/coordinator", "coordinator.toml", "etc/warren-coordinator/coordinator.toml"},
+	{"warren", "cmd/agent", "warren.default", "etc/default/warren", []string{"warren-killswitch.service", "warren.service"}},
+	{"warren-coordinator", "cmd/coordinator", "coordinator.toml", "etc/warren-coordinator/coordinator.toml", []string{"warren-coordinator.service"}},
 }
 
 // release is what all steps share.
