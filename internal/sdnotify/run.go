@@ -31,11 +31,11 @@ func (n Notifier) Run(ctx context.Context, s Service, run func(ctx context.Conte
 	watch, done := context.WithCancel(ctx)
 	defer done()
 	return run(ctx, func() {
-		report(n.Ready(s.Status))
+		report(n.ready(s.Status))
 		telling.Go(func() {
-			n.Watch(watch, s.Check, report)
+			n.watch(watch, s.Check, report)
 			<-watch.Done()
-			report(n.Stopping())
+			report(n.stopping())
 		})
 	})
 }

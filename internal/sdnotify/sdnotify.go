@@ -1,5 +1,5 @@
 // Package sdnotify tells systemd how a service is (sd_notify(3)): FromEnvironment gives a Notifier, which does nothing where the program was not
-// started by a manager that listens. Watch answers its watchdog for as long as the service works.
+// started by a manager that listens. Run tells it all, and answers its watchdog, for as long as the service works.
 package sdnotify
 
 import (
@@ -48,11 +48,11 @@ func watchdog(microseconds, pid string, self int) time.Duration {
 	return time.Duration(us) * time.Microsecond
 }
 
-// Ready says that the service serves, and what it does in a few words.
-func (n Notifier) Ready(status string) error { return n.send("READY=1\nSTATUS=" + oneLine(status)) }
+// ready says that the service serves, and what it does in a few words.
+func (n Notifier) ready(status string) error { return n.send("READY=1\nSTATUS=" + oneLine(status)) }
 
-// Stopping says that the service is about to end.
-func (n Notifier) Stopping() error { return n.send("STOPPING=1") }
+// stopping says that the service is about to end.
+func (n Notifier) stopping() error { return n.send("STOPPING=1") }
 
 // oneLine keeps a text from being taken for more than one assignment.
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
@@ -72,9 +72,9 @@ func (n Notifier) send(state string) error {
 	return nil
 }
 
-// Watch calls check at a third of the time that the manager allows, and gives the manager a word whenever it succeeds, until ctx ends. A check gets
-// that third to answer. If there is no watchdog it returns at once. failed, which may be nil, is told why a word was not given.
-func (n Notifier) Watch(ctx context.Context, check func(context.Context) error, failed func(error)) {
+// watch calls check at a third of the time that the manager allows, and gives the manager a word whenever it succeeds, until ctx ends. A check gets
+// that third to answer. If there is no watchdog it returns at once. failed is told why a word was not given.
+func (n Notifier) watch(ctx context.Context, check func(context.Context) error, failed func(error)) {
 	if n.timeout <= 0 {
 		return
 	}
@@ -87,7 +87,7 @@ func (n Notifier) Watch(ctx context.Context, check func(context.Context) error, 
 			return
 		case <-tick.C:
 		}
-		if err := n.watchOnce(ctx, every, check); err != nil && ctx.Err() == nil && failed != nil {
+		if err := n.watchOnce(ctx, every, check); err != nil && ctx.Err() == nil {
 			failed(err)
 		}
 	}

@@ -43,13 +43,13 @@ func TestWords(t *testing.T) {
 		if v, left := os.LookupEnv("NOTIFY_SOCKET"); left {
 			t.Errorf("%s: NOTIFY_SOCKET=%s is left for children", name, v)
 		}
-		if err := n.Ready("serving\non [::]:443\nMAINPID=1"); err != nil {
+		if err := n.ready("serving\non [::]:443\nMAINPID=1"); err != nil {
 			t.Fatal(err)
 		}
 		if got, want := heard(t, c), "READY=1\nSTATUS=serving on [::]:443 MAINPID=1"; got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
-		if err := n.Stopping(); err != nil {
+		if err := n.stopping(); err != nil {
 			t.Fatal(err)
 		}
 		if got := heard(t, c); got != "STOPPING=1" {
@@ -62,13 +62,13 @@ func TestNobodyListens(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	t.Setenv("WATCHDOG_USEC", "1000")
 	n := FromEnvironment()
-	if err := errors.Join(n.Ready("x"), n.Stopping()); err != nil {
+	if err := errors.Join(n.ready("x"), n.stopping()); err != nil {
 		t.Error(err)
 	}
-	n.Watch(context.Background(), func(context.Context) error { t.Error("checked for nobody"); return nil }, nil) // returns at once
+	n.watch(context.Background(), func(context.Context) error { t.Error("checked for nobody"); return nil }, nil) // returns at once
 	gone := filepath.Join(t.TempDir(), "gone")
 	t.Setenv("NOTIFY_SOCKET", gone)
-	if err := FromEnvironment().Ready("x"); err == nil || !strings.Contains(err.Error(), gone) {
+	if err := FromEnvironment().ready("x"); err == nil || !strings.Contains(err.Error(), gone) {
 		t.Errorf("a manager that is gone: %v", err)
 	}
 }
@@ -100,7 +100,7 @@ func TestWatch(t *testing.T) {
 	calls := 0
 	go func() {
 		defer close(done)
-		n.Watch(ctx, func(ctx context.Context) error {
+		n.watch(ctx, func(ctx context.Context) error {
 			defer func() { calls++ }()
 			if calls >= len(outcomes) {
 				<-ctx.Done()
