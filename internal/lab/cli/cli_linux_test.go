@@ -20,7 +20,6 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -37,23 +36,7 @@ import (
 // bin is where TestMain has put the programs.
 var bin string
 
-func TestMain(m *testing.M) {
-	lab.Init()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "warren-bin")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		bin, err = warrennet.Build(context.Background(), dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { warrennet.Main(m, &bin) }
 
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{

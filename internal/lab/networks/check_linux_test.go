@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -39,12 +37,6 @@ func (w *world) ip(h *lab.Host, args ...string) error {
 		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
 	}
 	return nil
-}
-
-// policy sets one.
-func (w *world) policy(text string) error {
-	file := filepath.Join(w.t.TempDir(), "policy.hujson")
-	return errors.Join(os.WriteFile(file, []byte(text), 0o600), w.Admin(w.ctx, nil, "policy", "set", file))
 }
 
 // TestSiteCheck breaks, one after the other, what two data centers need, and has "warren site check" tell what it is.

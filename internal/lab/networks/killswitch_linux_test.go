@@ -1,7 +1,6 @@
 package networks
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -9,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -20,25 +18,10 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
-	"warren/internal/filelock"
 	"warren/internal/lab"
 	"warren/internal/lab/warrennet"
 	"warren/internal/sim/natmodel"
 )
-
-// killsVariable says how many kills there are; more in "make test-system".
-const killsVariable = "WARREN_LEAK_KILLS"
-
-func kills(t *testing.T) int {
-	t.Helper()
-	text := os.Getenv(killsVariable)
-	if text == "" {
-		return 8
-	}
-	n, err := strconv.Atoi(text)
-	must(t, err)
-	return n
-}
 
 // traffic is what programs on a host send all the time, by all the ways that they could think of.
 type traffic struct {
@@ -166,10 +149,8 @@ func (a *abroad) leaks(agent uint16) func(frame) bool {
 // the kill switch is on. Programs on the laptop, and a phone behind it, send all the time.
 func TestKillSwitchHolds(t *testing.T) {
 	a := newAbroad(t, lab.Access{NAT: natmodel.Easy(), IPv6: lab.OpenIPv6})
-	n := kills(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience+time.Duration(n)*10*time.Second)
-	defer cancel()
-	a.ctx = ctx
+	n := warrennet.Amount(t, "WARREN_LEAK_KILLS", 8)
+	a.extend(time.Duration(n) * 10 * time.Second)
 	laptop := a.laptop.Host
 	lan, err := a.Lab.LAN("phones", netip.MustParsePrefix("10.42.0.0/24"), netip.MustParsePrefix("2001:db8:42::/64"))
 	must(t, err)
@@ -275,23 +256,6 @@ func (a *abroad) wantLeaks(w *wire, leaks func(frame) bool) {
 	}
 }
 
-// awaitUnlocked waits until nobody holds a lock: the last thread of a program that was killed lets go of it.
-func awaitUnlocked(ctx context.Context, file string) error {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for {
-		release, err := filelock.Take(file)
-		if err == nil {
-			return release()
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", file, err)
-		case <-tick.C:
-		}
-	}
-}
-
 // killRound kills the laptop's daemon at a random moment of its start, its run, or of what it is told, and starts it again.
 func (a *abroad) killRound(rng *rand.Rand, round int) {
 	a.t.Helper()
@@ -306,7 +270,7 @@ func (a *abroad) killRound(rng *rand.Rand, round int) {
 		_ = d.Daemon().Signal(syscall.SIGKILL)
 	case 1: // it starts
 		_ = d.Daemon().Signal(syscall.SIGKILL)
-		must(a.t, awaitUnlocked(a.ctx, filepath.Join(d.Dir(), "lock")))
+		must(a.t, d.AwaitUnlocked(a.ctx))
 		running, err := warrennet.Start(d.Host, filepath.Join(bin, "warren"), "daemon", "--state", d.Dir(), "--socket", filepath.Join(d.Dir(), "sock"))
 		must(a.t, err)
 		<-soon(150 * time.Millisecond)
@@ -321,7 +285,7 @@ func (a *abroad) killRound(rng *rand.Rand, round int) {
 		must(a.t, d.Daemon().Signal(syscall.SIGTERM))
 	}
 	<-soon(100 * time.Millisecond)
-	must(a.t, awaitUnlocked(a.ctx, filepath.Join(d.Dir(), "lock")))
+	must(a.t, d.AwaitUnlocked(a.ctx))
 	must(a.t, d.StartDaemon(a.ctx))
 	must(a.t, d.Warren(a.ctx, nil, "set", "--exit-node", "exit", "--accept-routes"))
 	st, err := d.Status(a.ctx)

@@ -1,9 +1,7 @@
 package networks
 
 import (
-	"context"
 	"net/netip"
-	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -42,22 +40,17 @@ func TestKillSwitchWithoutTunnel(t *testing.T) {
 
 // TestKillSwitchWithoutResolver: an agent whose coordinator and relay have names finds them again when no resolver answers.
 func TestKillSwitchWithoutResolver(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
-	t.Cleanup(cancel)
-	n, err := warrennet.New(ctx, bin, t.TempDir(), "--url", "https://vpn.example.com:443")
-	must(t, err)
-	t.Cleanup(n.Close)
-	w := &world{n, t, ctx}
+	w := newWorld(t, "", "--url", "https://vpn.example.com:443")
 	a := &abroad{world: w}
-	resolver := w.host(n.Lab.Host("resolver", lab.None))
+	resolver := w.host(w.Lab.Host("resolver", lab.None))
 	names := a.serveNames(resolver)
-	names.answer = n.Coordinator.Addr
-	host := w.host(n.Lab.Host("laptop", lab.Easy))
+	names.answer = w.Coordinator.Addr
+	host := w.host(w.Lab.Host("laptop", lab.Easy))
 	a.run(host, "sh", "-c", "echo nameserver "+resolver.Addr.String()+" >/etc/resolv.conf")
 	d := w.device(host, "ann", "--kill-switch")
 	connected := func(when string) {
 		t.Helper()
-		_, err := d.Await(ctx, "connected "+when, func(s *warrennet.Status) bool { return s.State == "up" && s.Coordinator.Connected && s.KillSwitch })
+		_, err := d.Await(w.ctx, "connected "+when, func(s *warrennet.Status) bool { return s.State == "up" && s.Coordinator.Connected && s.KillSwitch })
 		must(t, err)
 	}
 	connected("by a name")
@@ -67,9 +60,9 @@ func TestKillSwitchWithoutResolver(t *testing.T) {
 	for what, file := range map[string]string{"a resolver that is gone": "nameserver 203.0.113.250", "no resolver": ""} {
 		_ = d.Daemon().Signal(syscall.SIGKILL)
 		a.run(host, "sh", "-c", "echo '"+file+"' >/etc/resolv.conf")
-		must(t, awaitUnlocked(ctx, filepath.Join(d.Dir(), "lock")))
-		must(t, d.StartDaemon(ctx))
+		must(t, d.AwaitUnlocked(w.ctx))
+		must(t, d.StartDaemon(w.ctx))
 		connected("with " + what)
-		must(t, d.Warren(ctx, nil, "up"))
+		must(t, d.Warren(w.ctx, nil, "up"))
 	}
 }

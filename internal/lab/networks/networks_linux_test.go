@@ -4,6 +4,7 @@ package networks
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -22,23 +23,7 @@ import (
 // bin is where TestMain has put the programs.
 var bin string
 
-func TestMain(m *testing.M) {
-	lab.Init()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "warren-bin")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		bin, err = warrennet.Build(context.Background(), dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { warrennet.Main(m, &bin) }
 
 // patience bounds every wait; what a test is about is asserted otherwise.
 const patience = 30 * time.Second
@@ -57,25 +42,30 @@ type world struct {
 	ctx context.Context
 }
 
-func newWorld(t *testing.T, policy string) *world {
+// newWorld has a coordinator with a policy; args are added to serve.
+func newWorld(t *testing.T, policy string, args ...string) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	t.Cleanup(cancel)
-	n, err := warrennet.New(ctx, bin, t.TempDir())
-	must(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("coordinator:\n%s", n.Serving().Log())
-		}
-		n.Close()
-	})
+	n := warrennet.ForTest(ctx, t, bin, args...)
 	w := &world{n, t, ctx}
 	if policy != "" {
-		file := filepath.Join(t.TempDir(), "policy.hujson")
-		must(t, os.WriteFile(file, []byte(policy), 0o600))
-		must(t, n.Admin(ctx, nil, "policy", "set", file))
+		must(t, w.policy(policy))
 	}
 	return w
+}
+
+// policy sets one.
+func (w *world) policy(text string) error {
+	file := filepath.Join(w.t.TempDir(), "policy.hujson")
+	return errors.Join(os.WriteFile(file, []byte(text), 0o600), w.Admin(w.ctx, nil, "policy", "set", file))
+}
+
+// extend gives a test more time from now on, since it was asked to do more than it usually does.
+func (w *world) extend(by time.Duration) {
+	ctx, cancel := context.WithTimeout(w.t.Context(), 3*patience+by)
+	w.t.Cleanup(cancel)
+	w.ctx = ctx
 }
 
 func (w *world) site(name string, nat lab.NAT) *lab.Site {
@@ -209,7 +199,8 @@ func (w *world) call(from *lab.Host, to netip.AddrPort) (net.Conn, string) {
 // through sends n bytes to a server that sends them back, and compares.
 func (w *world) through(c net.Conn, n int64) {
 	w.t.Helper()
-	must(w.t, c.SetDeadline(time.Now().Add(3*patience)))
+	deadline, _ := w.ctx.Deadline()
+	must(w.t, c.SetDeadline(deadline))
 	sum := func(r io.Reader) (out [sha256.Size]byte, err error) {
 		h := sha256.New()
 		_, err = io.CopyN(h, r, n)

@@ -87,6 +87,12 @@ func (w *world) pair() *pair {
 	w.t.Helper()
 	c := w.center(1, 2, "--probe", "10.1.0.10")
 	must(w.t, c.host.Route(netip.MustParsePrefix("0.0.0.0/0"), c.lan.Address4(2)))
+	return &pair{c, w.laptop(c)}
+}
+
+// laptop joins, and uses the first gateway of a center when it knows that both work and reaches both directly.
+func (w *world) laptop(c *center) *warrennet.Device {
+	w.t.Helper()
 	laptop := w.device(w.host(w.Lab.Host("laptop", lab.Easy)), "ann")
 	w.awaitRoute(laptop, c.v4, c.gateways[0].Name)
 	w.ping(laptop.Host, c.host.Addr)
@@ -95,70 +101,90 @@ func (w *world) pair() *pair {
 		_, err := laptop.AwaitPath(w.ctx, g.Name, "direct")
 		must(w.t, err)
 	}
-	return &pair{c, laptop}
+	return laptop
 }
 
-// faults are the ways in which the first gateway of a pair fails.
-func (w *world) faults(c *center) []fault {
-	first := c.gateways[0]
+// fault is a way in which a gateway of a center fails. What undoes it may be nil.
+type fault struct {
+	name     string
+	do, undo func(w *world, c *center, g *warrennet.Device) error
+}
+
+func faults() []fault {
 	block := "add table ip block; add chain ip block f { type filter hook forward priority 10; policy drop; }"
 	return []fault{
-		{"daemon killed", func() error { _ = first.Daemon().Signal(syscall.SIGKILL); return nil }, nil},
-		{"daemon stopped", func() error { return first.Daemon().Signal(syscall.SIGTERM) }, nil},
-		{"uplink cut", func() error { return first.Unplug() }, nil},
-		{"LAN cut", func() error { return c.lan.Cut(first.Host, "eth1") }, func() error { return c.lan.Mend(first.Host, "eth1") }},
-		{"forwarding off", func() error { return first.Sysctl("ipv4/ip_forward", "0") }, nil},
-		{"firewall", func() error { return w.nft(first, block) }, nil},
+		{"daemon killed", func(_ *world, _ *center, g *warrennet.Device) error {
+			_ = g.Daemon().Signal(syscall.SIGKILL)
+			return nil
+		}, nil},
+		{"daemon stopped", func(_ *world, _ *center, g *warrennet.Device) error { return g.Daemon().Signal(syscall.SIGTERM) }, nil},
+		{"uplink cut", func(_ *world, _ *center, g *warrennet.Device) error { return g.Unplug() }, nil},
+		{"LAN cut", func(_ *world, c *center, g *warrennet.Device) error { return c.lan.Cut(g.Host, "eth1") },
+			func(_ *world, c *center, g *warrennet.Device) error { return c.lan.Mend(g.Host, "eth1") }},
+		{"forwarding off", func(_ *world, _ *center, g *warrennet.Device) error { return g.Sysctl("ipv4/ip_forward", "0") }, nil},
+		{"firewall", func(w *world, _ *center, g *warrennet.Device) error { return w.nft(g, block) }, nil},
 	}
 }
 
-type fault struct {
-	name     string
-	do, undo func() error // undo may be nil
+// use is a ping and a connection from a pair's laptop to its host while gateways fail.
+type use struct {
+	*talk
+	meter *warrennet.Meter
+}
+
+func (w *world) use(p *pair) *use {
+	w.t.Helper()
+	at := netip.AddrPortFrom(p.host.Addr, 8080)
+	w.server(p.host, at)
+	u := &use{talk: w.talk(p.laptop.Host, at)}
+	var err error
+	u.meter, err = warrennet.NewMeter(w.ctx, p.laptop.Host, p.host.Addr.String())
+	must(w.t, err)
+	w.t.Cleanup(u.meter.Close)
+	return u
+}
+
+// goesOn waits until the connection is used again, and has it that the ping was not answered for no longer than that.
+func (w *world) goesOn(u *use, since time.Time, atMost time.Duration) {
+	w.t.Helper()
+	within, cancel := context.WithTimeout(w.ctx, patience)
+	defer cancel()
+	must(w.t, u.alive(within, time.Now()))
+	lost := u.meter.Longest(since)
+	w.t.Logf("%.2f s without answers", lost.Seconds())
+	if lost > atMost {
+		w.t.Errorf("the ping was not answered for %s, more than %s", lost, atMost)
+	}
 }
 
 // TestGatewayPair: the gateway in use fails, in each of the ways that there are, under a running ping and an open connection. Both go on over the other
 // gateway, and go back when the first one has been well for a while.
 func TestGatewayPair(t *testing.T) {
-	for i := range (&world{}).faults(&center{gateways: make([]*warrennet.Device, 1)}) {
+	for _, f := range faults() {
 		w := newWorld(t, sites)
 		p := w.pair()
-		f := w.faults(p.center)[i]
-		t.Run(f.name, func(t *testing.T) { w.failOver(t, p, f) })
+		t.Run(f.name, func(t *testing.T) {
+			w.t = t
+			w.failOver(p, f)
+		})
 		w.Close()
 	}
 }
 
-func (w *world) failOver(t *testing.T, p *pair, f fault) {
-	first, second := p.gateways[0].Name, p.gateways[1].Name
-	at := netip.AddrPortFrom(p.host.Addr, 8080)
-	w.server(p.host, at)
-	session := w.talk(p.laptop.Host, at)
-	meter, err := warrennet.NewMeter(w.ctx, p.laptop.Host, p.host.Addr.String())
-	must(t, err)
-	defer meter.Close()
-
+func (w *world) failOver(p *pair, f fault) {
+	first, second := p.gateways[0], p.gateways[1]
+	u := w.use(p)
 	began := time.Now()
-	must(t, f.do())
-	w.awaitRoute(p.laptop, p.v4, second)
-	within, cancel := context.WithTimeout(w.ctx, patience)
-	defer cancel()
-	must(t, session.alive(within, time.Now()))
-	lost := meter.Longest(began)
-	t.Logf("%.2f s without answers", lost.Seconds())
-	if lost > switchOver {
-		t.Errorf("the ping was not answered for %s, more than %s", lost, switchOver)
-	}
+	must(w.t, f.do(w, p.center, first))
+	w.awaitRoute(p.laptop, p.v4, second.Name)
+	w.goesOn(u, began, switchOver)
 	if f.undo == nil {
 		return
 	}
-	must(t, f.undo())
+	must(w.t, f.undo(w, p.center, first))
 	back := time.Now()
-	w.awaitRoute(p.laptop, p.v4, first)
-	must(t, session.alive(within, time.Now()))
-	if lost := meter.Longest(back); lost > 300*time.Millisecond {
-		t.Errorf("the ping was not answered for %s on the way back", lost)
-	}
+	w.awaitRoute(p.laptop, p.v4, first.Name)
+	w.goesOn(u, back, 300*time.Millisecond)
 }
 
 // TestDifferentGateways: two laptops use different gateways of one data center, whose hosts send to one of them: the one has seen the first gateway fail and

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"warren/internal/lab"
 	"warren/internal/lab/warrennet"
@@ -71,23 +71,13 @@ func (w *world) center(number, gateways int, settings ...string) *center {
 	return c
 }
 
-// throughSites is how many bytes go through two data centers in each direction: WARREN_SITE_BYTES, or a few.
-func throughSites(t *testing.T) int64 {
-	t.Helper()
-	text := os.Getenv("WARREN_SITE_BYTES")
-	if text == "" {
-		return 30 << 20
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	must(t, err)
-	return n
-}
-
 // TestTwoDataCenters: hosts that know nothing of Warren open TCP both ways, and see each other's real addresses, over both families.
 //
 //	10.1.0.10 --- 10.1.0.0/16 --- gateway --- NAT --- internet --- NAT --- gateway --- 10.2.0.0/16 --- 10.2.0.10
 func TestTwoDataCenters(t *testing.T) {
 	w := newWorld(t, sites)
+	amount := int64(warrennet.Amount(t, "WARREN_SITE_BYTES", 30<<20)) // in each direction
+	w.extend(time.Duration(amount>>20) * time.Second / 2)
 	one, two := w.center(1, 1), w.center(2, 1)
 	w.awaitRoute(one.gateways[0], two.v4, "dc2gw1")
 	w.awaitRoute(two.gateways[0], one.v4, "dc1gw1")
@@ -101,7 +91,7 @@ func TestTwoDataCenters(t *testing.T) {
 			if seen != a[0].String() {
 				t.Errorf("%s is seen as %s, not by its real address", a[0], seen)
 			}
-			w.through(c, throughSites(t))
+			w.through(c, amount)
 		}
 	}
 	// A laptop reaches both centers by their gateways, which masquerade nothing here.

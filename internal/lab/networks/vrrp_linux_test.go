@@ -1,17 +1,16 @@
 package networks
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"warren/internal/lab"
 	"warren/internal/lab/warrennet"
 )
 
@@ -79,15 +78,8 @@ func (w *world) shared(master int) *shared {
 		}
 		s.vrrp[i] = w.keepalived(g, priority)
 	}
-	s.laptop = w.device(w.host(w.Lab.Host("laptop", lab.Easy)), "ann")
-	w.awaitRoute(s.laptop, c.v4, c.gateways[0].Name)
 	w.awaitMaster(c.gateways[master])
-	w.ping(s.laptop.Host, c.host.Addr)
-	w.awaitWell(s.laptop, c.v4, c.gateways[0].Name, c.gateways[1].Name)
-	for _, g := range c.gateways {
-		_, err := s.laptop.AwaitPath(w.ctx, g.Name, "direct")
-		must(w.t, err)
-	}
+	s.laptop = w.laptop(c)
 	return s
 }
 
@@ -106,40 +98,24 @@ func TestVRRP(t *testing.T) {
 	}
 }
 
-func (w *world) moves(s *shared, fault string, master int) {
+func (w *world) moves(s *shared, name string, master int) {
 	t, failing, other := w.t, s.gateways[master], s.gateways[1-master]
-	at := netip.AddrPortFrom(s.host.Addr, 8080)
-	w.server(s.host, at)
-	session := w.talk(s.laptop.Host, at)
-	meter, err := warrennet.NewMeter(w.ctx, s.laptop.Host, s.host.Addr.String())
-	must(t, err)
-	defer meter.Close()
+	u := w.use(s.pair)
 	began := time.Now()
-	switch fault {
-	case "daemon killed":
-		_ = failing.Daemon().Signal(syscall.SIGKILL)
-	case "machine dead":
+	if name == "machine dead" {
 		must(t, failing.Unplug())
 		must(t, s.lan.Cut(failing.Host, "eth1"))
 		_ = failing.Daemon().Signal(syscall.SIGKILL)
 		_ = s.vrrp[master].Signal(syscall.SIGKILL)
-	case "LAN cut":
-		must(t, s.lan.Cut(failing.Host, "eth1"))
-	case "forwarding off":
-		must(t, failing.Sysctl("ipv4/ip_forward", "0"))
+	} else {
+		all := faults()
+		must(t, all[slices.IndexFunc(all, func(f fault) bool { return f.name == name })].do(w, s.center, failing))
 	}
 	w.awaitMaster(other)
 	if master == 0 { // which the laptop uses; the other's failing does not concern it
 		w.awaitRoute(s.laptop, s.v4, other.Name)
 	}
-	within, cancel := context.WithTimeout(w.ctx, patience)
-	defer cancel()
-	must(t, session.alive(within, time.Now()))
-	lost := meter.Longest(began)
-	t.Logf("%.2f s without answers", lost.Seconds())
-	if lost > switchOver {
-		t.Errorf("the ping was not answered for %s, more than %s", lost, switchOver)
-	}
+	w.goesOn(u, began, switchOver)
 	// And new connections, begun by the host.
 	st, err := s.laptop.Status(w.ctx)
 	must(t, err)

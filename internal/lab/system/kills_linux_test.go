@@ -4,33 +4,19 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"warren/internal/filelock"
 	"warren/internal/lab"
 	"warren/internal/lab/warrennet"
 )
 
-// roundsVariable says how many kills there are; more in "make test-system".
-const roundsVariable = "WARREN_KILLS"
-
-func rounds(t *testing.T) int {
-	t.Helper()
-	text := os.Getenv(roundsVariable)
-	if text == "" {
-		return 8
-	}
-	n, err := strconv.Atoi(text)
-	must(t, err)
-	return n
-}
+// rounds is how many kills there are.
+func rounds(t *testing.T) int { return warrennet.Amount(t, "WARREN_KILLS", 8) }
 
 // moment is when a program is killed, counted from the step that it interrupts: early moments are the more interesting ones.
 func moment(rng *rand.Rand) <-chan time.Time {
@@ -142,24 +128,7 @@ func killAnother(ctx context.Context, d *warrennet.Device) error {
 	if err := syscall.Kill(st.PID, syscall.SIGKILL); err != nil {
 		return err
 	}
-	return awaitUnlocked(ctx, filepath.Join(d.Dir(), "lock"))
-}
-
-// awaitUnlocked waits until nobody holds a lock: the last thread of a program that was killed lets go of it.
-func awaitUnlocked(ctx context.Context, file string) error {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for {
-		release, err := filelock.Take(file)
-		if err == nil {
-			return release()
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w", file, err)
-		case <-tick.C:
-		}
-	}
+	return d.AwaitUnlocked(ctx)
 }
 
 // look is all that an agent could leave on a host.

@@ -3,8 +3,6 @@ package system
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -15,23 +13,7 @@ import (
 // bin is where TestMain has put the programs.
 var bin string
 
-func TestMain(m *testing.M) {
-	lab.Init()
-	os.Exit(run(m))
-}
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "warren-bin")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		bin, err = warrennet.Build(context.Background(), dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { warrennet.Main(m, &bin) }
 
 // patience bounds every wait; what a test is about is asserted otherwise.
 const patience = 30 * time.Second
@@ -40,17 +22,7 @@ func start(t *testing.T, args ...string) (context.Context, *warrennet.Network) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	t.Cleanup(cancel)
-	n, err := warrennet.New(ctx, bin, t.TempDir(), args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("coordinator:\n%s", n.Serving().Log())
-		}
-		n.Close()
-	})
-	return ctx, n
+	return ctx, warrennet.ForTest(ctx, t, bin, args...)
 }
 
 func device(t *testing.T, ctx context.Context, n *warrennet.Network, name string, nat lab.NAT) *warrennet.Device {

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"warren/internal/filelock"
 	"warren/internal/lab"
 )
 
@@ -134,12 +135,6 @@ func (d *Daemon) Ended() bool {
 
 // PID is the program's process.
 func (d *Daemon) PID() int { return d.cmd.Process.Pid }
-
-// PIDFile reads /proc/PID/name of the program.
-func (d *Daemon) PIDFile(name string) (string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", d.PID(), name))
-	return string(b), err
-}
 
 // Log is what the program said so far.
 func (d *Daemon) Log() string { return d.log.String() }
@@ -306,6 +301,24 @@ func (d *Device) StartDaemon(ctx context.Context, flags ...string) error {
 		return fmt.Errorf("daemon of %s said %q, %w; its log:\n%s", d.Name, b, err, p.log)
 	}
 	return nil
+}
+
+// AwaitUnlocked waits until nobody holds the device's state directory: the last thread of a daemon that was killed lets go of it.
+func (d *Device) AwaitUnlocked(ctx context.Context) error {
+	file := filepath.Join(d.Dir(), "lock")
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		release, err := filelock.Take(file)
+		if err == nil {
+			return release()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", file, err)
+		case <-tick.C:
+		}
+	}
 }
 
 // Daemon is the device's running program.

@@ -76,13 +76,6 @@ func (m *Meter) Longest(since time.Time) (long time.Duration) {
 	return max(long, time.Since(m.last))
 }
 
-// Answered is when the last answer came.
-func (m *Meter) Answered() time.Time {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.last
-}
-
 // Close ends it.
 func (m *Meter) Close() {
 	m.cancel()
