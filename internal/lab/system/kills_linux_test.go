@@ -15,8 +15,13 @@ import (
 	"warren/internal/lab/warrennet"
 )
 
-// rounds is how many kills there are.
-func rounds(t *testing.T) int { return warrennet.Amount(t, "WARREN_KILLS", 8) }
+// startKills is start for a test with so many kills.
+func startKills(t *testing.T) (kills int, ctx context.Context, n *warrennet.Network) {
+	t.Helper()
+	kills = warrennet.Amount(t, "WARREN_KILLS", 8)
+	ctx, n = startFor(t, patience+time.Duration(kills)*5*time.Second)
+	return kills, ctx, n
+}
 
 // moment is when a program is killed, counted from the step that it interrupts: early moments are the more interesting ones.
 func moment(rng *rand.Rand) <-chan time.Time {
@@ -26,12 +31,12 @@ func moment(rng *rand.Rand) <-chan time.Time {
 // TestCoordinatorKilledWhileDevicesJoin kills the coordinator at random moments of enrolments. A device that was told that it had joined is
 // there afterwards; one that was told nothing joins by the same one-off token.
 func TestCoordinatorKilledWhileDevicesJoin(t *testing.T) {
-	ctx, n := start(t)
+	kills, ctx, n := startKills(t)
 	h, err := n.Lab.Host("joiner", lab.None)
 	must(t, err)
 	rng := rand.New(rand.NewPCG(3, 5))
 	var joined []string
-	for i := range rounds(t) {
+	for i := range kills {
 		token, err := n.Token(ctx)
 		must(t, err)
 		base := filepath.Join(n.CoordinatorDir()+"-devices", fmt.Sprint(i))
@@ -70,7 +75,7 @@ func TestCoordinatorKilledWhileDevicesJoin(t *testing.T) {
 // TestAgentKilledAtRandomMoments kills an agent while it starts, runs and changes. It comes back with the same keys and address, and once it has
 // stopped in an orderly way nothing of it is left.
 func TestAgentKilledAtRandomMoments(t *testing.T) {
-	ctx, n := start(t)
+	kills, ctx, n := startKills(t)
 	h, err := n.Lab.Host("observed", lab.Easy)
 	must(t, err)
 	before := look(t, h)
@@ -83,7 +88,7 @@ func TestAgentKilledAtRandomMoments(t *testing.T) {
 	first, err := d.Status(ctx)
 	must(t, err)
 	rng := rand.New(rand.NewPCG(7, 11))
-	for i := range rounds(t) {
+	for i := range kills {
 		_ = d.Daemon().Signal(syscall.SIGKILL)
 		must(t, kill(ctx, d, rng, i))
 		must(t, d.StartDaemon(ctx))

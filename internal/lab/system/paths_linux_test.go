@@ -18,9 +18,16 @@ func TestMain(m *testing.M) { warrennet.Main(m, &bin) }
 // patience bounds every wait; what a test is about is asserted otherwise.
 const patience = 30 * time.Second
 
+// start has a coordinator; args are added to serve.
 func start(t *testing.T, args ...string) (context.Context, *warrennet.Network) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	return startFor(t, 2*patience, args...)
+}
+
+// startFor is start for a test that is to end within a time.
+func startFor(t *testing.T, within time.Duration, args ...string) (context.Context, *warrennet.Network) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
 	t.Cleanup(cancel)
 	return ctx, warrennet.ForTest(ctx, t, bin, args...)
 }
