@@ -52,7 +52,7 @@ soak: ## longer: every fuzz test for FUZZTIME, and WORLDS random policies with t
 			echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x; done; done
 	$(GO) test ./coord/policy/compile -count=1 -timeout 120m -worlds $(WORLDS)
 
-bench: build ## figures, beside bare links, bare routing and stock wireguard-go. About 20 minutes
+bench: deps build ## figures, beside bare links, bare routing and stock wireguard-go. About 20 minutes
 	$(GO) build -o bin/wireguard-go golang.zx2c4.com/wireguard
 	$(GO) build -o bin/bench ./internal/lab/bench
 	./bin/bench -bin bin
