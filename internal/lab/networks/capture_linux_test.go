@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,6 +36,7 @@ func (f frame) String() string {
 type wire struct {
 	w    *world
 	host *lab.Host
+	fd   int
 
 	mu     sync.Mutex
 	frames []frame
@@ -63,16 +65,17 @@ func (w *world) capture(h *lab.Host, link string) *wire {
 		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
 			return err
 		}
+		out.fd = fd
 		stop := make(chan struct{})
 		var done sync.WaitGroup
 		w.t.Cleanup(func() { close(stop); done.Wait(); unix.Close(fd) })
-		done.Go(func() { out.read(fd, stop) })
+		done.Go(func() { out.read(stop) })
 		return nil
 	}))
 	return out
 }
 
-func (w *wire) read(fd int, stop chan struct{}) {
+func (w *wire) read(stop chan struct{}) {
 	b := make([]byte, 65536)
 	for {
 		select {
@@ -80,7 +83,7 @@ func (w *wire) read(fd int, stop chan struct{}) {
 			return
 		default:
 		}
-		n, from, err := unix.Recvfrom(fd, b, 0)
+		n, from, err := unix.Recvfrom(w.fd, b, 0)
 		if err != nil {
 			continue
 		}
@@ -119,7 +122,7 @@ func parseFrame(b []byte) (f frame) {
 // marker is a port that is sent to in order to see that all before it has been recorded.
 const marker = 65001
 
-// sofar gives all that has left up to now.
+// sofar gives all that has left up to now, and has it that nothing is missing.
 func (w *wire) sofar() []frame {
 	w.w.t.Helper()
 	gateway := netip.PrefixFrom(w.host.Addr, 24).Masked().Addr().Next()
@@ -133,6 +136,8 @@ func (w *wire) sofar() []frame {
 		_, err = c.Write([]byte("marker"))
 		return err
 	}))
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
 	for {
 		w.mu.Lock()
 		all := w.frames
@@ -142,12 +147,16 @@ func (w *wire) sofar() []frame {
 				w.mu.Lock()
 				w.frames = w.frames[i+1:]
 				w.mu.Unlock()
+				if s, err := unix.GetsockoptTpacketStats(w.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err != nil || s.Drops > 0 {
+					w.w.t.Fatalf("%s: of the capture %d packets are missing: %v", w.host.Name, s.Drops, err)
+				}
 				return all[:i]
 			}
 		}
 		if w.w.ctx.Err() != nil {
 			w.w.t.Fatalf("%s: the capture ends without its marker", w.host.Name)
 		}
+		<-tick.C
 	}
 }
 
