@@ -1,5 +1,6 @@
 // Package sdnotify tells systemd how a service is (sd_notify(3)): FromEnvironment gives a Notifier, which does nothing where the program was not
-// started by a manager that listens. Run tells it all, and answers its watchdog, for as long as the service works.
+// started by a manager that listens. Run tells it all, and answers its watchdog, for as long as the service works. Keep has it hold open files, which
+// Inherited gives to the next process of the service.
 package sdnotify
 
 import (
