@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"warren/internal/netdump"
 )
 
 // watch follows netlink's announcements in the network namespace of the process.
@@ -137,39 +139,26 @@ func drain[T any](c <-chan T) {
 // themselves.
 func look(ignore string) string {
 	var out []string
-	for range dumpTries {
-		out = out[:0]
-		interrupted := false
-		links, err := netlink.LinkList()
-		interrupted = errors.Is(err, netlink.ErrDumpInterrupted)
-		names := map[int]string{}
-		for _, l := range links {
-			names[l.Attrs().Index] = l.Attrs().Name
+	links, _ := netdump.Whole(netlink.LinkList) // what goes on changing is looked at again
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	addrs, _ := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	for _, a := range addrs {
+		if names[a.LinkIndex] != ignore && !a.IP.IsLinkLocalUnicast() {
+			out = append(out, fmt.Sprintf("address %s on %d", a.IPNet, a.LinkIndex))
 		}
-		addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
-		interrupted = interrupted || errors.Is(err, netlink.ErrDumpInterrupted)
-		for _, a := range addrs {
-			if names[a.LinkIndex] != ignore && !a.IP.IsLinkLocalUnicast() {
-				out = append(out, fmt.Sprintf("address %s on %d", a.IPNet, a.LinkIndex))
-			}
-		}
-		routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
-		interrupted = interrupted || errors.Is(err, netlink.ErrDumpInterrupted)
-		for _, r := range routes {
-			if names[r.LinkIndex] != ignore && (r.Dst == nil || !r.Dst.IP.IsLinkLocalUnicast()) {
-				out = append(out, fmt.Sprintf("route %s by %s on %d", r.Dst, r.Gw, r.LinkIndex))
-			}
-		}
-		if !interrupted {
-			break
+	}
+	routes, _ := netdump.Whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
+	for _, r := range routes {
+		if names[r.LinkIndex] != ignore && (r.Dst == nil || !r.Dst.IP.IsLinkLocalUnicast()) {
+			out = append(out, fmt.Sprintf("route %s by %s on %d", r.Dst, r.Gw, r.LinkIndex))
 		}
 	}
 	slices.Sort(out)
 	return strings.Join(out, "\n")
 }
-
-// dumpTries is how often a netlink dump is repeated that a change has interrupted.
-const dumpTries = 5
 
 // asleep is the time by which the boot clock, which goes on in sleep, is ahead of the monotonic one.
 func asleep() time.Duration {

@@ -6,11 +6,13 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"warren/internal/netdump"
 )
 
 // defaultGateway reads the main routing table: the default route of the lowest metric, not through the tunnel.
 func defaultGateway(except string) (gateway, local netip.Addr, err error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := netdump.Whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return gateway, local, fmt.Errorf("reading routes: %w", err)
 	}
@@ -41,7 +43,7 @@ func sourceTowards(link netlink.Link, r netlink.Route, gateway netip.Addr) (neti
 	if src, ok := netip.AddrFromSlice(r.Src.To4()); ok {
 		return src, nil
 	}
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	addrs, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return netip.Addr{}, fmt.Errorf("addresses of %s: %w", link.Attrs().Name, err)
 	}

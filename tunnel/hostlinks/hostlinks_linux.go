@@ -2,7 +2,6 @@ package hostlinks
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -14,23 +13,21 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"warren/internal/netdump"
 	"warren/tunnel/routeplan"
 )
 
-// dumpTries is how often a netlink dump is repeated that a change has interrupted.
-const dumpTries = 5
-
 // Read gives the links that are up and have addresses, by name.
 func (r *Reader) Read() ([]routeplan.Link, error) {
-	links, err := dump(netlink.LinkList)
+	links, err := netdump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("links of this host: %w", err)
 	}
-	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("addresses of this host: %w", err)
 	}
-	routes, err := dump(func() ([]netlink.Route, error) {
+	routes, err := netdump.Whole(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
@@ -56,15 +53,6 @@ func (r *Reader) Read() ([]routeplan.Link, error) {
 	slices.SortFunc(out, func(a, b routeplan.Link) int { return strings.Compare(a.Interface, b.Interface) })
 	r.keep(out)
 	return out, nil
-}
-
-func dump[T any](list func() ([]T, error)) (out []T, err error) {
-	for range dumpTries {
-		if out, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return out, err
-		}
-	}
-	return out, err
 }
 
 // served tells whether links of a kind lead to what the host itself runs, where no router is.

@@ -5,11 +5,13 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"warren/internal/netdump"
 )
 
 // Neighbours gives the hosts that the kernel has heard of lately on the links other than the tunnel's: those to which it has the link-layer address.
 func (r *Reader) Neighbours() ([]netip.Addr, error) {
-	list, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })
+	list, err := netdump.Whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("neighbours of this host: %w", err)
 	}

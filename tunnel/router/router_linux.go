@@ -14,15 +14,14 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
+
+	"warren/internal/netdump"
 )
 
 const tunFile = "/dev/net/tun"
 
 // What IPv4 asks of every host (RFC 791), and what fits into a packet's length.
 const minMTU, maxMTU = 576, 65535
-
-// dumpTries is how often a netlink dump is repeated that a change has interrupted.
-const dumpTries = 5
 
 // maxNotes bounds what Notes returns.
 const maxNotes = 100
@@ -234,7 +233,7 @@ func ipv6Off(name string) bool {
 }
 
 func (r *Router) applyAddresses(want []netip.Prefix) error {
-	have, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(r.link, netlink.FAMILY_ALL) })
+	have, err := netdump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(r.link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("interface %s: addresses cannot be read: %w", r.name, err)
 	}
@@ -287,16 +286,6 @@ func (r *Router) Close() error {
 		r.note("%s", n)
 	}
 	return errors.Join(err, undone)
-}
-
-// dump repeats a netlink dump that was interrupted by a change.
-func dump[T any](list func() ([]T, error)) (out []T, err error) {
-	for range dumpTries {
-		if out, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return out, err
-		}
-	}
-	return out, err
 }
 
 func toIPNet(p netip.Prefix) *net.IPNet {

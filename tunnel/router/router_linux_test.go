@@ -394,26 +394,6 @@ func TestCheckName(t *testing.T) {
 	}
 }
 
-// TestDump: a dump that a change interrupts is repeated, for a while.
-func TestDump(t *testing.T) {
-	for fails, want := range map[int]error{0: nil, 4: nil, dumpTries: netlink.ErrDumpInterrupted} {
-		calls := 0
-		got, err := dump(func() ([]int, error) {
-			if calls++; calls <= fails {
-				return []int{9}, netlink.ErrDumpInterrupted
-			}
-			return []int{1}, nil
-		})
-		if !errors.Is(err, want) || calls != min(fails+1, dumpTries) || (want == nil && got[0] != 1) {
-			t.Errorf("%d interruptions: %v, %v after %d calls", fails, got, err, calls)
-		}
-	}
-	calls := 0
-	if _, err := dump(func() ([]int, error) { calls++; return nil, unix.EIO }); !errors.Is(err, unix.EIO) || calls != 1 {
-		t.Errorf("another error: %v after %d calls", err, calls)
-	}
-}
-
 // TestTwoAgents: of two agents in one network on one host the first one's interface has the network's routes, which is no failure of the other.
 func TestTwoAgents(t *testing.T) {
 	if !inside(t) {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"warren/internal/netdump"
 )
 
 // routeProtocol marks routes and rules as ours (rtnetlink(7)): those above 4 are for daemons to choose.
@@ -105,7 +107,7 @@ func holder(p netip.Prefix) (name string, agent bool) {
 
 // ourRoutes are those of the table that have our protocol number, of all agents.
 func ourRoutes(family int) ([]netlink.Route, error) {
-	return dump(func() ([]netlink.Route, error) {
+	return netdump.Whole(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(family, &netlink.Route{Table: Table, Protocol: routeProtocol}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
 	})
 }

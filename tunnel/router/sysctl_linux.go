@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"warren/internal/netdump"
 )
 
 const sysctlRoot = "/proc/sys/"
@@ -210,7 +212,7 @@ func along(path string) map[string]string {
 
 // bridges are the names of this host's bridges: networks of containers and virtual machines.
 func bridges() (names []string) {
-	links, _ := dump(netlink.LinkList)
+	links, _ := netdump.Whole(netlink.LinkList)
 	for _, l := range links {
 		if l.Type() == "bridge" {
 			names = append(names, l.Attrs().Name)
