@@ -84,10 +84,7 @@ func Uplinks(except string) (map[netip.Addr]int, error) {
 	ways := defaultRoutes()
 	out := map[netip.Addr]int{}
 	_, err := hostAddresses(except, func(i net.Interface, a netip.Addr) bool {
-		through := ways.v6
-		if a.Is4() {
-			through = ways.v4
-		}
+		through := ways.of(a)
 		if _, ok := through[i.Index]; !ok || len(through) < 2 || a.IsLinkLocalUnicast() || a.Is6() && through.prefers(i.Index) {
 			return false
 		}
@@ -105,13 +102,10 @@ func Uplinks(except string) (map[netip.Addr]int, error) {
 // Confined tells of the addresses whose interface has no default route while another has one: which prefixes are reached through it. What is sent from
 // there to elsewhere leaves by a default route all the same, with a source to which no answer comes back. None on systems other than Linux yet.
 func Confined(except string) (map[netip.Addr][]netip.Prefix, error) {
-	ways, routes := defaultRoutes(), routesByLink()
+	ways, routes := routesByLink()
 	out := map[netip.Addr][]netip.Prefix{}
 	_, err := hostAddresses(except, func(i net.Interface, a netip.Addr) bool {
-		through := ways.v6
-		if a.Is4() {
-			through = ways.v4
-		}
+		through := ways.of(a)
 		if _, ok := through[i.Index]; ok || len(through) == 0 || a.IsLinkLocalUnicast() {
 			return false
 		}
@@ -136,10 +130,7 @@ func OtherUplinks(except string) (out []netip.Addr, err error) {
 	seen := map[end]bool{}
 	_, err = hostAddresses(except, func(i net.Interface, a netip.Addr) bool {
 		at := end{i.Index, a.Is4()}
-		through := ways.v6
-		if a.Is4() {
-			through = ways.v4
-		}
+		through := ways.of(a)
 		if _, ok := through[i.Index]; ok && len(through) > 1 && !through.prefers(i.Index) && !a.IsLinkLocalUnicast() && !seen[at] {
 			seen[at] = true
 			out = append(out, a)
@@ -170,3 +161,11 @@ func (m metrics) prefers(index int) bool {
 
 // ways are default routes, by address family.
 type ways struct{ v4, v6 metrics }
+
+// of gives those of an address's family.
+func (w ways) of(a netip.Addr) metrics {
+	if a.Is4() {
+		return w.v4
+	}
+	return w.v6
+}

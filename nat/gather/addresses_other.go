@@ -9,4 +9,4 @@ func describeLinks() map[int]link { return nil }
 
 func defaultRoutes() (none ways) { return none }
 
-func routesByLink() map[int][]netip.Prefix { return nil }
+func routesByLink() (none ways, prefixes map[int][]netip.Prefix) { return none, nil }
