@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"warren/internal/netdump"
@@ -70,14 +71,11 @@ func prefixesOf(addrs []netlink.Addr, index int) (out []netip.Prefix) {
 		if a.Peer != nil {
 			network = a.Peer // of a point-to-point link, what is connected is the other end
 		}
-		ip, ok := netip.AddrFromSlice(network.IP)
-		ones, bits := network.Mask.Size()
-		if ip = ip.Unmap(); !ok || bits != ip.BitLen() || ip.IsLinkLocalUnicast() {
+		p, ok := netipx.FromStdIPNet(network)
+		if !ok || !p.IsValid() || p.IsSingleIP() || p.Addr().IsLinkLocalUnicast() || slices.Contains(out, p.Masked()) {
 			continue
 		}
-		if p := netip.PrefixFrom(ip, ones).Masked(); ones < bits && !slices.Contains(out, p) {
-			out = append(out, p)
-		}
+		out = append(out, p.Masked())
 	}
 	slices.SortFunc(out, netip.Prefix.Compare)
 	return out

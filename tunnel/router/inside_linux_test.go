@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 )
 
@@ -165,7 +166,7 @@ func another(t *testing.T, name, address string) netlink.Link {
 		t.Fatal(err)
 	}
 	p := netip.MustParsePrefix(address)
-	if err := errors.Join(netlink.LinkSetUp(link), netlink.AddrAdd(link, &netlink.Addr{IPNet: toIPNet(p)})); err != nil {
+	if err := errors.Join(netlink.LinkSetUp(link), netlink.AddrAdd(link, &netlink.Addr{IPNet: netipx.PrefixIPNet(p)})); err != nil {
 		t.Fatal(err)
 	}
 	return link

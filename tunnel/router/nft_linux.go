@@ -373,7 +373,7 @@ func address(field string, p netip.Prefix, op expr.CmpOp) term {
 	}
 	exprs := []expr.Any{network(at, length)}
 	if !p.IsSingleIP() {
-		exprs = append(exprs, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: length, Mask: toIPNet(p).Mask, Xor: make([]byte, length)})
+		exprs = append(exprs, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: length, Mask: netipx.PrefixIPNet(p).Mask, Xor: make([]byte, length)})
 	}
 	exprs = append(exprs, &expr.Cmp{Op: op, Register: 1, Data: p.Addr().AsSlice()})
 	return term{fmt.Sprintf("%s %s %s%s", family, field, sign, value), exprs}
@@ -453,18 +453,8 @@ func translation(verb string, kind expr.NATType, p netip.Prefix) term {
 	if p.IsSingleIP() {
 		return term{fmt.Sprintf("%s %s to %s", verb, name, p.Addr()), []expr.Any{first, &expr.NAT{Type: kind, Family: family, RegAddrMin: 1}}}
 	}
-	last := &expr.Immediate{Register: 2, Data: lastOf(p).AsSlice()}
+	last := &expr.Immediate{Register: 2, Data: netipx.PrefixLastIP(p).AsSlice()}
 	return term{fmt.Sprintf("%s %s prefix to %s", verb, name, p.Masked()), []expr.Any{
 		first, last, &expr.NAT{Type: kind, Family: family, RegAddrMin: 1, RegAddrMax: 2, Prefix: true},
 	}}
-}
-
-// lastOf is a prefix's last address.
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i, m := range toIPNet(p).Mask {
-		b[i] |= ^m
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
 }

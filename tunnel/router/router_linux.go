@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
 
@@ -228,8 +229,8 @@ func (r *Router) usable(s State) State {
 }
 
 func ipv6Off(name string) bool {
-	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6")
-	return err != nil || (len(b) > 0 && b[0] != '0')
+	off, err := readSysctl(conf6 + name + "/disable_ipv6")
+	return err != nil || off != "0"
 }
 
 func (r *Router) applyAddresses(want []netip.Prefix) error {
@@ -257,7 +258,7 @@ func (r *Router) applyAddresses(want []netip.Prefix) error {
 			continue
 		}
 		// Duplicate address detection makes no sense on a tunnel, and would keep the address from being used for a second.
-		a := &netlink.Addr{IPNet: toIPNet(p)}
+		a := &netlink.Addr{IPNet: netipx.PrefixIPNet(p)}
 		if p.Addr().Is6() {
 			a.Flags = unix.IFA_F_NODAD
 		}
@@ -288,19 +289,11 @@ func (r *Router) Close() error {
 	return errors.Join(err, undone)
 }
 
-func toIPNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
+// fromIPNet reads what netlink gives, which may be nothing.
 func fromIPNet(n *net.IPNet) (netip.Prefix, bool) {
 	if n == nil {
 		return netip.Prefix{}, false
 	}
-	a, ok := netip.AddrFromSlice(n.IP)
-	ones, bits := n.Mask.Size()
-	if !ok || bits == 0 {
-		return netip.Prefix{}, false
-	}
-	a = a.Unmap()
-	return netip.PrefixFrom(a, ones), a.BitLen() == bits
+	p, ok := netipx.FromStdIPNet(n)
+	return p, ok && p.IsValid()
 }

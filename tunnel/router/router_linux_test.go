@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
 )
@@ -93,8 +94,8 @@ func TestApplyLeavesOthersAlone(t *testing.T) {
 	}
 	office := another(t, "office0", "10.9.0.1/24")
 	for _, route := range []netlink.Route{
-		{Dst: toIPNet(list("10.9.0.0/16")[0])}, {Dst: toIPNet(list("fd09::/48")[0])},
-		{Dst: toIPNet(list("10.5.0.0/16")[0]), Table: Table}, {Dst: toIPNet(list("fd05::/48")[0]), Table: Table},
+		{Dst: netipx.PrefixIPNet(list("10.9.0.0/16")[0])}, {Dst: netipx.PrefixIPNet(list("fd09::/48")[0])},
+		{Dst: netipx.PrefixIPNet(list("10.5.0.0/16")[0]), Table: Table}, {Dst: netipx.PrefixIPNet(list("fd05::/48")[0]), Table: Table},
 	} {
 		route.LinkIndex, route.Protocol = office.Attrs().Index, unix.RTPROT_STATIC
 		if err := netlink.RouteAdd(&route); err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"warren/internal/netdump"
@@ -67,7 +68,7 @@ func (r *Router) applyRoutes(s State) error {
 
 // addRoute never replaces: the kernel would take any route to the same prefix for the one to be replaced, whoever made it.
 func (r *Router) addRoute(p netip.Prefix, kind int) error {
-	route := &netlink.Route{Table: Table, Dst: toIPNet(p), Protocol: routeProtocol, Type: kind, Scope: netlink.SCOPE_UNIVERSE}
+	route := &netlink.Route{Table: Table, Dst: netipx.PrefixIPNet(p), Protocol: routeProtocol, Type: kind, Scope: netlink.SCOPE_UNIVERSE}
 	if kind == unix.RTN_UNICAST {
 		route.LinkIndex = r.link.Attrs().Index
 		if p.Addr().Is4() {
@@ -94,7 +95,7 @@ func (r *Router) addRoute(p netip.Prefix, kind int) error {
 
 // holder is the interface that has a prefix's route in the table, if that can be found out, and whether another agent has set it.
 func holder(p netip.Prefix) (name string, agent bool) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: Table, Dst: toIPNet(p)}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: Table, Dst: netipx.PrefixIPNet(p)}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
 	if err != nil || len(routes) == 0 {
 		return "", false
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"warren/internal/netnstest"
@@ -129,7 +130,7 @@ func connect(a *station, onA []string, b *station, onB []string) {
 			errs := []error{netlink.LinkSetUp(l)}
 			for _, text := range end.addresses {
 				p := netip.MustParsePrefix(text)
-				addr := &netlink.Addr{IPNet: toIPNet(p)}
+				addr := &netlink.Addr{IPNet: netipx.PrefixIPNet(p)}
 				if p.Addr().Is6() {
 					addr.Flags = unix.IFA_F_NODAD
 				}
@@ -144,7 +145,7 @@ func connect(a *station, onA []string, b *station, onB []string) {
 func (s *station) route(prefix, via string) {
 	s.t.Helper()
 	s.do(func() error {
-		return netlink.RouteAdd(&netlink.Route{Dst: toIPNet(netip.MustParsePrefix(prefix)), Gw: net.ParseIP(via)})
+		return netlink.RouteAdd(&netlink.Route{Dst: netipx.PrefixIPNet(netip.MustParsePrefix(prefix)), Gw: net.ParseIP(via)})
 	})
 }
 
