@@ -127,7 +127,10 @@ func (r *Router) Apply(s State) error {
 	s, unmarkable := r.withoutMarks(s)
 	unwritten := r.begin(s)
 	if unwritten != nil {
-		s = State{Addresses: s.Addresses, MTU: s.MTU, Network: s.Network, Routes: s.withoutExit().Routes, Local: s.Local}
+		s = State{
+			Addresses: s.Addresses, MTU: s.MTU, Network: s.Network, Routes: s.withoutExit().Routes, Local: s.Local,
+			KillSwitch: s.KillSwitch, KillSwitchLAN: s.KillSwitchLAN, // which the journal does not name
+		}
 	}
 	errs := []error{unmarkable, unwritten, r.applyKillSwitch(s), r.applyMTU(s.MTU), r.applyAddresses(s.Addresses)}
 	leaky := errors.Join(r.applyFirewall(s), r.applySysctls(s))

@@ -359,7 +359,9 @@ func TestJournalElsewhere(t *testing.T) {
 func TestJournalFirst(t *testing.T) {
 	s := newGateway(t)
 	r := s.open(Config{Journal: filepath.Join(t.TempDir(), "none", "journal")})
-	err := s.try(func() error { return r.Apply(all()) })
+	want := all()
+	want.KillSwitch = true
+	err := s.try(func() error { return r.Apply(want) })
 	if err == nil || !strings.Contains(err.Error(), "journal of changes to this host, without which none is made") {
 		t.Error(err)
 	}
@@ -367,4 +369,11 @@ func TestJournalFirst(t *testing.T) {
 	if routes := s.run("ip", "route", "show", "table", "22359"); strings.Contains(routes, "default") || !strings.Contains(routes, "100.64.0.0/16") {
 		t.Errorf("routes:\n%s", routes)
 	}
+	s.do(func() error {
+		on, err := KillSwitchOn()
+		if !on {
+			t.Errorf("the kill switch, which is in no journal, is off: %v", err)
+		}
+		return err
+	})
 }
