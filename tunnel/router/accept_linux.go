@@ -10,9 +10,9 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 )
 
@@ -70,12 +70,7 @@ func (p pass) rules(chain string) (out []acceptRule) {
 		add([]string{"-o", p.interfaceName}, into)
 	default:
 		add([]string{"-i", p.interfaceName}, in)
-		add([]string{"-o", p.interfaceName, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"}, into, []expr.Any{
-			&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Xor: make([]byte, 4),
-				Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)},
-			differ(0, 0, 0, 0),
-		})
+		add([]string{"-o", p.interfaceName, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"}, into, iptablesAnswers())
 	}
 	return out
 }
@@ -118,6 +113,22 @@ func iptablesInterface(key expr.MetaKey, name string) []expr.Any {
 	return []expr.Any{meta(key), equal(append([]byte(name), 0)...)}
 }
 
+// places are the chains of others that rules of ours may be in.
+var places = []string{forwardChain, userChain, inputChain}
+
+func mayHoldOurs(c *nftables.Chain) bool {
+	return c.Table.Name == filterTable && slices.Contains(places, c.Name)
+}
+
+// iptablesAnswers matches answers, and ICMP errors about them, as iptables does: it calls a table with a "ct state" of nftables' own in it
+// incompatible, and lists nothing of it.
+func iptablesAnswers() []expr.Any {
+	const established, related = 1 << 1, 1 << 2 // bits of XT_CONNTRACK_STATE_BIT in xt_conntrack.h
+	info := xt.ConntrackMtinfo3{}
+	info.MatchFlags, info.StateMask = uint16(xt.ConntrackState), established|related
+	return []expr.Any{&expr.Match{Name: "conntrack", Rev: 3, Info: &info}}
+}
+
 // dropping are the chains of the filter table that need rules: those that drop unless told otherwise.
 func dropping(chains []*nftables.Chain) (out []*nftables.Chain) {
 	var user *nftables.Chain
@@ -149,8 +160,14 @@ func (r *Router) acceptInNFT(family nftables.TableFamily, p pass) error {
 		return nil // no nftables, which the table of our own has told
 	}
 	var errs []error
-	for _, at := range dropping(chains) {
-		errs = append(errs, r.acceptIn(c, at, p.rules(at.Name)))
+	need := dropping(chains)
+	for _, at := range chains {
+		switch {
+		case slices.Contains(need, at):
+			errs = append(errs, r.acceptIn(c, at, p.rules(at.Name)))
+		case r.journal.Accepted && mayHoldOurs(at): // it dropped, or there was no better place
+			errs = append(errs, r.acceptIn(c, at, nil))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -221,7 +238,7 @@ func removeFromNFT(family nftables.TableFamily, name string) error {
 	}
 	var errs []error
 	for _, at := range chains {
-		if at.Table.Name != filterTable || !slices.Contains([]string{forwardChain, inputChain, userChain}, at.Name) {
+		if !mayHoldOurs(at) {
 			continue
 		}
 		ours, err := acceptsIn(c, at, name)
@@ -269,12 +286,24 @@ func (r *Router) acceptInLegacy(l legacy, p pass) error {
 	if err != nil {
 		return fmt.Errorf("%w; if its chain %s drops, let it accept what comes from %s and goes there", err, forwardChain, r.name)
 	}
+	want := make(map[string][]acceptRule)
 	for _, chain := range []string{forwardChain, inputChain} {
-		rules, at := p.rules(chain), chain
+		at := chain
 		if chain == forwardChain && strings.Contains(have, "-N "+userChain+"\n") {
 			at = userChain
 		}
-		if len(rules) == 0 || !strings.Contains(have, "-P "+chain+" DROP\n") {
+		if strings.Contains(have, "-P "+chain+" DROP\n") {
+			want[at] = p.rules(at)
+		}
+	}
+	for _, at := range places {
+		if strings.Contains(have, comment(r.name)) {
+			if err := l.removeBut(want[at], at, r.name); err != nil {
+				return err
+			}
+		}
+		rules := want[at]
+		if len(rules) == 0 {
 			continue
 		}
 		if err := r.willAccept(); err != nil {
@@ -304,14 +333,24 @@ func (l legacy) remove(name string) error {
 		return nil
 	}
 	var errs []error
+	for _, chain := range places {
+		errs = append(errs, l.removeBut(nil, chain, name))
+	}
+	return errors.Join(errs...)
+}
+
+// removeBut deletes the rules of ours in a chain that are not among those to keep.
+func (l legacy) removeBut(keep []acceptRule, chain, name string) error {
+	var errs []error
 	for _, p := range []pass{{name, true, true, true}, {name, true, false, true}} {
-		for _, chain := range []string{forwardChain, userChain, inputChain} {
-			for _, rule := range p.rules(chain) {
-				for l.has(chain, rule) {
-					if _, err := l.run(append([]string{"-D", chain}, rule.args...)...); err != nil {
-						errs = append(errs, err)
-						break
-					}
+		for _, rule := range p.rules(chain) {
+			if slices.ContainsFunc(keep, func(k acceptRule) bool { return slices.Equal(k.args, rule.args) }) {
+				continue
+			}
+			for l.has(chain, rule) {
+				if _, err := l.run(append([]string{"-D", chain}, rule.args...)...); err != nil {
+					errs = append(errs, err)
+					break
 				}
 			}
 		}

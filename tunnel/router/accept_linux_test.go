@@ -90,6 +90,10 @@ func TestAcceptElsewhere(t *testing.T) {
 			// Remote access needs answers only to go into the tunnel.
 			o.gateway.apply(o.onGateway, gatewayState(carry("192.168.10.0/24", Masquerade)))
 			o.laptop.wantAnswer("tcp", "192.168.10.7:631", "printer saw 192.168.10.1")
+			if now := saved(); strings.Contains(now, " -o "+name+" -m comment") || strings.Contains(now, "-A INPUT -i "+name) ||
+				strings.Count(now, " -o "+name+" -m conntrack --ctstate RELATED,ESTABLISHED ") != len(c.programs) {
+				t.Errorf("not just answers are let through:\n%s", now)
+			}
 			o.gateway.apply(o.onGateway, gatewayState())
 			if now := saved(); now != before {
 				t.Errorf("a gateway no longer:\n%s\nbefore:\n%s", now, before)
