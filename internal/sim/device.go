@@ -332,8 +332,8 @@ func (d *device) request(from *device, socket uint16, p *packet, tx stunmsg.TxID
 		if to != from {
 			return
 		}
-		if id, ok := to.core.Pending(tx); ok && id == d.id {
-			back := path.Pair{Local: p.dst.Addr(), Socket: socket, Remote: p.src}
+		back := path.Pair{Local: p.dst.Addr(), Socket: socket, Remote: p.src}
+		if id, ok := to.core.Pending(tx, back); ok && id == d.id {
 			to.link(d).verified[back] = to.w.now
 			to.handle(path.Answer{Peer: id, Pair: back, Tx: tx})
 		}

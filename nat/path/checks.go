@@ -194,10 +194,16 @@ func (s *session) requested(at Pair) {
 	s.send(p)
 }
 
+// answeredAt reports whether an answer may arrive at that pair: where the check left, from where it went (RFC 8445 section 7.2.5.2.1).
+func (pr *probe) answeredAt(at Pair) bool {
+	local := !pr.at.Local.IsValid() || !at.Local.IsValid() || at.Local == pr.at.Local
+	return at.Remote == pr.at.Remote && at.Socket == pr.at.Socket && local
+}
+
 // answered takes an answer to a check of ours. It must come the way that the check went (RFC 8445 section 7.2.5.2.1).
 func (s *session) answered(pr *probe, at Pair) {
 	now := s.c.now
-	if !s.awake || at.Remote != pr.at.Remote || at.Socket != pr.at.Socket || (pr.at.Local.IsValid() && at.Local.IsValid() && at.Local != pr.at.Local) {
+	if !s.awake || !pr.answeredAt(at) {
 		return
 	}
 	p := s.find(pr.at)

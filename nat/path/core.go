@@ -76,10 +76,10 @@ func (c *Core) Handle(now time.Time, ev Event) ([]Action, time.Time) {
 	return c.out, c.timers[0].due
 }
 
-// Pending tells which peer a check was sent to that may still be answered.
-func (c *Core) Pending(tx stunmsg.TxID) (ID, bool) {
+// Pending tells which peer a check was sent to that may still be answered, by what has arrived at that pair.
+func (c *Core) Pending(tx stunmsg.TxID, at Pair) (ID, bool) {
 	p := c.probes[tx]
-	if p == nil {
+	if p == nil || !p.answeredAt(at) {
 		return ID{}, false
 	}
 	return p.session.id, true

@@ -301,7 +301,7 @@ func (n *node) fly(from path.Pair, size int, arrive func(*node, path.Pair), lost
 // request answers and then tells the core, as the shell does.
 func (n *node) request(from *node, at path.Pair, tx stunmsg.TxID) {
 	n.fly(at, 0, func(to *node, back path.Pair) {
-		if id, ok := to.core.Pending(tx); ok && id == n.id {
+		if id, ok := to.core.Pending(tx, back); ok && id == n.id {
 			to.handle(path.Answer{Peer: id, Pair: back, Tx: tx})
 		}
 	}, nil)

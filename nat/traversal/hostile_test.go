@@ -139,6 +139,49 @@ func TestReplayedAnswer(t *testing.T) {
 	})
 }
 
+// TestMovedAnswer: an answer that comes from elsewhere than its check went to is refused, is no word of where this device was seen, and does not
+// keep the true one from counting.
+func TestMovedAnswer(t *testing.T) {
+	run(t, func(w *world) {
+		a, b := w.add("a", pathtest.Public), w.add("b", pathtest.Public)
+		from := map[netip.Addr]int{}
+		a.stop()
+		a.start(func(cfg *Config) {
+			cfg.OnSeen = func(_ key.NodePublic, remote, seen netip.Addr) {
+				if from[remote]++; seen != a.host.At.Addr() {
+					t.Errorf("seen at %s", seen)
+				}
+			}
+		})
+		w.meet(a, b)
+		defer w.talk(a, b)()
+		moved, looked := 0, 0
+		for range 2000 {
+			pass(time.Millisecond) // an answer takes longer
+			w.mu.Lock()
+			sent := slices.Clone(b.out[looked:])
+			looked += len(sent)
+			w.mu.Unlock()
+			before := a.tr.Stats()
+			for _, o := range sent {
+				if m, err := stunmsg.Parse(o.b); err != nil || m.Class != stunmsg.Success {
+					continue
+				}
+				a.tr.HandlePacket(a.host.At.Addr(), stranger, o.b)
+				synctest.Wait()
+				if after := a.tr.Stats(); after.Refused == before.Refused {
+					t.Errorf("not refused: %+v", after)
+				}
+				moved++
+			}
+		}
+		pass(time.Second)
+		if moved == 0 || from[stranger.Addr()] > 0 || from[b.host.At.Addr()] < moved || a.tr.Stats().Answers < uint64(moved) {
+			t.Errorf("%d answers came from elsewhere first: %v, %+v", moved, from, a.tr.Stats())
+		}
+	})
+}
+
 // TestHostileSignals: replayed, damaged and oversized signals, and those of nobody known, are refused and send nothing.
 func TestHostileSignals(t *testing.T) {
 	run(t, func(w *world) {

@@ -284,7 +284,7 @@ func (o *owner) request(m *stunmsg.Message, at path.Pair) {
 }
 
 func (o *owner) success(m *stunmsg.Message, at path.Pair) {
-	id, ok := o.core.Pending(m.Tx)
+	id, ok := o.core.Pending(m.Tx, at)
 	if ok {
 		for _, k := range o.table.Keys(id) {
 			if k.VerifySuccess(m) == nil {
