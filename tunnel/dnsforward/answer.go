@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -112,12 +113,7 @@ func (f *Forwarder) own(server netip.AddrPort) bool {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, a := range f.want {
-		if a == server.Addr() {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(f.want, server.Addr())
 }
 
 func askTCP(c net.Conn, q question, id uint16) ([]byte, error) {

@@ -3,6 +3,7 @@ package hostlinks
 
 import (
 	"errors"
+	"slices"
 
 	"warren/tunnel/routeplan"
 )
@@ -44,17 +45,8 @@ func (r *Reader) Forget() { r.known = nil }
 // keep forgets links that are gone.
 func (r *Reader) keep(links []routeplan.Link) {
 	for name := range r.known {
-		if !has(links, name) {
+		if !slices.ContainsFunc(links, func(l routeplan.Link) bool { return l.Interface == name }) {
 			delete(r.known, name)
 		}
 	}
-}
-
-func has(links []routeplan.Link, name string) bool {
-	for _, l := range links {
-		if l.Interface == name {
-			return true
-		}
-	}
-	return false
 }

@@ -256,17 +256,17 @@ func (p *planner) exits() {
 				connected = connected.Masked()
 				switch {
 				case connected.Addr().Is4() != all.Addr().Is4() || connected.Bits() == 0:
-				case link.Served, p.AllowLAN && private(connected):
+				case link.Served, p.AllowLAN && Private(connected):
 					p.keep(connected)
 				default:
-					p.keepServers(link, connected, func(a netip.Addr) bool { return private(netip.PrefixFrom(a, a.BitLen())) })
+					p.keepServers(link, connected, func(a netip.Addr) bool { return Private(netip.PrefixFrom(a, a.BitLen())) })
 				}
 			}
 		}
 	}
 }
 
-// keep leaves a connected network to the LAN, but for a route of the very same prefix, which has been settled.
+// keep leaves a connected network to the LAN, unless a route has the whole of it, which has been settled.
 func (p *planner) keep(connected netip.Prefix) {
 	for route := range p.routes {
 		if route.Bits() > 0 && inside(connected, route) {
@@ -276,8 +276,8 @@ func (p *planner) keep(connected netip.Prefix) {
 	p.local[connected] = true
 }
 
-// private tells whether all of a prefix is private (RFC 1918, RFC 4193), or of link-local scope.
-func private(p netip.Prefix) bool {
+// Private tells whether all of a prefix is private (RFC 1918, RFC 4193), or of link-local scope.
+func Private(p netip.Prefix) bool {
 	return slices.ContainsFunc(privates, func(q netip.Prefix) bool { return inside(p, q) })
 }
 

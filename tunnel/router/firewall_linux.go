@@ -66,8 +66,8 @@ func firewallFor(name string, s State, socketMatch bool) table {
 		leave:   chain{name: "own-leave", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookOutput, hookName: "output", priority: priorityFilter},
 		source:  chain{name: "source", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, hookName: "postrouting", priority: prioritySource},
 	}
-	if s.exits().Any() || s.beyondNetwork() && socketMatch {
-		f.markIncoming(socketMatch)
+	if s.beyondNetwork() && socketMatch {
+		f.markIncoming()
 	}
 	f.translateTargets()
 	f.redirectDNS()
@@ -101,10 +101,7 @@ func (s State) beyondNetwork() bool {
 
 // markIncoming has packets for the agent's sockets marked as those that they send are, so that a reverse-path filter that looks at marks
 // (src_valid_mark, "fib saddr . mark") looks for the way back where the answer will go.
-func (f *firewall) markIncoming(socketMatch bool) {
-	if !socketMatch {
-		return
-	}
+func (f *firewall) markIncoming() {
 	f.mark.add(notIif(f.name), udp(), socketMarked(), setMark())
 	f.mark.add(notIif(f.name), tcp(), socketMarked(), setMark())
 }

@@ -102,12 +102,11 @@ func (r *Router) sysctlsFor(s State) (want []setting) {
 		return want
 	}
 	// With the default route in the tunnel, a strict reverse-path filter takes every packet of the tunnel's own for a forged one.
-	filters := r.confs(conf4, pathFilter, strict, "")
 	if r.noSocketMatch {
 		for _, path := range r.confs(conf4, pathFilter, strict, loose) {
 			want = append(want, setting{Path: path, Now: loose})
 		}
-	} else if len(filters) > 0 {
+	} else if len(r.confs(conf4, pathFilter, strict, "")) > 0 {
 		want = append(want, setting{Path: validMark, Now: "1"})
 	}
 	return want

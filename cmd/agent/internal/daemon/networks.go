@@ -366,7 +366,7 @@ func (n *networks) killSwitchLAN() (out []netip.Prefix) {
 		return nil
 	}
 	for _, p := range n.plan.Local {
-		if p.Addr().IsPrivate() {
+		if routeplan.Private(p) && !p.Addr().IsLinkLocalUnicast() {
 			out = append(out, p)
 		}
 	}

@@ -233,3 +233,19 @@ func TestSitesAreSought(t *testing.T) {
 		t.Errorf("a gateway was reached in the LAN, but only %v stay there", o.host.state.Local)
 	}
 }
+
+// TestKillSwitchLAN: only what is private as a whole is excepted.
+func TestKillSwitchLAN(t *testing.T) {
+	local := []netip.Prefix{
+		netip.MustParsePrefix("192.168.0.0/15"), netip.MustParsePrefix("192.168.1.0/24"), netip.MustParsePrefix("198.51.100.0/24"),
+		netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fd00::/64"), netip.MustParsePrefix("fe80::/10"),
+	}
+	n := &networks{routing: state.Routing{ExitAllowLAN: true}, plan: routeplan.Plan{Local: local}}
+	if got, want := n.killSwitchLAN(), []netip.Prefix{local[1], local[4]}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	n.routing.ExitAllowLAN = false
+	if got := n.killSwitchLAN(); got != nil {
+		t.Errorf("%v without being asked for", got)
+	}
+}
