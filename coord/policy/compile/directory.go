@@ -75,14 +75,11 @@ type directory struct {
 	// irregular are the slots of entries that are not regular, carriers of those that have routes or are exit nodes.
 	irregular, carriers bits
 	passed              uint64 // counts devices that came, went or got another user
-	// numbers are of all users that have had devices, from 1 on; userOf has those of devices by slot, 0 for one that belongs to no user.
-	numbers map[string]int32
-	userOf  []int32
 }
 
 func newDirectory(dir Directory) *directory {
 	d := &directory{
-		prefixes: newParts(dir.Prefixes), slots: map[ID]int{}, numbers: map[string]int32{}, owned: map[string][]int{}, users: maps.Clone(dir.Users),
+		prefixes: newParts(dir.Prefixes), slots: map[ID]int{}, owned: map[string][]int{}, users: maps.Clone(dir.Users),
 		carrying: map[netip.Prefix][]int{},
 	}
 	for _, p := range newParts(policy.InternetPrefixes()) {
@@ -188,8 +185,6 @@ func (d *directory) put(e *entry) int {
 		d.order = slices.Insert(d.order, i, slot)
 	}
 	d.slots[e.ID], d.entries[slot] = slot, e
-	d.userOf = append(d.userOf, make([]int32, len(d.entries)-len(d.userOf))...)
-	d.userOf[slot] = d.number(e.user)
 	if e.user != "" {
 		list := d.owned[e.user]
 		i, _ := slices.BinarySearch(list, slot)
@@ -207,19 +202,6 @@ func (d *directory) put(e *entry) int {
 		}
 	}
 	return slot
-}
-
-// number gives the number of a user.
-func (d *directory) number(user string) int32 {
-	if user == "" {
-		return 0
-	}
-	n, ok := d.numbers[user]
-	if !ok {
-		n = int32(len(d.numbers) + 1)
-		d.numbers[user] = n
-	}
-	return n
 }
 
 // disown takes a device out of what finds it.

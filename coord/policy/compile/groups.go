@@ -14,11 +14,11 @@ type GroupSet struct{ Users []*pb.UserGroups }
 type grouped struct {
 	users []string
 	told  []*pb.UserGroups
-	// place is where in them a user is, by number and counted from 1; 0: in no group.
-	place []int
-	// sets are by users, seen by devices that are seen, as long as these belong to the same users: that many look up what one has found.
+	// sets are by users, seen by devices that are seen: that many look up what one has found.
 	sets, seen interned[GroupSet]
-	passed     uint64
+	// place is where the user of a device is, by slot and counted from 1; 0: in no group. It and seen are good as long as nothing passed.
+	place  []int32
+	passed uint64
 }
 
 // Groups gives the groups of the users of id and of its peers, for services there that authorise by them. Like a View it changes for devices in
@@ -29,37 +29,30 @@ func (c *Compiler) Groups(id ID) *GroupSet {
 	if !ok || len(g.told) == 0 {
 		return new(GroupSet)
 	}
-	if g.passed != c.passed {
-		g.seen, g.passed = interned[GroupSet]{}, c.passed
-		g.find(c.numbers)
-	}
 	seen := c.peers(slot)
 	seen.set(slot)
 	hash := seen.sum()
 	if found := g.seen.find(hash); found != nil {
 		return found
 	}
-	return g.seen.share(hash, g.setOf(c.usersOf(seen)))
+	return g.seen.share(hash, g.setOf(g.usersOf(seen)))
 }
 
-// find notes the places of users that have got a number since the last time.
-func (g *grouped) find(numbers map[string]int32) {
-	if len(g.place) == len(numbers)+1 {
-		return
-	}
-	g.place = make([]int, len(numbers)+1)
+// find notes whose users the devices are.
+func (g *grouped) find(d *directory) {
+	g.place, g.seen, g.passed = make([]int32, len(d.entries)), interned[GroupSet]{}, d.passed
 	for i, u := range g.users {
-		if n, ok := numbers[u]; ok {
-			g.place[n] = i + 1
+		for _, slot := range d.owned[u] {
+			g.place[slot] = int32(i + 1)
 		}
 	}
 }
 
 // usersOf gives the places of those whose devices are seen.
-func (c *Compiler) usersOf(seen bits) (which bits) {
+func (g *grouped) usersOf(seen bits) (which bits) {
 	for slot := range seen.all() {
-		if i := c.inGroups.place[c.userOf[slot]]; i > 0 {
-			which.set(i - 1)
+		if i := g.place[slot]; i > 0 {
+			which.set(int(i - 1))
 		}
 	}
 	return which
@@ -81,7 +74,7 @@ func (g *grouped) setOf(which bits) *GroupSet {
 // grouped gives what is known of users in groups, until groups change.
 func (c *Compiler) grouped() *grouped {
 	if c.inGroups == nil {
-		g := &grouped{passed: c.passed}
+		g := new(grouped)
 		for _, u := range c.usersInGroups() {
 			told := &pb.UserGroups{User: u}
 			for _, name := range sortedUnique(c.groupsOfUser(u)) {
@@ -91,8 +84,10 @@ func (c *Compiler) grouped() *grouped {
 				g.users, g.told = append(g.users, u), append(g.told, told)
 			}
 		}
-		g.find(c.numbers)
 		c.inGroups = g
+	}
+	if g := c.inGroups; g.place == nil || g.passed != c.passed {
+		g.find(c.directory)
 	}
 	return c.inGroups
 }
