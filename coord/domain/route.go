@@ -199,7 +199,7 @@ func (d *Device) checkRuling(n *Network, p netip.Prefix, approve bool) error {
 
 // Settle brings next, which is to follow old, into line with what the policy approves and the rulings say: Routes are those that it advertises and
 // that are approved. Rulings of the policy are there for what is advertised only, and never instead of a person's. If what peers see differs
-// from old, the version grows. old is nil for a new device. approves may be asked often.
+// from old, the version grows. old is nil for a new device. approves is asked about what next advertises only, and may be nil if that is nothing.
 func Settle(n *Network, old, next *Device, approves func(netip.Prefix) bool, now time.Time) *Device {
 	if next.Removed {
 		return next

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"warren/coord/domain"
 	"warren/coord/policy"
 	"warren/coord/policy/compile"
 	"warren/coord/store"
@@ -78,7 +79,7 @@ func sumOf(d *store.Device) (sum record.Digest) {
 }
 
 // compiledDevice is what a policy can ask about d.
-func compiledDevice(d *store.Device) compile.Device {
+func compiledDevice(d *domain.Device) compile.Device {
 	return compile.Device{ID: d.Key.Raw(), Name: d.Name, Addresses: d.Addresses, Tags: d.Tags, Owner: d.Owner, Routes: d.Routes}
 }
 
@@ -93,7 +94,7 @@ func (a *access) put(d *store.Device) effect {
 	}
 	var u compile.Update
 	if d.Visible() {
-		u = a.compiled.SetDevice(compiledDevice(d))
+		u = a.compiled.SetDevice(compiledDevice(&d.Device))
 		if self == nil {
 			self = &member{}
 			a.members[k] = self

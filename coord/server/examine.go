@@ -125,7 +125,7 @@ func (h *hub) directory() (*policy.Policy, compile.Directory) {
 	dir := h.s.emptyDirectory()
 	for _, d := range h.devices {
 		if d.Visible() {
-			dir.Devices = append(dir.Devices, compiledDevice(d))
+			dir.Devices = append(dir.Devices, compiledDevice(&d.Device))
 		}
 	}
 	return h.access.compiled.Policy(), dir

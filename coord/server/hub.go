@@ -50,7 +50,7 @@ func (h *hub) load(p *policy.Policy, confirmBy, at time.Time, devices []*store.D
 	for _, d := range devices {
 		h.set(d)
 		if d.Visible() {
-			dir.Devices = append(dir.Devices, compiledDevice(d))
+			dir.Devices = append(dir.Devices, compiledDevice(&d.Device))
 		}
 	}
 	h.access = newAccess(p, dir, at)

@@ -68,8 +68,10 @@ func (b *batch) settle(old *store.Device, d *domain.Device) *domain.Device {
 	if old != nil {
 		before = &old.Device
 	}
-	asked := compile.Device{ID: d.Key.Raw(), Name: d.Name, Addresses: d.Addresses, Tags: d.Tags, Owner: d.Owner} // whatever it carries already
-	approves := func(p netip.Prefix) bool { return b.approvers().ApprovesRoute(asked, p) }
+	var approves func(netip.Prefix) bool
+	if len(d.Advertised) > 0 { // else nothing is asked
+		approves = b.approvers().Approves(compiledDevice(d))
+	}
 	return domain.Settle(&b.s.network, before, d, approves, b.s.cfg.Now())
 }
 
@@ -132,10 +134,9 @@ func (h *hub) directoryUnder(p *policy.Policy) (dir compile.Directory, changes [
 		if !d.Visible() {
 			continue
 		}
-		as := compiledDevice(d)
+		as := compiledDevice(&d.Device)
 		if len(d.Advertised) > 0 {
-			as.Routes = nil // whether it may carry something does not depend on what it carries
-			next := domain.Settle(&h.s.network, &d.Device, &d.Device, func(p netip.Prefix) bool { return asked.ApprovesRoute(as, p) }, now)
+			next := domain.Settle(&h.s.network, &d.Device, &d.Device, asked.Approves(as), now)
 			for _, a := range d.Advertised {
 				was, is := slices.Contains(d.Routes, a.Prefix), slices.Contains(next.Routes, a.Prefix)
 				if was != is {

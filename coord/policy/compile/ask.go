@@ -25,19 +25,21 @@ func (c *Compiler) Attrs(id ID) (out []string) {
 	return sortedUnique(out)
 }
 
-// ApprovesRoute reports whether autoApprovers let a device, known or not, carry a CIDR without a person's approval. All addresses of a family are
-// for those who may be exit nodes.
-func (c *Compiler) ApprovesRoute(d Device, route netip.Prefix) bool {
+// Approves gives what tells whether autoApprovers let a device, known or not, carry a CIDR without a person's approval. All addresses of a family are
+// for those who may be exit nodes. It is good until c changes.
+func (c *Compiler) Approves(d Device) func(route netip.Prefix) bool {
 	e, p := c.newEntry(&d), c.program.policy
-	if route.Bits() == 0 {
-		return c.selects(p.ExitApprover, e)
+	return func(route netip.Prefix) bool {
+		if route.Bits() == 0 {
+			return c.selects(p.ExitApprover, e)
+		}
+		return slices.ContainsFunc(p.Approvers, func(a policy.RouteApprover) bool {
+			return within(a.Route, route) && c.selects(a.By, e)
+		})
 	}
-	return slices.ContainsFunc(p.Approvers, func(a policy.RouteApprover) bool {
-		return within(a.Route, route) && c.selects(a.By, e)
-	})
 }
 
-// Under gives a Compiler that answers ApprovesRoute and MayTag as if p were in force, and nothing else. It is good until c changes.
+// Under gives a Compiler that answers Approves and MayTag as if p were in force, and nothing else. It is good until c changes.
 func (c *Compiler) Under(p *policy.Policy) *Compiler {
 	return &Compiler{directory: c.directory, program: newProgram(p, c.now), now: c.now}
 }
