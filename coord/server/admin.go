@@ -185,10 +185,18 @@ func (b *batch) find(text string) (*domain.Device, error) {
 	return nil, fmt.Errorf("%w: no device has the name, address or key %.80q; \"device list\" shows them", store.ErrNotFound, text)
 }
 
-// changeDevice finds a device and stores what f makes of it.
-func (a *admin) changeDevice(ctx context.Context, which string, f func(*batch, *domain.Device) (*domain.Device, error)) (*pb.Device, error) {
-	var changed *domain.Device
-	err := a.commit(ctx, func(b *batch) error {
+// lookUp gives a device for calls that change nothing.
+func (s *Server) lookUp(ctx context.Context, text string) (d *domain.Device, err error) {
+	err = s.store.View(ctx, func(tx store.Tx) error {
+		d, err = newBatch(s, tx).find(text)
+		return err
+	})
+	return d, err
+}
+
+// change finds a device, stores what f makes of it, and gives what that came to.
+func (s *Server) change(ctx context.Context, which string, f func(*batch, *domain.Device) (*domain.Device, error)) (changed *domain.Device, err error) {
+	err = s.commit(ctx, func(b *batch) error {
 		d, err := b.find(which)
 		if err != nil {
 			return err
@@ -203,13 +211,24 @@ func (a *admin) changeDevice(ctx context.Context, which string, f func(*batch, *
 		changed = &b.devices[0].Device
 		return nil
 	})
-	switch {
-	case err == nil:
-		return a.deviceMessage(changed), nil
-	case errors.Is(err, store.ErrNotFound):
-		return nil, connect.NewError(connect.CodeNotFound, err)
+	return changed, err
+}
+
+// changeDevice is change for calls that answer with the device.
+func (a *admin) changeDevice(ctx context.Context, which string, f func(*batch, *domain.Device) (*domain.Device, error)) (*pb.Device, error) {
+	changed, err := a.change(ctx, which, f)
+	if err != nil {
+		return nil, a.deviceFailure("change of a device", err)
 	}
-	return nil, a.failure("change of a device", err)
+	return a.deviceMessage(changed), nil
+}
+
+// deviceFailure is failure for calls that name a device, or a route of one.
+func (a *admin) deviceFailure(what string, err error) *connect.Error {
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, domain.ErrRouteUnknown) {
+		return connect.NewError(connect.CodeNotFound, err)
+	}
+	return a.failure(what, err)
 }
 
 // RenameDevice implements AdminService.

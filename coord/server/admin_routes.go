@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,32 +17,34 @@ import (
 
 // ListRoutes implements AdminService.
 func (a *admin) ListRoutes(ctx context.Context, req *connect.Request[pb.ListRoutesRequest]) (*connect.Response[pb.ListRoutesResponse], error) {
-	var devices []*store.Device
-	err := a.store.View(ctx, func(tx store.Tx) error {
-		which := req.Msg.GetDevice()
-		if which != "" {
-			d, err := (&batch{s: a.Server, tx: tx}).find(which)
-			if err != nil {
-				return err
-			}
-			devices = append(devices, &store.Device{Device: *d})
-			return nil
-		}
-		var err error
-		devices, err = tx.Devices()
-		return err
-	})
+	devices, err := a.devicesOf(ctx, req.Msg.GetDevice())
 	if err != nil {
-		return nil, a.routeFailure("route list", err)
+		return nil, a.deviceFailure("route list", err)
 	}
-	slices.SortFunc(devices, func(x, y *store.Device) int { return strings.Compare(x.Name, y.Name) })
+	slices.SortFunc(devices, func(x, y *domain.Device) int { return strings.Compare(x.Name, y.Name) })
 	var out pb.ListRoutesResponse
 	for _, d := range devices {
 		if !d.Removed {
-			out.Routes = append(out.Routes, a.routeMessages(&d.Device, nil)...)
+			out.Routes = append(out.Routes, a.routeMessages(d, nil)...)
 		}
 	}
 	return connect.NewResponse(&out), nil
+}
+
+// devicesOf gives the device that is named, or all.
+func (s *Server) devicesOf(ctx context.Context, which string) (out []*domain.Device, err error) {
+	if which != "" {
+		d, err := s.lookUp(ctx, which)
+		return []*domain.Device{d}, err
+	}
+	err = s.store.View(ctx, func(tx store.Tx) error {
+		all, err := tx.Devices()
+		for _, d := range all {
+			out = append(out, &d.Device)
+		}
+		return err
+	})
+	return out, err
 }
 
 // routeMessages gives those routes of a device that are in only, or all.
@@ -85,35 +86,14 @@ func (a *admin) ruleRoutes(ctx context.Context, which string, prefixes []*pb.Pre
 	if err != nil {
 		return nil, a.failure("route", fmt.Errorf("%w: %w", errForm, err))
 	}
-	var ruled *domain.Device
-	err = a.commit(ctx, func(b *batch) error {
-		d, err := b.find(which)
-		if err != nil {
-			return err
-		}
+	ruled, err := a.change(ctx, which, func(_ *batch, d *domain.Device) (*domain.Device, error) {
 		if len(asked) == 0 {
 			asked = d.MeantRoutes(approved)
 		}
-		next, err := domain.RuleRoutes(&a.network, d, asked, approved, callerOf(ctx), a.cfg.Now())
-		if err != nil {
-			return err
-		}
-		if err := b.put(next); err != nil {
-			return err
-		}
-		ruled = &b.devices[0].Device
-		return nil
+		return domain.RuleRoutes(&a.network, d, asked, approved, callerOf(ctx), a.cfg.Now())
 	})
 	if err != nil {
-		return nil, a.routeFailure("change of routes", err)
+		return nil, a.deviceFailure("change of routes", err)
 	}
 	return a.routeMessages(ruled, asked), nil
-}
-
-// routeFailure is failure for calls that name a device and its routes.
-func (a *admin) routeFailure(what string, err error) *connect.Error {
-	if errors.Is(err, store.ErrNotFound) || errors.Is(err, domain.ErrRouteUnknown) {
-		return connect.NewError(connect.CodeNotFound, err)
-	}
-	return a.failure(what, err)
 }

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"warren/coord/domain"
-	"warren/coord/store"
 	"warren/proto/key"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
@@ -38,7 +37,7 @@ const (
 // question is what one device is being asked.
 type question struct {
 	*pb.FlowsWanted
-	device *store.Device
+	device *domain.Device
 	answer chan answer // holds one
 }
 
@@ -55,7 +54,7 @@ type questions struct {
 }
 
 // ask opens a question, unless there is no room for it.
-func (qs *questions) ask(d *store.Device, since *durationpb.Duration, limit uint32) (*question, *connect.Error) {
+func (qs *questions) ask(d *domain.Device, since *durationpb.Duration, limit uint32) (*question, *connect.Error) {
 	qs.mu.Lock()
 	defer qs.mu.Unlock()
 	switch {
@@ -93,9 +92,9 @@ func (a *admin) RefusedFlows(ctx context.Context, req *connect.Request[pb.Refuse
 	if d := m.GetSince(); d != nil && (d.CheckValid() != nil || d.AsDuration() <= 0) {
 		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("since: want a time that has gone by, such as 10m"))
 	}
-	d, err := a.hub.find(m.GetDevice())
+	d, err := a.lookUp(ctx, m.GetDevice())
 	if err != nil {
-		return nil, connect.NewError(connect.CodeNotFound, err)
+		return nil, a.deviceFailure("question for refused flows", err)
 	}
 	q, refused := a.questions.ask(d, m.GetSince(), limit)
 	if refused != nil {

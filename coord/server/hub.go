@@ -2,7 +2,6 @@ package server
 
 import (
 	"bytes"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -155,20 +154,6 @@ func (h *hub) device(k key.DevicePublic) *store.Device {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.devices[k.Raw()]
-}
-
-// find looks a member up by name, address or device key.
-func (h *hub) find(text string) (*store.Device, error) {
-	wanted, keyErr := key.ParseDevicePublic(text)
-	addr, addrErr := netip.ParseAddr(text)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, d := range h.devices {
-		if d.Visible() && (d.Name == text || keyErr == nil && d.Key.Equal(wanted) || addrErr == nil && slices.Contains(d.Addresses, addr)) {
-			return d, nil
-		}
-	}
-	return nil, fmt.Errorf("no device has the name, address or key %.80q; \"device list\" shows them", text)
 }
 
 // due lists the devices that are to expire or to be removed now, and when the next one is.
