@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"database/sql"
 	"fmt"
 	"time"
 
@@ -20,13 +19,8 @@ func scanPolicy(scan func(...any) error, more ...any) (*store.Policy, error) {
 	return &p, nil
 }
 
-func (t *tx) Policies() (out []*store.Policy, err error) {
-	err = t.each(func(r *sql.Rows) error {
-		p, err := scanPolicy(r.Scan)
-		out = append(out, p)
-		return err
-	}, "SELECT "+policyColumns+" FROM policies ORDER BY number")
-	return out, err
+func (t *tx) Policies() ([]*store.Policy, error) {
+	return every(t, func(scan func(...any) error) (*store.Policy, error) { return scanPolicy(scan) }, "SELECT "+policyColumns+" FROM policies ORDER BY number")
 }
 
 func (t *tx) Policy(number uint64) (*store.Policy, error) {

@@ -115,6 +115,32 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// TestDamagedRow: who lists gets an error and no rows, of which some would be nil.
+func TestDamagedRow(t *testing.T) {
+	st := openFile(t, filepath.Join(t.TempDir(), "x.db"))
+	defer st.Close()
+	for _, insert := range []string{
+		"INSERT INTO tokens VALUES ('a', x'01', 0, 0, 0, 0, '', '[]', 0, 0, 0)",
+		"INSERT INTO devices (key, name, " + deviceColumns + ") VALUES (x'01', 'a', x'ff', x'', 0, 0, 0, '', '', '', 0, '[]', '[]')",
+	} {
+		if _, err := st.write.ExecContext(t.Context(), insert); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := st.View(t.Context(), func(tx store.Tx) error {
+		if got, err := tx.Tokens(); err == nil || len(got) > 0 {
+			t.Errorf("tokens %v, %v", got, err)
+		}
+		if got, err := tx.Devices(); err == nil || len(got) > 0 {
+			t.Errorf("devices %v, %v", got, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNewerSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
 	st := openFile(t, path)

@@ -54,6 +54,20 @@ func (t *tx) each(f func(*sql.Rows) error, query string, args ...any) error {
 	return rows.Err()
 }
 
+// every gives what scan makes of all rows, and nothing if one is damaged.
+func every[T any](t *tx, scan func(func(...any) error) (*T, error), query string) ([]*T, error) {
+	var out []*T
+	err := t.each(func(r *sql.Rows) error {
+		v, err := scan(r.Scan)
+		out = append(out, v)
+		return err
+	}, query)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (t *tx) Meta(name string) (value []byte, err error) {
 	err = t.one("SELECT value FROM meta WHERE name = ?", []any{name}, &value)
 	return value, err
@@ -93,13 +107,8 @@ func (t *tx) Token(id string) (*domain.Token, error) { return t.token("id = ?", 
 
 func (t *tx) TokenByHash(hash [32]byte) (*domain.Token, error) { return t.token("hash = ?", hash[:]) }
 
-func (t *tx) Tokens() (out []*domain.Token, err error) {
-	err = t.each(func(r *sql.Rows) error {
-		k, err := scanToken(r.Scan)
-		out = append(out, k)
-		return err
-	}, "SELECT "+tokenColumns+" FROM tokens ORDER BY created_at, id")
-	return out, err
+func (t *tx) Tokens() ([]*domain.Token, error) {
+	return every(t, scanToken, "SELECT "+tokenColumns+" FROM tokens ORDER BY created_at, id")
 }
 
 func (t *tx) PutToken(k *domain.Token) error {
@@ -178,13 +187,8 @@ func (t *tx) Device(k key.DevicePublic) (*store.Device, error) {
 	return d, err
 }
 
-func (t *tx) Devices() (out []*store.Device, err error) {
-	err = t.each(func(r *sql.Rows) error {
-		d, err := scanDevice(r.Scan)
-		out = append(out, d)
-		return err
-	}, "SELECT "+deviceColumns+" FROM devices ORDER BY key")
-	return out, err
+func (t *tx) Devices() ([]*store.Device, error) {
+	return every(t, scanDevice, "SELECT "+deviceColumns+" FROM devices ORDER BY key")
 }
 
 func (t *tx) PutDevice(d *store.Device) error {
