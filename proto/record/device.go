@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"warren/proto/cidr"
 	"warren/proto/key"
 	pb "warren/proto/warrenv1"
 )
@@ -16,7 +17,7 @@ import (
 // Bounds on what one device record may hold.
 const (
 	MaxAddresses = 16
-	MaxRoutes    = 1024
+	MaxRoutes    = cidr.MaxRoutes
 	MaxTags      = 64
 	MaxLabel     = 63
 )
@@ -97,7 +98,7 @@ func fillRecord(m *pb.DeviceRecord, d *Device) {
 		m.Addresses = append(m.Addresses, a.AsSlice())
 	}
 	m.Routes = PrefixesToProto(d.Routes)
-	m.CreatedAt, m.ExpiresAt = timeToProto(d.CreatedAt), timeToProto(d.ExpiresAt)
+	m.CreatedAt, m.ExpiresAt = TimeToProto(d.CreatedAt), TimeToProto(d.ExpiresAt)
 }
 
 // OpenDevice verifies, parses and checks a device record of network n.
@@ -170,7 +171,7 @@ func deviceFromProto(m *pb.DeviceRecord) (*Device, error) {
 	if e := m.GetExpiresAt(); e != nil && !e.IsValid() {
 		return nil, errors.New("time of expiry is malformed") // and must not pass for never
 	}
-	d.CreatedAt, d.ExpiresAt = timeFromProto(m.GetCreatedAt()), timeFromProto(m.GetExpiresAt())
+	d.CreatedAt, d.ExpiresAt = TimeFromProto(m.GetCreatedAt()), TimeFromProto(m.GetExpiresAt())
 	return d, nil
 }
 
@@ -203,29 +204,29 @@ func PrefixToProto(p netip.Prefix) *pb.Prefix {
 	return &pb.Prefix{Address: p.Addr().AsSlice(), Bits: uint32(p.Bits())}
 }
 
-// PrefixFromProto decodes one prefix, as PrefixesFromProto does.
+// PrefixFromProto decodes one prefix, which must be masked and not IPv4-mapped.
 func PrefixFromProto(m *pb.Prefix) (netip.Prefix, error) {
-	out, err := PrefixesFromProto([]*pb.Prefix{m}, 1)
-	if err != nil {
-		return netip.Prefix{}, err
+	a, ok := netip.AddrFromSlice(m.GetAddress())
+	if !ok || a.Is4In6() || m.GetBits() > uint32(a.BitLen()) {
+		return netip.Prefix{}, fmt.Errorf("prefix %x/%d is malformed", m.GetAddress(), m.GetBits())
 	}
-	return out[0], nil
+	p := netip.PrefixFrom(a, int(m.GetBits()))
+	if p != p.Masked() {
+		return netip.Prefix{}, fmt.Errorf("prefix %s has bits set beyond its length", p)
+	}
+	return p, nil
 }
 
-// PrefixesFromProto decodes at most limit prefixes; each must be masked and not IPv4-mapped.
+// PrefixesFromProto decodes at most limit prefixes, as PrefixFromProto does.
 func PrefixesFromProto(in []*pb.Prefix, limit int) ([]netip.Prefix, error) {
 	if len(in) > limit {
 		return nil, fmt.Errorf("%d prefixes, more than %d", len(in), limit)
 	}
 	var out []netip.Prefix
 	for _, m := range in {
-		a, ok := netip.AddrFromSlice(m.GetAddress())
-		if !ok || a.Is4In6() || m.GetBits() > uint32(a.BitLen()) {
-			return nil, fmt.Errorf("prefix %x/%d is malformed", m.GetAddress(), m.GetBits())
-		}
-		p := netip.PrefixFrom(a, int(m.GetBits()))
-		if p != p.Masked() {
-			return nil, fmt.Errorf("prefix %s has bits set beyond its length", p)
+		p, err := PrefixFromProto(m)
+		if err != nil {
+			return nil, err
 		}
 		out = append(out, p)
 	}
@@ -258,14 +259,16 @@ func CheckRegion(s string) error {
 	return nil
 }
 
-func timeToProto(t time.Time) *timestamppb.Timestamp {
+// TimeToProto encodes a time; nil is never.
+func TimeToProto(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil
 	}
 	return timestamppb.New(t)
 }
 
-func timeFromProto(t *timestamppb.Timestamp) time.Time {
+// TimeFromProto decodes one; what is missing or malformed is never.
+func TimeFromProto(t *timestamppb.Timestamp) time.Time {
 	if t == nil || !t.IsValid() {
 		return time.Time{}
 	}

@@ -79,7 +79,7 @@ func (sp *speller) spell(list []*pb.Prefix, set []byte) ([]*pb.Prefix, error) {
 func (sp *speller) of(peer int) []*pb.Prefix {
 	if sp.prefixes[peer] == nil {
 		for _, a := range sp.peers[peer] {
-			sp.prefixes[peer] = append(sp.prefixes[peer], &pb.Prefix{Address: a.AsSlice(), Bits: uint32(a.BitLen())})
+			sp.prefixes[peer] = append(sp.prefixes[peer], PrefixToProto(netip.PrefixFrom(a, a.BitLen())))
 		}
 	}
 	return sp.prefixes[peer]

@@ -38,7 +38,7 @@ const (
 // Certify signs a signing key with the authority key.
 func Certify(by key.AuthorityPrivate, n NetworkID, k key.SigningPublic, now time.Time) (*pb.Signed, error) {
 	return Sign(by, ContextSigningKey, &pb.SigningCertificate{
-		NetworkId: n[:], SigningKey: k.Bytes(), IssuedAt: timeToProto(now),
+		NetworkId: n[:], SigningKey: k.Bytes(), IssuedAt: TimeToProto(now),
 	})
 }
 
@@ -150,11 +150,11 @@ func openRoutes(in []*pb.MapRoute) (out []Route, err error) {
 		return nil, errors.New("too many routes")
 	}
 	for _, r := range in {
-		p, err := PrefixesFromProto([]*pb.Prefix{r.GetPrefix()}, 1)
+		p, err := PrefixFromProto(r.GetPrefix())
 		if err != nil || len(r.GetGatewayKey()) != key.Size || r.GetPriority() > math.MaxUint8 {
 			return nil, fmt.Errorf("route %v is malformed", r)
 		}
-		out = append(out, Route{p[0], [key.Size]byte(r.GetGatewayKey()), uint8(cmp.Or(r.GetPriority(), DefaultPriority))})
+		out = append(out, Route{p, [key.Size]byte(r.GetGatewayKey()), uint8(cmp.Or(r.GetPriority(), DefaultPriority))})
 	}
 	return out, nil
 }
@@ -226,7 +226,7 @@ func (d *Digest) Join(o Digest) { subtle.XORBytes(d[:], d[:], o[:]) }
 // SignTicket makes a relay ticket for d.
 func SignTicket(by key.SigningPrivate, n NetworkID, d key.DevicePublic, now, until time.Time) (*pb.Signed, error) {
 	return Sign(by, ContextTicket, &pb.RelayTicket{
-		NetworkId: n[:], DeviceKey: d.Bytes(), IssuedAt: timeToProto(now), ExpiresAt: timeToProto(until),
+		NetworkId: n[:], DeviceKey: d.Bytes(), IssuedAt: TimeToProto(now), ExpiresAt: TimeToProto(until),
 	})
 }
 
@@ -239,7 +239,7 @@ func OpenTicket(by key.SigningPublic, n NetworkID, now time.Time, s *pb.Signed) 
 	if !bytes.Equal(m.GetNetworkId(), n[:]) {
 		return key.DevicePublic{}, fmt.Errorf("relay ticket is of network %x, not %s", m.GetNetworkId(), n)
 	}
-	if until := timeFromProto(m.GetExpiresAt()); !now.Before(until) {
+	if until := TimeFromProto(m.GetExpiresAt()); !now.Before(until) {
 		return key.DevicePublic{}, fmt.Errorf("relay ticket expired at %s", until.UTC().Format(time.RFC3339))
 	}
 	return key.DevicePublicFromBytes(m.GetDeviceKey())

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 )
 
@@ -20,11 +21,7 @@ type part struct {
 
 func newPart(p netip.Prefix) part {
 	a := p.Addr().As16()
-	out := part{
-		Prefix: p, pb: &pb.Prefix{Address: p.Addr().AsSlice(), Bits: uint32(p.Bits())},
-		high: binary.BigEndian.Uint64(a[:8]), low: binary.BigEndian.Uint64(a[8:]),
-	}
-	return out
+	return part{Prefix: p, pb: record.PrefixToProto(p), high: binary.BigEndian.Uint64(a[:8]), low: binary.BigEndian.Uint64(a[8:])}
 }
 
 func newParts(list []netip.Prefix) (out []part) {
