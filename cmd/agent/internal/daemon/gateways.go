@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -46,31 +47,19 @@ func (n *networks) onSeen(peer key.NodePublic, remote, from netip.Addr) {
 
 // evidence weighs it.
 func (n *networks) evidence(s seenAt) {
-	if n.m == nil {
+	p := n.known.byNode[s.peer.Raw()]
+	if p == nil {
 		return
 	}
-	i := slices.IndexFunc(n.m.Peers, func(d *record.Device) bool { return d.NodeKey.Equal(s.peer) || d.NextNodeKey.Equal(s.peer) })
-	if i < 0 || len(n.m.Peers[i].Routes) == 0 {
-		return // any peer has checks, and few are gateways
-	}
-	news, id := false, n.m.Peers[i].Key.Raw()
-	for _, r := range n.m.Statement.Routes {
-		if r.Gateway == id && slices.Contains(n.m.Peers[i].Routes, r.Prefix) {
-			news = n.sites.Saw(n.links, routeplan.Evidence{Route: r.Prefix, Remote: s.remote, Seen: s.from}) || news
+	news, id := false, p.Key.Raw()
+	for _, x := range p.Routes { // any peer has checks, and few are gateways
+		if slices.ContainsFunc(n.offers[x], func(r record.Route) bool { return r.Gateway == id }) {
+			news = n.sites.Saw(n.links, routeplan.Evidence{Route: x, Remote: s.remote, Seen: s.from}) || news
 		}
 	}
 	if news {
 		n.update(nil, nil)
 	}
-}
-
-// device is one of the map, or nil.
-func (n *networks) device(id deviceKey) *record.Device {
-	i := slices.IndexFunc(n.m.Peers, func(p *record.Device) bool { return p.Key.Raw() == id })
-	if i < 0 {
-		return nil
-	}
-	return n.m.Peers[i]
 }
 
 // probeID marks our echo requests. Only we send from the reserved address, so it need not be drawn.
@@ -180,7 +169,7 @@ func (n *networks) tick() {
 }
 
 func (n *networks) hear(w heardWord) {
-	if _, ok := n.keys[w.from]; !ok {
+	if n.known.byDevice[w.from] == nil {
 		return
 	}
 	switch word := w.word.(type) {
@@ -193,24 +182,24 @@ func (n *networks) hear(w heardWord) {
 
 // offer tells the cores what there is to use and to carry, and reports whether that has changed what is chosen.
 func (n *networks) offer() (changed bool) {
-	set, offers := choose.SetRoutes{}, n.offers()
-	for _, p := range sortedKeys(offers) {
+	var set choose.SetRoutes
+	for p, routes := range n.offers {
 		if n.routing.RefuseRoutes && p.Bits() > 0 {
 			continue
 		}
-		for _, r := range offers[p] {
+		for _, r := range routes {
 			set.Routes = append(set.Routes, choose.Route{Prefix: p, Gateway: r.Gateway, Priority: r.Priority})
 		}
 	}
 	var carried carry.SetCarried
-	for _, r := range n.carried() {
+	for _, r := range n.carried {
 		set.Carried = append(set.Carried, r.Prefix)
 		if r.Prefix.Bits() > 0 {
-			carried.CIDRs = append(carried.CIDRs, carry.CIDR{Prefix: r.Prefix, Siblings: gateways(offers[r.Prefix]), Targets: targets(n.routing.Probe, r)})
+			carried.CIDRs = append(carried.CIDRs, carry.CIDR{Prefix: r.Prefix, Siblings: gateways(n.offers[r.Prefix]), Targets: targets(n.routing.Probe, r)})
 		}
 	}
 	for p := range n.chosen {
-		if _, ok := offers[p]; !ok || n.routing.RefuseRoutes && p.Bits() > 0 {
+		if _, ok := n.offers[p]; !ok || n.routing.RefuseRoutes && p.Bits() > 0 {
 			delete(n.chosen, p)
 			changed = true
 		}
@@ -257,7 +246,7 @@ func (n *networks) exit() choose.SetExit {
 	case autoExit:
 		return choose.SetExit{Auto: true}
 	}
-	p, _, err := newKnown(n.m).find(n.routing.ExitNode)
+	p, _, err := n.known.find(n.routing.ExitNode)
 	if err != nil {
 		return choose.SetExit{}
 	}
@@ -297,7 +286,7 @@ func (n *networks) chose(a choose.Choose) {
 	} else {
 		n.chosen[a.Prefix] = a.Gateway
 	}
-	n.log.Info("gateway chosen", "cidr", a.Prefix, "gateway", n.name(a.Gateway), "because", a.Why)
+	n.log.Info("gateway chosen", "cidr", a.Prefix, "gateway", cmp.Or(n.name(a.Gateway), "none"), "because", a.Why)
 }
 
 // carry gives an event to the core that knows the networks behind this device.
@@ -316,7 +305,7 @@ func (n *networks) carry(e carry.Event) {
 			n.log.Info("network behind this device", "cidr", a.Prefix, "health", a.Health)
 			n.noteVRRP()
 		case carry.HandOver:
-			n.engine.Uses(n.keys[a.Device], a.Prefix, n.keys[a.To])
+			n.engine.Uses(n.key(a.Device), a.Prefix, n.key(a.To))
 		}
 	}
 	n.woken()
@@ -326,7 +315,7 @@ func (n *networks) carry(e carry.Event) {
 func (n *networks) say(to deviceKey, w gateway.Word) {
 	b, err := gateway.Append(nil, w)
 	if err == nil {
-		err = n.engine.SendWord(n.keys[to], b)
+		err = n.engine.SendWord(n.key(to), b)
 	}
 	if err != nil {
 		n.log.Debug("word not sent", "to", n.name(to), "err", err)
@@ -340,23 +329,29 @@ func (n *networks) woken() {
 	}
 }
 
-// name is that of a device of the map, for the log.
-func (n *networks) name(id deviceKey) string {
-	if n.m != nil {
-		if p := n.device(id); p != nil {
-			return p.Name
-		}
+// key is that of a device of the map; zero if there is none.
+func (n *networks) key(id deviceKey) (k key.DevicePublic) {
+	if p := n.known.byDevice[id]; p != nil {
+		k = p.Key
 	}
-	return "none"
+	return k
+}
+
+// name is that of a device of the map; empty if there is none.
+func (n *networks) name(id deviceKey) string {
+	if p := n.known.byDevice[id]; p != nil {
+		return p.Name
+	}
+	return ""
 }
 
 // noteTraffic tells the chooser of packets since the last time.
 func (n *networks) noteTraffic() {
-	if n.m == nil {
+	if n.known.m == nil {
 		return
 	}
 	for id := range n.given {
-		before, after := n.traffic[id], n.engine.Traffic(n.keys[id])
+		before, after := n.traffic[id], n.engine.Traffic(n.key(id))
 		n.traffic[id] = after
 		for _, t := range after {
 			var b tundev.Traffic
@@ -376,7 +371,7 @@ func (n *networks) noteTraffic() {
 // noteHosts tells the carrier of hosts that were seen since the last time.
 func (n *networks) noteHosts() {
 	since := n.now().Add(-lookAtHosts)
-	for _, r := range n.carried() {
+	for _, r := range n.carried {
 		if r.Prefix.Bits() == 0 {
 			continue
 		}
@@ -390,7 +385,7 @@ func (n *networks) noteHosts() {
 
 // noteNeighbours tells the carrier of hosts on the LANs that the kernel knows.
 func (n *networks) noteNeighbours() {
-	carried := slices.DeleteFunc(n.carried(), func(r cidrRoute) bool { return r.Prefix.Bits() == 0 })
+	carried := slices.DeleteFunc(slices.Clone(n.carried), func(r cidrRoute) bool { return r.Prefix.Bits() == 0 })
 	if len(carried) == 0 {
 		return
 	}
@@ -415,7 +410,7 @@ func (n *networks) isOwn(r cidrRoute, a netip.Addr) bool {
 
 // answered takes the answer of a host, unless that was learnt and is now this one: virtual addresses move from gateway to gateway.
 func (n *networks) answered(e echo) {
-	for _, r := range n.carried() {
+	for _, r := range n.carried {
 		if n.isOwn(r, e.target) && !slices.Contains(targets(n.routing.Probe, r), e.target) {
 			return
 		}
@@ -435,7 +430,7 @@ func (n *networks) networkChanged(woke bool) {
 			n.reader.Forget()
 		}
 		n.look()
-		if n.m == nil {
+		if n.known.m == nil {
 			n.apply()
 			return
 		}
@@ -450,15 +445,12 @@ func (n *networks) networkChanged(woke bool) {
 // seekSites has paths found to the gateways of routes that share addresses with a connected network: this may be their site, which shows once one of
 // them is reached here.
 func (n *networks) seekSites() {
-	offers := n.offers()
 	for _, c := range n.plan.Conflicts {
 		if c.LAN {
 			continue
 		}
-		for _, r := range offers[c.Route] {
-			if d := n.device(r.Gateway); d != nil {
-				n.engine.Want(d.NodeKey)
-			}
+		for _, r := range n.offers[c.Route] {
+			n.engine.Want(n.known.byDevice[r.Gateway].NodeKey)
 		}
 	}
 }
@@ -474,7 +466,7 @@ func (n *networks) reapply() {
 // leave tells those who use this device that it stops, and reports whether there is anything that they could use.
 func (n *networks) leave() (carries bool) {
 	n.locked(func() {
-		carries = !n.closed && len(n.carried()) > 0
+		carries = !n.closed && len(n.carried) > 0
 		n.carry(carry.Leave{})
 		n.vrrp.tell(false, n.now())
 	})

@@ -92,7 +92,7 @@ func TestGatewayGone(t *testing.T) {
 		t.Errorf("at once, the user uses %s", got)
 	}
 	gone := b.record.Key.Raw()
-	if _, ok := user.keys[gone]; ok || user.traffic[gone] != nil || len(user.given[gone]) > 0 {
+	if user.traffic[gone] != nil || len(user.given[gone]) > 0 {
 		t.Error("something of it is kept")
 	}
 	word, err := gateway.Append(nil, gateway.Report{Stamp: gateway.Stamp{Start: 1, Sequence: 1}, Health: []gateway.Told{{Prefix: lanCIDR, Health: gateway.Working}}})

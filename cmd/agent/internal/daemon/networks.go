@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	"warren/cmd/agent/internal/state"
-	"warren/coord/client"
 	"warren/proto/cidr"
 	"warren/proto/key"
 	"warren/proto/record"
@@ -79,9 +79,14 @@ type networks struct {
 	mu      sync.Mutex // guards what follows, and is held while engine and router are changed
 	routing state.Routing
 	self    *record.Device
-	m       *client.Map // nil: none yet
+	known   *known // of the map
 	mtu     int
-	keys    map[deviceKey]key.DevicePublic // of all peers
+	// What follows is worked out from routing and map, by derive.
+	advertised []cidrRoute                     // what this device advertises
+	carried    []cidrRoute                     // what of that is approved
+	offers     map[netip.Prefix][]record.Route // the gateways of each CIDR that this device may use, best first
+	routingErr error                           // why that is nothing
+
 	chooser *choose.Core
 	carrier *carry.Core
 	due     [2]time.Time // when chooser and carrier want to be called
@@ -98,14 +103,16 @@ type networks struct {
 }
 
 func newNetworks(self *record.Device, routing state.Routing, e networkEngine, r networkHost, l networkLinks, now func() time.Time, log *slog.Logger) *networks {
-	return &networks{
-		log: log, engine: e, router: r, reader: l, now: now, routing: routing, self: self, mtu: defaultMTU,
+	n := &networks{
+		log: log, engine: e, router: r, reader: l, now: now, routing: routing, self: self, known: newKnown(nil), mtu: defaultMTU,
 		heard: make(chan heardWord, 256), seen: make(chan seenAt, 64), echoed: make(chan echo, 256), wake: make(chan struct{}, 1),
 		chooser: choose.New(choose.Config{Self: self.Key.Raw(), Start: rand.Uint64() | 1}),
 		carrier: carry.New(carry.Config{Self: self.Key.Raw(), Start: rand.Uint64() | 1}),
-		keys:    map[deviceKey]key.DevicePublic{}, traffic: map[deviceKey][]tundev.Traffic{},
+		traffic: map[deviceKey][]tundev.Traffic{},
 		choices: map[choose.Reason]uint64{}, chosen: map[netip.Prefix]deviceKey{}, given: map[deviceKey][]netip.Prefix{},
 	}
+	n.derive()
+	return n
 }
 
 // settings are those in use.
@@ -120,7 +127,8 @@ func (n *networks) set(r state.Routing) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.routing = r
-	if n.m == nil {
+	n.derive()
+	if n.known.m == nil {
 		n.apply()
 		return
 	}
@@ -152,16 +160,13 @@ func (n *networks) problem() error {
 }
 
 // setMap takes a new map, of which gone and put are what changed among the peers.
-func (n *networks) setMap(m *client.Map, self *record.Device, mtu int, gone, put []*record.Device) {
+func (n *networks) setMap(k *known, self *record.Device, mtu int, gone, put []*record.Device) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.m, n.self, n.mtu = m, self, mtu
+	n.known, n.self, n.mtu = k, self, mtu
+	n.derive()
 	for _, p := range gone {
-		delete(n.keys, p.Key.Raw())
 		delete(n.traffic, p.Key.Raw())
-	}
-	for _, p := range put {
-		n.keys[p.Key.Raw()] = p.Key
 	}
 	if n.links == nil {
 		n.look()
@@ -183,12 +188,11 @@ func (n *networks) update(gone, put []*record.Device) {
 	before := n.given
 	n.given = n.shares()
 	c := engine.Change{
-		Self: n.self.Addresses, Overlay: n.overlay(), Probe: n.m.Statement.ProbeAddresses(), Grants: n.m.Statement.GetGrants(),
+		Self: n.self.Addresses, Overlay: n.overlay(), Probe: n.known.m.Statement.ProbeAddresses(), Grants: n.known.m.Statement.GetGrants(),
 	}
-	offers := n.offers()
-	for _, r := range n.carried() {
+	for _, r := range n.carried {
 		c.Carries = append(c.Carries, r.Prefix)
-		if others := offers[r.Prefix]; len(others) > 0 && r.Kind != cidr.Exit {
+		if others := n.offers[r.Prefix]; len(others) > 0 && r.Kind != cidr.Exit {
 			c.Siblings = append(c.Siblings, sibling(r.Prefix, others))
 		}
 	}
@@ -201,7 +205,7 @@ func (n *networks) update(gone, put []*record.Device) {
 		named[p.Key.Raw()] = true
 		c.Put = append(c.Put, n.peer(p))
 	}
-	for _, p := range n.m.Peers {
+	for _, p := range n.known.m.Peers {
 		if id := p.Key.Raw(); !named[id] && !slices.Equal(before[id], n.given[id]) {
 			c.Put = append(c.Put, n.peer(p))
 		}
@@ -228,36 +232,37 @@ func (n *networks) peer(p *record.Device) engine.Peer {
 	}
 }
 
-// carried is what this device carries: what it advertises, as far as that is approved.
-func (n *networks) carried() []cidrRoute {
-	if n.m == nil {
-		return nil // nobody knows yet whether that still holds
-	}
-	routes, err := n.routing.Routes(n.overlay())
-	if err != nil {
-		n.log.Error("what this device advertises cannot be carried", "err", err)
-		return nil
-	}
-	return slices.DeleteFunc(routes, func(r cidrRoute) bool { return !slices.Contains(n.self.Routes, r.Prefix) })
-}
-
 func (n *networks) overlay() []netip.Prefix {
-	if n.m == nil {
+	if n.known.m == nil {
 		return nil
 	}
-	return n.m.Statement.Prefixes
+	return n.known.m.Statement.Prefixes
 }
 
-// offers are the gateways of each CIDR that this device may use, best first. A gateway carries what the authority has signed, whatever the
-// coordinator says.
-func (n *networks) offers() map[netip.Prefix][]record.Route {
-	records := map[deviceKey]*record.Device{}
-	for _, p := range n.m.Peers {
-		records[p.Key.Raw()] = p
+// derive works out what follows from the map and the settings. Without a map nobody knows whether what was approved still is.
+func (n *networks) derive() {
+	before := n.routingErr
+	n.advertised, n.routingErr = n.routing.Routes(n.overlay())
+	n.carried, n.offers = nil, nil
+	if n.routingErr != nil && (before == nil || before.Error() != n.routingErr.Error()) {
+		n.log.Error("what this device advertises cannot be carried", "err", n.routingErr)
 	}
+	if n.known.m == nil {
+		return
+	}
+	for _, r := range n.advertised {
+		if slices.Contains(n.self.Routes, r.Prefix) {
+			n.carried = append(n.carried, r)
+		}
+	}
+	n.offers = n.known.offers()
+}
+
+// offers are the gateways of each CIDR, best first. A gateway carries what the authority has signed, whatever the coordinator says.
+func (k *known) offers() map[netip.Prefix][]record.Route {
 	out := map[netip.Prefix][]record.Route{}
-	for _, r := range n.m.Statement.Routes {
-		if p := records[r.Gateway]; p != nil && slices.Contains(p.Routes, r.Prefix) {
+	for _, r := range k.m.Statement.Routes {
+		if p := k.byDevice[r.Gateway]; p != nil && slices.Contains(p.Routes, r.Prefix) {
 			out[r.Prefix] = append(out[r.Prefix], r)
 		}
 	}
@@ -291,10 +296,10 @@ func (n *networks) apply() {
 		KillSwitch: n.routing.KillSwitch,
 	}
 	in := routeplan.Input{
-		Networks: n.overlay(), Chosen: sortedKeys(n.chosen), Links: n.links, Shown: n.sites.Shown(), PreferLAN: n.routing.PreferLAN,
+		Networks: n.overlay(), Chosen: slices.SortedFunc(maps.Keys(n.chosen), netip.Prefix.Compare), Links: n.links, Shown: n.sites.Shown(), PreferLAN: n.routing.PreferLAN,
 		Exit: n.routing.ExitNode != "", AllowLAN: n.routing.ExitAllowLAN,
 	}
-	for _, r := range n.carried() {
+	for _, r := range n.carried {
 		in.Carried = append(in.Carried, routeplan.Carried{Prefix: r.Prefix, LAN: r.LAN})
 		switch r.Kind {
 		case cidr.Exit:
@@ -307,7 +312,7 @@ func (n *networks) apply() {
 		}
 	}
 	if len(in.Carried) > 0 {
-		st.Probes = n.m.Statement.ProbeAddresses()
+		st.Probes = n.known.m.Statement.ProbeAddresses()
 	}
 	if n.forwardDNS != nil {
 		n.forwardDNS(n.dnsAddresses(st.Exit.Any()))
@@ -342,18 +347,13 @@ func (n *networks) dnsAddresses(exit bool) []netip.Addr {
 // exitResolvers are the addresses of the exit node in use, where its DNS forwarder listens, one of each family.
 func (n *networks) exitResolvers() (out []netip.Addr) {
 	for _, r := range cidr.Exits() {
-		id, ok := n.chosen[r.Prefix]
-		if !ok {
-			continue
+		p := n.known.byDevice[n.chosen[r.Prefix]]
+		if p == nil {
+			continue // none is chosen, or it has just left the map
 		}
-		for _, p := range n.m.Peers {
-			if p.Key.Raw() != id {
-				continue
-			}
-			for _, a := range p.Addresses {
-				if !slices.ContainsFunc(out, func(o netip.Addr) bool { return o.Is4() == a.Is4() }) {
-					out = append(out, a)
-				}
+		for _, a := range p.Addresses {
+			if !slices.ContainsFunc(out, func(o netip.Addr) bool { return o.Is4() == a.Is4() }) {
+				out = append(out, a)
 			}
 		}
 	}

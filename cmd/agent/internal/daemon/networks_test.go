@@ -105,7 +105,7 @@ func (o *office) peer(name, address string, priority uint8, carries ...string) {
 }
 
 func (o *office) use() *office {
-	o.setMap(o.m, o.self, defaultMTU, nil, o.m.Peers)
+	o.setMap(newKnown(o.m), o.self, defaultMTU, nil, o.m.Peers)
 	return o
 }
 
@@ -198,6 +198,24 @@ func TestNetworksStatus(t *testing.T) {
 	}
 	if len(s.GetRoutes()) != 2 || s.GetRoutes()[1].GetGateway() != "b" || len(s.GetRoutes()[1].GetGateways()) != 2 || !s.GetKillSwitch() {
 		t.Errorf("routes %v", s.GetRoutes())
+	}
+}
+
+// TestNetworksMixedUp: what is in the way of the network's own addresses is not carried, and that is told.
+func TestNetworksMixedUp(t *testing.T) {
+	o := newOffice(t, state.Routing{Site: []string{"100.64.0.0/24"}})
+	o.self.Routes = prefixes("100.64.0.0/24")
+	o.use()
+	var s pb.StatusResponse
+	o.fill(&s)
+	if len(s.GetWarnings()) != 1 || !strings.Contains(s.GetWarnings()[0], "100.64.0.0/24") || len(o.host.carries) > 0 || len(s.GetAdvertised()) > 0 {
+		t.Errorf("carries %v, status %v", o.host.carries, &s)
+	}
+	o.set(state.Routing{})
+	s.Reset()
+	o.fill(&s)
+	if len(s.GetWarnings()) > 0 {
+		t.Errorf("set right: %v", s.GetWarnings())
 	}
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -104,7 +105,7 @@ func (w *world) publish(without ...*node) {
 		}
 		gone, put := changed(before, m.Peers)
 		n.m = m
-		n.setMap(m, n.record, defaultMTU, gone, put)
+		n.setMap(newKnown(m), n.record, defaultMTU, gone, put)
 	}
 	w.drain()
 }
@@ -189,7 +190,9 @@ func (w *world) flow() {
 }
 
 // uses tells which gateway a device uses.
-func (n *node) uses(p netip.Prefix) string { return n.name(n.chosen[p]) }
+func (n *node) uses(p netip.Prefix) string { return n.called(n.chosen[p]) }
+
+func (n *node) called(id deviceKey) string { return cmp.Or(n.name(id), "none") }
 
 func (n *node) usesNow(p netip.Prefix, gateway *node) func() bool {
 	return func() bool { return n.chosen[p] == gateway.record.Key.Raw() }
@@ -222,7 +225,7 @@ func (n *node) Probe(target netip.Addr, id, seq uint16) error {
 }
 
 func (n *node) Uses(device key.DevicePublic, cidr netip.Prefix, sibling key.DevicePublic) bool {
-	n.hands = append(n.hands, fmt.Sprintf("%s of %s by %s", cidr, n.name(device.Raw()), n.name(sibling.Raw())))
+	n.hands = append(n.hands, fmt.Sprintf("%s of %s by %s", cidr, n.called(device.Raw()), n.called(sibling.Raw())))
 	return true
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -34,37 +35,30 @@ func (n *networks) fill(r *pb.StatusResponse) {
 	if n.err != nil {
 		r.Warnings = append(r.Warnings, n.err.Error())
 	}
+	if n.routingErr != nil {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("nothing is carried: %v", n.routingErr))
+	}
 	r.HostChanges = n.router.Notes()
 	r.Advertised = n.advertisedStatus()
-	if n.m == nil {
+	if n.known.m == nil {
 		return
-	}
-	names := map[deviceKey]string{}
-	for _, p := range n.m.Peers {
-		names[p.Key.Raw()] = p.Name
 	}
 	gateways := map[netip.Prefix][]choose.Gateway{}
 	for _, c := range n.chooser.Status() {
 		gateways[c.Prefix] = c.Gateways
 	}
-	offers := n.offers()
-	for _, p := range sortedKeys(offers) {
+	for _, p := range slices.SortedFunc(maps.Keys(n.offers), netip.Prefix.Compare) {
 		if p.Bits() == 0 {
 			continue // in Exit
 		}
-		s := &pb.RouteStatus{Prefix: p.String(), Gateway: names[n.chosen[p]], Use: n.use(p)}
-		if i := slices.IndexFunc(n.plan.Conflicts, func(c routeplan.Conflict) bool { return c.Route == p }); i >= 0 {
-			s.Reason, s.Interface = n.plan.Conflicts[i].Why, n.plan.Conflicts[i].Interface
-			if n.plan.Conflicts[i].LAN && s.GetUse() == useTunnel {
-				s.Use = useLAN
-			}
-		}
-		for _, o := range offers[p] {
-			s.Gateways = append(s.Gateways, gatewayStatus(names[o.Gateway], o, gateways[p]))
+		use, conflict := n.use(p)
+		s := &pb.RouteStatus{Prefix: p.String(), Gateway: n.name(n.chosen[p]), Use: use, Reason: conflict.Why, Interface: conflict.Interface}
+		for _, o := range n.offers[p] {
+			s.Gateways = append(s.Gateways, gatewayStatus(n.name(o.Gateway), o, gateways[p]))
 		}
 		r.Routes = append(r.Routes, s)
 	}
-	r.Exit = n.exitStatus(names)
+	r.Exit = n.exitStatus()
 }
 
 func gatewayStatus(name string, o record.Route, known []choose.Gateway) *pb.GatewayStatus {
@@ -93,19 +87,16 @@ func (n *networks) figures() routeFigures {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	f := routeFigures{routes: map[string]int{}, carried: map[string]int{}, choices: maps.Clone(n.choices), killSwitch: n.routing.KillSwitch}
-	if n.m == nil {
+	if n.known.m == nil {
 		return f
 	}
-	for p := range n.offers() {
+	for p := range n.offers {
 		if p.Bits() == 0 {
 			_, ok := n.chosen[p]
 			f.exit = f.exit || ok
 			continue
 		}
-		use := n.use(p)
-		if use == useTunnel && slices.ContainsFunc(n.plan.Conflicts, func(c routeplan.Conflict) bool { return c.Route == p && c.LAN }) {
-			use = useLAN
-		}
+		use, _ := n.use(p)
 		f.routes[use]++
 	}
 	for _, c := range n.carrier.Status() {
@@ -114,21 +105,28 @@ func (n *networks) figures() routeFigures {
 	return f
 }
 
-// use says what becomes of packets for a CIDR that gateways carry.
-func (n *networks) use(p netip.Prefix) string {
-	if slices.ContainsFunc(n.carried(), func(r cidrRoute) bool { return r.Prefix == p }) {
-		return useOwn
+// use says what becomes of packets for a CIDR that gateways carry, and what it shares addresses with; the zero conflict is nothing.
+func (n *networks) use(p netip.Prefix) (use string, conflict routeplan.Conflict) {
+	if i := slices.IndexFunc(n.plan.Conflicts, func(c routeplan.Conflict) bool { return c.Route == p }); i >= 0 {
+		conflict = n.plan.Conflicts[i]
 	}
-	if n.routing.RefuseRoutes {
-		return useRefused
+	_, chosen := n.chosen[p]
+	switch {
+	case slices.ContainsFunc(n.carried, func(r cidrRoute) bool { return r.Prefix == p }):
+		use = useOwn
+	case n.routing.RefuseRoutes:
+		use = useRefused
+	case !chosen:
+		use = useNone
+	case conflict.LAN:
+		use = useLAN
+	default:
+		use = useTunnel
 	}
-	if _, ok := n.chosen[p]; !ok {
-		return useNone
-	}
-	return useTunnel
+	return use, conflict
 }
 
-func (n *networks) exitStatus(names map[deviceKey]string) *pb.ExitStatus {
+func (n *networks) exitStatus() *pb.ExitStatus {
 	if n.routing.ExitNode == "" {
 		return nil
 	}
@@ -138,13 +136,13 @@ func (n *networks) exitStatus(names map[deviceKey]string) *pb.ExitStatus {
 		if !ok {
 			continue
 		}
-		s.Node = names[id]
+		s.Node = n.name(id)
 		s.Ipv4, s.Ipv6 = s.GetIpv4() || r.Prefix.Addr().Is4(), s.GetIpv6() || r.Prefix.Addr().Is6()
 	}
 	if s.GetNode() == "" {
 		s.Problem = "there is no exit node that this device may use; nothing leaves this host until there is one, or --exit-node=\"\" is set"
 		if n.routing.ExitNode != autoExit {
-			if _, err := newKnown(n.m).exitNode(n.routing.ExitNode); err != nil {
+			if _, err := n.known.exitNode(n.routing.ExitNode); err != nil {
 				s.Problem = err.Error()
 			}
 		}
@@ -156,16 +154,13 @@ func (n *networks) exitStatus(names map[deviceKey]string) *pb.ExitStatus {
 func (n *networks) gatewayOf(a netip.Addr) *record.Device {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.m == nil {
-		return nil
-	}
 	var longest netip.Prefix
 	for p := range n.chosen {
 		if p.Contains(a) && (!longest.IsValid() || p.Bits() > longest.Bits()) {
 			longest = p
 		}
 	}
-	return n.device(n.chosen[longest])
+	return n.known.byDevice[n.chosen[longest]]
 }
 
 // accounted reports whether the map says of all that this device advertises whether it is approved.
@@ -177,15 +172,11 @@ func (n *networks) accounted() bool {
 
 // advertisedStatus is what this device advertises and what has become of it.
 func (n *networks) advertisedStatus() (out []*pb.AdvertisedStatus) {
-	routes, err := n.routing.Routes(n.overlay())
-	if err != nil {
-		return nil // told as a warning
-	}
 	known := map[netip.Prefix]carry.Status{}
 	for _, c := range n.carrier.Status() {
 		known[c.Prefix] = c
 	}
-	for _, r := range routes {
+	for _, r := range n.advertised {
 		s := &pb.AdvertisedStatus{Prefix: r.Prefix.String(), Kind: r.Kind.String(), State: "untold", Health: "unknown", Priority: uint32(n.routing.Rank())}
 		if r.LAN != r.Prefix {
 			s.Lan = r.LAN.String()
@@ -193,7 +184,7 @@ func (n *networks) advertisedStatus() (out []*pb.AdvertisedStatus) {
 		switch {
 		case slices.Contains(n.self.Routes, r.Prefix):
 			s.State = "approved"
-		case n.m != nil && slices.Contains(n.m.Statement.Waiting, r.Prefix):
+		case n.known.m != nil && slices.Contains(n.known.m.Statement.Waiting, r.Prefix):
 			s.State = "waiting"
 		}
 		if c, ok := known[r.Prefix]; ok {
@@ -207,14 +198,5 @@ func (n *networks) advertisedStatus() (out []*pb.AdvertisedStatus) {
 		}
 		out = append(out, s)
 	}
-	return out
-}
-
-func sortedKeys[V any](m map[netip.Prefix]V) []netip.Prefix {
-	out := make([]netip.Prefix, 0, len(m))
-	for p := range m {
-		out = append(out, p)
-	}
-	slices.SortFunc(out, netip.Prefix.Compare)
 	return out
 }

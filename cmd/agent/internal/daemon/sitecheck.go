@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -137,18 +138,17 @@ func (s *session) recentHost(device key.DevicePublic, in netip.Prefix) (host net
 func (n *networks) siteFacts(target, host netip.Addr) (f sitecheck.Facts, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.m == nil {
+	if n.known.m == nil {
 		return f, errors.New("no network map yet; see \"warren status\"")
 	}
 	f = sitecheck.Facts{Device: n.self.Name, Overlay: n.overlay(), Addresses: n.self.Addresses, MTU: n.mtu}
-	offers := n.offers()
 	named := false
 	for _, a := range n.advertisedStatus() {
 		p, err := netip.ParsePrefix(a.GetPrefix())
 		if err != nil || p.Bits() == 0 || target.IsValid() && target.Is4() != p.Addr().Is4() {
 			continue
 		}
-		site := n.siteOf(p, a, offers[p])
+		site := n.siteOf(p, a, n.offers[p])
 		if host.IsValid() && p.Contains(host) {
 			site.Host, named = host, true
 		}
@@ -158,14 +158,14 @@ func (n *networks) siteFacts(target, host netip.Addr) (f sitecheck.Facts, err er
 		return f, fmt.Errorf("%s is in no CIDR that this device advertises", host)
 	}
 	var longest netip.Prefix
-	for _, p := range sortedKeys(offers) {
+	for _, p := range slices.SortedFunc(maps.Keys(n.offers), netip.Prefix.Compare) {
 		if p.Bits() == 0 || slices.Contains(n.self.Routes, p) {
 			continue
 		}
 		if target.IsValid() && p.Contains(target) && (!longest.IsValid() || p.Bits() > longest.Bits()) {
 			longest = p
 		}
-		f.Remotes = append(f.Remotes, sitecheck.Remote{Prefix: p, Gateway: n.nameOf(n.chosen[p])})
+		f.Remotes = append(f.Remotes, sitecheck.Remote{Prefix: p, Gateway: n.name(n.chosen[p])})
 	}
 	if target.IsValid() {
 		f.Remotes = slices.DeleteFunc(f.Remotes, func(r sitecheck.Remote) bool { return r.Prefix != longest })
@@ -177,18 +177,10 @@ func (n *networks) siteFacts(target, host netip.Addr) (f sitecheck.Facts, err er
 	return f, nil
 }
 
-// nameOf is that of a device of the map; empty if there is none.
-func (n *networks) nameOf(id deviceKey) string {
-	if p := n.device(id); p != nil {
-		return p.Name
-	}
-	return ""
-}
-
 func (n *networks) siteOf(p netip.Prefix, a *pb.AdvertisedStatus, others []record.Route) sitecheck.Site {
 	site := sitecheck.Site{Prefix: p, State: a.GetState(), Masqueraded: a.GetKind() != cidr.Site.String()}
 	for _, o := range others {
-		site.Siblings = append(site.Siblings, n.nameOf(o.Gateway))
+		site.Siblings = append(site.Siblings, n.name(o.Gateway))
 	}
 	for _, id := range n.chosen {
 		used := n.carrier.Uses(id, p)
@@ -231,7 +223,7 @@ func hostAddresses() (out []netip.Addr) {
 func (n *networks) onLAN(a netip.Addr) netip.Addr {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, r := range n.carried() {
+	for _, r := range n.carried {
 		if r.Prefix.Contains(a) && r.Prefix.Bits() > 0 {
 			return translate(a, r.LAN)
 		}

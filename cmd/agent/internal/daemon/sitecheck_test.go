@@ -55,8 +55,7 @@ func TestSiteFacts(t *testing.T) {
 	if _, err := o.siteFacts(netip.Addr{}, addr("10.1.2.3")); err == nil || !strings.Contains(err.Error(), "10.1.2.3") {
 		t.Errorf("a host of another site: %v", err)
 	}
-	o.m = nil
-	o.networks.m = nil
+	o.known = newKnown(nil)
 	if _, err := o.siteFacts(netip.Addr{}, netip.Addr{}); err == nil {
 		t.Error("facts without a map")
 	}

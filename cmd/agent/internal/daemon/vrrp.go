@@ -74,7 +74,7 @@ func exists(path string) bool {
 // noteVRRP tells keepalived how this gateway does: whether it reaches the LAN of each CIDR that it carries, through its own forwarding, and any of the
 // gateways that it uses itself.
 func (n *networks) noteVRRP() {
-	if n.vrrp != nil && n.m != nil {
+	if n.vrrp != nil && n.known.m != nil {
 		n.vrrp.tell(n.fit(), n.now())
 	}
 }

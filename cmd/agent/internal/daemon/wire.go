@@ -50,7 +50,8 @@ func (s *session) applyMap(m *client.Map) {
 	}
 	gone, put := changed(before, m.Peers)
 	s.former.add(gone)
-	s.known.Store(newKnown(m))
+	k := newKnown(m)
+	s.known.Store(k)
 	self := s.self
 	if m.Self != nil {
 		self = m.Self
@@ -73,7 +74,7 @@ func (s *session) applyMap(m *client.Map) {
 		mtu = int(min(max(m.Statement.GetMtu(), 1280), 65535))
 	}
 	s.traversal.SetMTU(mtu)
-	s.networks.setMap(m, self, mtu, gone, put)
+	s.networks.setMap(k, self, mtu, gone, put)
 	s.changed.Wake()
 }
 
