@@ -53,10 +53,11 @@ type Config struct {
 	MaxConfigured int
 	// OnActive and OnIdle tell that a peer (by its current node key) was configured or removed. Run calls them, one after the other.
 	OnActive, OnIdle func(peer key.NodePublic)
-	// OnWord is told what the agent of another device has sent by SendWord, OnProbe that a host has answered a Probe. The packet path calls them, several
-	// goroutines at once: they must not block.
+	// OnWord is told what the agent of another device has sent by SendWord, OnProbe that a host has answered a Probe, OnUse that a CIDR of a peer's is used
+	// that was not for a while, as in tundev.Config. The packet path calls them, several goroutines at once: they must not block.
 	OnWord  func(from key.DevicePublic, payload []byte)
 	OnProbe func(target netip.Addr, id, seq uint16)
+	OnUse   func()
 	// Filter is what the packet filter is made with.
 	Filter filter.Config
 	// SocketDir is where the UAPI socket NAME.sock is made; empty for the place where wg looks.
@@ -167,7 +168,9 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1)}
 	e.want.init()
-	e.tun = tundev.Wrap(cfg.TUN, tundev.Config{Log: cfg.Log, Wanted: e.Want, OnWord: cfg.OnWord, OnProbe: cfg.OnProbe, Filter: cfg.Filter})
+	e.tun = tundev.Wrap(cfg.TUN, tundev.Config{
+		Log: cfg.Log, Wanted: e.Want, OnWord: cfg.OnWord, OnProbe: cfg.OnProbe, OnUse: cfg.OnUse, Filter: cfg.Filter,
+	})
 	e.dev = newWireguard(e.tun, cfg.Bind, cfg.Log, &e.disallowed)
 	e.roster = newRoster(e.dev, cfg.Bind, e.tun, cfg.Log, cfg.IdleAfter, cfg.MaxConfigured)
 	if err := e.dev.up(cfg.Private); err != nil {

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/gaissmai/bart"
 
@@ -59,14 +58,6 @@ type entry struct {
 	own    bool // it is the owner's overlay address
 	// When a packet last went there or came from there, in nanoseconds since Device.began; 0: never.
 	sent, received atomic.Int64
-}
-
-// note has a time stamp be now, or somewhat earlier: many packets share one, so that processors need not pass it back and forth.
-func note(stamp *atomic.Int64, now time.Duration) {
-	const resolution = 10 * time.Millisecond
-	if old := time.Duration(stamp.Load()); now-old >= resolution || old == 0 {
-		stamp.Store(int64(max(now, 1)))
-	}
 }
 
 // view is an immutable snapshot of the map, as packets see it.

@@ -38,6 +38,7 @@ type end struct {
 	allowed *bart.Table[*end]
 	words   []string // "from: payload"
 	probes  []string // "target id seq"
+	begun   int      // what OnUse was told
 	wanted  []key.NodePublic
 }
 
@@ -65,6 +66,7 @@ func (m *mesh) add(name string, own ...string) *end {
 			e.words = append(e.words, name+": "+string(payload))
 		},
 		OnProbe: func(target netip.Addr, id, seq uint16) { e.probes = append(e.probes, fmt.Sprint(target, id, seq)) },
+		OnUse:   func() { e.begun++ },
 		Filter:  filter.Config{Records: true},
 	})
 	m.Cleanup(func() { e.dev.Close() })

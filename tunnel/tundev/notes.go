@@ -17,6 +17,22 @@ type Traffic struct {
 	Sent, Received time.Time
 }
 
+// UnusedFor is how long nothing went to a CIDR, or came from it, for the next packet to be told to Config.OnUse.
+const UnusedFor = 5 * time.Second
+
+// note has a time stamp of an entry be now, or somewhat earlier: many packets share one, so that processors need not pass it back and forth.
+func (d *Device) note(e *entry, stamp *atomic.Int64, now time.Duration) {
+	const resolution = 10 * time.Millisecond
+	old := time.Duration(stamp.Load())
+	if old != 0 && now-old < resolution {
+		return
+	}
+	stamp.Store(int64(max(now, 1)))
+	if !e.own && (old == 0 || now-old >= UnusedFor) {
+		d.cfg.OnUse()
+	}
+}
+
 // Traffic tells of all prefixes of a device, in order; of none if it is not in the map.
 func (d *Device) Traffic(device key.DevicePublic) (out []Traffic) {
 	d.setting.Lock() // entries are changed under it

@@ -191,7 +191,7 @@ func (d *Device) unwrap(v *view, from *entry, b []byte, now time.Duration) {
 	if d.filter.Judge(filter.Out, &to.account.Peer, inner, now).Verdict != filter.Pass {
 		return
 	}
-	note(&to.sent, now)
+	d.note(to, &to.sent, now)
 	if mtu := int(to.mtu.Load()); mtu > 0 && !d.fits(inner, mtu) {
 		return
 	}

@@ -304,6 +304,36 @@ func TestTraffic(t *testing.T) {
 	})
 }
 
+// TestOnUse: the first packet to or from a CIDR after a while is told, and none besides; device addresses are no CIDRs.
+func TestOnUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		laptop, gateway := m.add("laptop", "100.64.0.1"), m.add("gateway", "100.64.0.2")
+		grants := []string{"100.64.0.1/32 0.0.0.0/0 17 53"}
+		laptop.knows(plan{peers: map[string][]string{"gateway": {"10.1.0.0/16"}}, grants: grants})
+		gateway.knows(plan{peers: map[string][]string{"laptop": nil}, carries: []string{"10.1.0.0/16"}, grants: grants})
+		expect := func(what string, after time.Duration, want int, who *end, b []byte) {
+			t.Helper()
+			<-time.After(after)
+			laptop.begun = 0
+			if who.sends(b); laptop.begun != want {
+				t.Errorf("%s: told %d times, want %d", what, laptop.begun, want)
+			}
+		}
+		there, back := datagram("100.64.0.1", 1, "10.1.0.7", 53, 1, 100), datagram("10.1.0.7", 53, "100.64.0.1", 1, 1, 100)
+		expect("the gateway itself", 1, 0, laptop, datagram("100.64.0.1", 1, "100.64.0.2", 53, 1, 100))
+		expect("refused", 1, 0, laptop, datagram("100.64.0.1", 1, "10.1.0.7", 54, 1, 100))
+		expect("the first", 1, 1, laptop, there)
+		expect("soon after", UnusedFor-time.Millisecond, 0, laptop, there)
+		expect("the first answer", 0, 1, gateway, back)
+		expect("another", time.Second, 0, gateway, back)
+		expect("after a while", UnusedFor, 1, laptop, there)
+		if gateway.begun != 0 {
+			t.Errorf("the gateway was told %d times, and uses no CIDR", gateway.begun)
+		}
+	})
+}
+
 // TestHosts: hosts that have sent something allowed are learnt, a few of each prefix, the newest first.
 func TestHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -46,7 +46,10 @@ type Config struct {
 	OnWord func(from key.DevicePublic, payload []byte)
 	// OnProbe is told that a host has answered a Probe. It is called from where packets of the host leave, and must not block.
 	OnProbe func(target netip.Addr, id, seq uint16)
-	Filter  filter.Config
+	// OnUse is told that the host sends to or hears from a CIDR that a peer carries, which it has not for UnusedFor: until then nobody need look at
+	// Traffic. It is called from where packets pass, by several goroutines at once, and must not block.
+	OnUse  func()
+	Filter filter.Config
 }
 
 // peer is a device of the map. It stays the same object as long as its key is in the map.
@@ -133,6 +136,9 @@ func Wrap(inner tun.Device, cfg Config) *Device {
 	}
 	if cfg.OnProbe == nil {
 		cfg.OnProbe = func(netip.Addr, uint16, uint16) {}
+	}
+	if cfg.OnUse == nil {
+		cfg.OnUse = func() {}
 	}
 	d := &Device{
 		Device: inner, cfg: cfg, filter: filter.New(cfg.Filter), began: time.Now(),
@@ -260,7 +266,7 @@ func (d *Device) passes(v *view, buf []byte, size int, now time.Duration, last *
 	if j.Verdict != filter.Pass {
 		return nil
 	}
-	note(&to.sent, now)
+	d.note(to, &to.sent, now)
 	if len(v.carried) > 0 && int64(now) >= d.learnt.next.Load() {
 		d.learn(v, src, now)
 	}
@@ -333,7 +339,7 @@ func (d *Device) arrives(v *view, b []byte, now time.Duration, last *run) bool {
 	if j.Verdict != filter.Pass {
 		return false
 	}
-	note(&from.received, now)
+	d.note(from, &from.received, now)
 	mtu := int(from.mtu.Load())
 	if len(v.siblings) > 0 {
 		mtu = v.returnMTU(mtu, dst)
