@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"warren/proto/cidr"
 	"warren/proto/key"
 	"warren/proto/record"
 	"warren/tunnel/gateway"
@@ -88,26 +89,42 @@ func (n *networks) onProbe(target netip.Addr, id, sequence uint16) {
 	}
 }
 
-// How often traffic and hosts are looked at.
+// onUse takes it that a CIDR comes into use. The packet path calls it.
+func (n *networks) onUse() {
+	select {
+	case n.used <- struct{}{}:
+	default:
+	}
+}
+
+// How often something is looked at of which nobody tells. It is while it matters only, so that idle devices sleep.
 const (
+	// lookAtTraffic is while a CIDR is used, and until none has been for trafficEnds: then the packet path tells.
 	lookAtTraffic = 250 * time.Millisecond
-	lookAtHosts   = time.Second
-	// lookAtNeighbours is how often the kernel is asked for hosts on the LAN: some never send anything through the tunnel.
+	trafficEnds   = 2 * tundev.UnusedFor
+	// lookAtHosts and lookAtNeighbours are while a LAN is carried: the kernel knows of hosts that never send anything through the tunnel.
+	lookAtHosts      = time.Second
 	lookAtNeighbours = 10 * time.Second
 	// lookAtHost is how often the host is brought into line without a reason: firewalls that are reloaded drop what is in their chains, and say nothing.
 	lookAtHost = 30 * time.Second
 )
 
-// run owns the cores' time, and takes what others say, until ctx ends.
+// What is done in time, as in networks.due.
+const (
+	dueChooser = iota
+	dueCarrier
+	dueTraffic
+	dueHosts
+	dueNeighbours
+	dueHost
+	dues
+)
+
+// run does what is due, and takes what others say, until ctx ends.
 func (n *networks) run(ctx context.Context) error {
-	timer, traffic, hosts, host := time.NewTimer(0), time.NewTicker(lookAtTraffic), time.NewTicker(lookAtHosts), time.NewTicker(lookAtHost)
+	n.locked(func() { n.due[dueHost] = n.now().Add(lookAtHost) })
+	timer := time.NewTimer(0)
 	defer timer.Stop()
-	defer traffic.Stop()
-	defer hosts.Stop()
-	defer host.Stop()
-	neighbours := time.NewTicker(lookAtNeighbours)
-	defer neighbours.Stop()
-	n.locked(n.noteNeighbours)
 	for {
 		select {
 		case <-ctx.Done():
@@ -121,17 +138,8 @@ func (n *networks) run(ctx context.Context) error {
 			n.locked(func() { n.evidence(s) })
 		case e := <-n.echoed:
 			n.locked(func() { n.answered(e) })
-		case <-traffic.C:
-			n.locked(func() {
-				n.noteTraffic()
-				n.noteVRRP()
-			})
-		case <-hosts.C:
-			n.locked(n.noteHosts)
-		case <-neighbours.C:
-			n.locked(n.noteNeighbours)
-		case <-host.C:
-			n.reapply()
+		case <-n.used:
+			n.locked(n.noteTraffic)
 		}
 		if next := n.next(); !next.IsZero() {
 			timer.Reset(max(0, next.Sub(n.now())))
@@ -145,7 +153,7 @@ func (n *networks) locked(do func()) {
 	do()
 }
 
-// next is when the first core wants to be called; zero: none does.
+// next is when the first thing is due; zero: nothing is.
 func (n *networks) next() (at time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -157,14 +165,32 @@ func (n *networks) next() (at time.Time) {
 	return at
 }
 
-// tick calls the cores whose time has come. The caller holds mu, as of all that follows.
+// tick does what is due, of which each says when it is again. The caller holds mu, as of all that follows.
 func (n *networks) tick() {
 	now := n.now()
-	if d := n.due[0]; !d.IsZero() && !now.Before(d) {
-		n.choose(nil)
+	for i, do := range [dues]func(){
+		dueChooser: func() { n.choose(nil) }, dueCarrier: func() { n.carry(nil) },
+		dueTraffic: n.noteTraffic, dueHosts: n.noteHosts, dueNeighbours: n.noteNeighbours, dueHost: n.renew,
+	} {
+		if d := n.due[i]; !d.IsZero() && !now.Before(d) {
+			do()
+		}
 	}
-	if d := n.due[1]; !d.IsZero() && !now.Before(d) {
-		n.carry(nil)
+	if n.carriesLAN() { // which other gateways are silent shows in time
+		n.noteVRRP()
+	}
+}
+
+// carriesLAN reports whether there is a network behind this device.
+func (n *networks) carriesLAN() bool {
+	return slices.ContainsFunc(n.carried, func(r cidrRoute) bool { return r.Kind != cidr.Exit })
+}
+
+// lookAgain has something be due every so often while a LAN is carried.
+func (n *networks) lookAgain(what int, every time.Duration) {
+	n.due[what] = time.Time{}
+	if n.carriesLAN() {
+		n.due[what] = n.now().Add(every)
 	}
 }
 
@@ -264,7 +290,7 @@ func (n *networks) choose(e choose.Event) {
 func (n *networks) note(events ...choose.Event) (changed bool) {
 	for _, e := range events {
 		actions, next := n.chooser.Handle(n.now(), e)
-		n.due[0] = next
+		n.due[dueChooser] = next
 		for _, a := range actions {
 			switch a := a.(type) {
 			case choose.Send:
@@ -292,7 +318,7 @@ func (n *networks) chose(a choose.Choose) {
 // carry gives an event to the core that knows the networks behind this device.
 func (n *networks) carry(e carry.Event) {
 	actions, next := n.carrier.Handle(n.now(), e)
-	n.due[1] = next
+	n.due[dueCarrier] = next
 	for _, a := range actions {
 		switch a := a.(type) {
 		case carry.Send:
@@ -347,9 +373,7 @@ func (n *networks) name(id deviceKey) string {
 
 // noteTraffic tells the chooser of packets since the last time.
 func (n *networks) noteTraffic() {
-	if n.known.m == nil {
-		return
-	}
+	now := n.now()
 	for id := range n.given {
 		before, after := n.traffic[id], n.engine.Traffic(n.key(id))
 		n.traffic[id] = after
@@ -359,20 +383,27 @@ func (n *networks) noteTraffic() {
 				b = before[i]
 			}
 			if t.Sent.After(b.Sent) {
+				n.usedAt = now
 				n.choose(choose.Sent{Prefix: t.Prefix})
 			}
 			if t.Received.After(b.Received) {
+				n.usedAt = now
 				n.choose(choose.Received{Gateway: id})
 			}
 		}
 	}
+	n.due[dueTraffic] = time.Time{}
+	if now.Sub(n.usedAt) < trafficEnds {
+		n.due[dueTraffic] = now.Add(lookAtTraffic)
+	}
 }
 
-// noteHosts tells the carrier of hosts that were seen since the last time.
+// noteHosts tells the carrier of hosts that were seen since the last time, and keepalived how this gateway does.
 func (n *networks) noteHosts() {
+	n.lookAgain(dueHosts, lookAtHosts)
 	since := n.now().Add(-lookAtHosts)
 	for _, r := range n.carried {
-		if r.Prefix.Bits() == 0 {
+		if r.Kind == cidr.Exit {
 			continue
 		}
 		for _, h := range n.engine.Hosts(r.Prefix) {
@@ -381,12 +412,13 @@ func (n *networks) noteHosts() {
 			}
 		}
 	}
+	n.noteVRRP()
 }
 
 // noteNeighbours tells the carrier of hosts on the LANs that the kernel knows.
 func (n *networks) noteNeighbours() {
-	carried := slices.DeleteFunc(slices.Clone(n.carried), func(r cidrRoute) bool { return r.Prefix.Bits() == 0 })
-	if len(carried) == 0 {
+	n.lookAgain(dueNeighbours, lookAtNeighbours)
+	if !n.carriesLAN() {
 		return
 	}
 	hosts, err := n.reader.Neighbours()
@@ -395,8 +427,8 @@ func (n *networks) noteNeighbours() {
 		return
 	}
 	for _, a := range hosts {
-		for _, r := range carried {
-			if r.LAN.Contains(a) {
+		for _, r := range n.carried {
+			if r.Kind != cidr.Exit && r.LAN.Contains(a) {
 				n.carry(carry.SeenHost{Host: translate(a, r.Prefix)})
 			}
 		}
@@ -456,11 +488,12 @@ func (n *networks) seekSites() {
 }
 
 // reapply brings the host into line although nothing else has changed: another program may have taken away what is ours.
-func (n *networks) reapply() {
-	n.locked(func() {
-		n.applied = router.State{}
-		n.apply()
-	})
+func (n *networks) reapply() { n.locked(n.renew) }
+
+func (n *networks) renew() {
+	n.due[dueHost] = n.now().Add(lookAtHost)
+	n.applied = router.State{}
+	n.apply()
 }
 
 // leave tells those who use this device that it stops, and reports whether there is anything that they could use.

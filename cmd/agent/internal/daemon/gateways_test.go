@@ -320,6 +320,30 @@ func TestSites(t *testing.T) {
 	}
 }
 
+// TestIdle: nobody looks at what is not used or not there, and the first packet has all looked at again.
+func TestIdle(t *testing.T) {
+	w, user, a, b := officePair(t)
+	w.traffic = nil
+	w.run(trafficEnds + lookAtTraffic)
+	user.looks = 0
+	if w.run(10 * time.Minute); user.looks > 0 || !user.due[dueHosts].IsZero() || !user.due[dueNeighbours].IsZero() {
+		t.Errorf("traffic was looked at %d times while there was none; due are %v", user.looks, user.due)
+	}
+	b.dead = true
+	w.traffic = []flow{{user, b, lanCIDR}}
+	if d := w.run(5*time.Second, user.usesNow(lanCIDR, a)); d > 2500*time.Millisecond {
+		t.Errorf("switched over %s after the first packet", d)
+	}
+	if w.run(time.Minute); user.looks == 0 || user.due[dueTraffic].IsZero() {
+		t.Error("traffic is looked at no more, though there is some")
+	}
+	plain := w.add("plain", 100, state.Routing{AdvertiseExit: true}, "0.0.0.0/0")
+	w.publish(user, a, b)
+	if at := plain.next(); !at.IsZero() {
+		t.Errorf("a device with neither routes nor a LAN is to do something at %s", at)
+	}
+}
+
 // TestFull: the packet path never waits for those who take what it brings.
 func TestFull(t *testing.T) {
 	w := newWorld(t)
@@ -333,6 +357,7 @@ func TestFull(t *testing.T) {
 		n.onProbe(lanHost, probeID, i)
 		n.onProbe(lanHost, 1, i) // somebody else's
 		n.onSeen(n.record.NodeKey, lanHost, lanHost)
+		n.onUse()
 	}
 	if len(n.heard) != cap(n.heard) || len(n.echoed) != cap(n.echoed) || len(n.networks.seen) != cap(n.networks.seen) {
 		t.Error("less is kept than there is room for")

@@ -71,6 +71,7 @@ type networks struct {
 	heard  chan heardWord
 	echoed chan echo
 	seen   chan seenAt
+	used   chan struct{} // a CIDR is that was not
 	wake   chan struct{} // due has changed
 	vrrp   *vrrp         // nil: nobody is told
 	// forwardDNS is told at which addresses the users of an exit node get names resolved.
@@ -89,8 +90,9 @@ type networks struct {
 
 	chooser *choose.Core
 	carrier *carry.Core
-	due     [2]time.Time // when chooser and carrier want to be called
+	due     [dues]time.Time // when what is to be done next; zero: never
 	traffic map[deviceKey][]tundev.Traffic
+	usedAt  time.Time // when traffic was last found
 	chosen  map[netip.Prefix]deviceKey
 	given   map[deviceKey][]netip.Prefix // the CIDRs that each peer has in the engine
 	links   []routeplan.Link
@@ -105,7 +107,8 @@ type networks struct {
 func newNetworks(self *record.Device, routing state.Routing, e networkEngine, r networkHost, l networkLinks, now func() time.Time, log *slog.Logger) *networks {
 	n := &networks{
 		log: log, engine: e, router: r, reader: l, now: now, routing: routing, self: self, known: newKnown(nil), mtu: defaultMTU,
-		heard: make(chan heardWord, 256), seen: make(chan seenAt, 64), echoed: make(chan echo, 256), wake: make(chan struct{}, 1),
+		heard: make(chan heardWord, 256), seen: make(chan seenAt, 64), echoed: make(chan echo, 256),
+		used: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		chooser: choose.New(choose.Config{Self: self.Key.Raw(), Start: rand.Uint64() | 1}),
 		carrier: carry.New(carry.Config{Self: self.Key.Raw(), Start: rand.Uint64() | 1}),
 		traffic: map[deviceKey][]tundev.Traffic{},
@@ -256,6 +259,9 @@ func (n *networks) derive() {
 		}
 	}
 	n.offers = n.known.offers()
+	if n.carriesLAN() && n.due[dueHosts].IsZero() {
+		n.due[dueHosts], n.due[dueNeighbours] = n.now(), n.now()
+	}
 }
 
 // offers are the gateways of each CIDR, best first. A gateway carries what the authority has signed, whatever the coordinator says.

@@ -56,6 +56,7 @@ type node struct {
 	state      router.State
 	err        error // of Apply
 	calls      int   // of Apply
+	looks      int   // at traffic
 }
 
 const wordTakes = 5 * time.Millisecond
@@ -130,6 +131,8 @@ func (w *world) drain() {
 				n.locked(func() { n.answered(e) })
 			case s := <-n.networks.seen:
 				n.locked(func() { n.evidence(s) })
+			case <-n.used:
+				n.locked(n.noteTraffic)
 			default:
 				more = false
 			}
@@ -140,7 +143,7 @@ func (w *world) drain() {
 // run lets time pass, until done says so, and tells how much has.
 func (w *world) run(wait time.Duration, done ...func() bool) time.Duration {
 	began, end := w.now, w.now.Add(wait)
-	traffic, hosts := w.now.Add(lookAtTraffic), w.now.Add(lookAtHosts)
+	traffic := w.now.Add(lookAtTraffic)
 	for w.now.Before(end) && (len(done) == 0 || !done[0]()) {
 		next, do := end, func() {}
 		earlier := func(at time.Time, what func()) {
@@ -161,13 +164,6 @@ func (w *world) run(wait time.Duration, done ...func() bool) time.Duration {
 			traffic = traffic.Add(lookAtTraffic)
 			w.flow()
 		})
-		earlier(hosts, func() {
-			hosts = hosts.Add(lookAtHosts)
-			for _, n := range w.nodes {
-				n.locked(n.noteHosts)
-				n.locked(n.noteNeighbours)
-			}
-		})
 		if next.After(w.now) {
 			w.now = next
 		}
@@ -181,11 +177,12 @@ func (w *world) run(wait time.Duration, done ...func() bool) time.Duration {
 func (w *world) flow() {
 	for _, f := range w.traffic {
 		if id, ok := f.from.chosen[f.cidr]; ok {
+			before := f.from.sent[id]
 			f.from.sent[id] = []tundev.Traffic{{Prefix: f.cidr, Sent: w.now}}
+			if len(before) == 0 || w.now.Sub(before[0].Sent) >= tundev.UnusedFor {
+				f.from.onUse()
+			}
 		}
-	}
-	for _, n := range w.nodes {
-		n.locked(n.noteTraffic)
 	}
 }
 
@@ -229,7 +226,10 @@ func (n *node) Uses(device key.DevicePublic, cidr netip.Prefix, sibling key.Devi
 	return true
 }
 
-func (n *node) Traffic(device key.DevicePublic) []tundev.Traffic { return n.sent[device.Raw()] }
+func (n *node) Traffic(device key.DevicePublic) []tundev.Traffic {
+	n.looks++
+	return n.sent[device.Raw()]
+}
 
 func (n *node) Hosts(p netip.Prefix) (out []tundev.Host) {
 	for _, h := range n.seen {

@@ -153,6 +153,7 @@ func (s *session) makeTunnel() (err error) {
 		Filter:   filter.Config{MaxFlows: s.cfg.MaxFlows, Records: !s.cfg.NoFlowRecords},
 		OnWord:   func(from key.DevicePublic, payload []byte) { s.networks.onWord(from, payload) },
 		OnProbe:  s.onProbe,
+		OnUse:    func() { s.networks.onUse() },
 		OnActive: func(peer key.NodePublic) { s.traversal.Active(peer) },
 		OnIdle:   func(peer key.NodePublic) { s.traversal.Idle(peer) },
 	})

@@ -87,6 +87,9 @@ func (n *networks) fit() bool {
 		}
 		carries = true
 	}
+	if !carries {
+		return false
+	}
 	silent, others := 0, 0
 	for _, c := range n.chooser.Status() {
 		if c.Own || c.Prefix.Bits() == 0 {
@@ -98,5 +101,5 @@ func (n *networks) fit() bool {
 			}
 		}
 	}
-	return carries && (others == 0 || silent < others)
+	return others == 0 || silent < others
 }
