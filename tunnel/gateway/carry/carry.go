@@ -263,8 +263,6 @@ type Status struct {
 	// Target is the host that answered last, or else the one that is asked; invalid: none is known. Answered is when it did; zero: never.
 	Target   netip.Addr
 	Answered time.Time
-	// Devices is how many devices use this gateway for it, HandedOver how many a sibling.
-	Devices, HandedOver int
 }
 
 // Uses tells which gateway a device uses for a CIDR that this one carries, too; zero: it has not said.
@@ -288,15 +286,6 @@ func (c *Core) Status() []Status {
 			}
 		}
 		s.Answered = c.clock.Real(s.Answered)
-		for _, d := range c.devices {
-			switch u := d.uses[x.prefix]; {
-			case u == nil:
-			case u.gateway == c.cfg.Self:
-				s.Devices++
-			case u.to != ID{}:
-				s.HandedOver++
-			}
-		}
 		out = append(out, s)
 	}
 	return out

@@ -472,8 +472,13 @@ func TestStatus(t *testing.T) {
 		t.Errorf("answered at %s", a)
 	}
 	got[1].Answered, got[1].Since = time.Time{}, time.Time{}
+	for d, want := range map[byte]ID{'d': id(self), 'e': id(self), 'f': id('b'), 'g': {}, 'h': {}} {
+		if used := o.core.Uses(id(d), lan); used != want {
+			t.Errorf("%c uses %v, want %v", d, used, want)
+		}
+	}
 	want := []Status{{Prefix: prefix("10.0.0.0/8")},
-		{Prefix: lan, Health: gateway.Working, Target: addrs("10.1.0.2")[0], Devices: 2, HandedOver: 1}}
+		{Prefix: lan, Health: gateway.Working, Target: addrs("10.1.0.2")[0]}}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
