@@ -15,7 +15,7 @@
 package gateway
 
 import (
-	"cmp"
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -254,9 +254,4 @@ func (f *Fresh) Accept(start uint64) (restarted, ok bool) {
 }
 
 // Compare orders IDs.
-func Compare(a, b ID) int { return slices.Compare(a[:], b[:]) }
-
-// ComparePrefixes orders prefixes by address, the wider first.
-func ComparePrefixes(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-}
+func Compare(a, b ID) int { return bytes.Compare(a[:], b[:]) }

@@ -250,7 +250,7 @@ func (c *Core) setCarried(list []CIDR) {
 		c.byPrefix[n.Prefix] = x
 		c.cidrs = append(c.cidrs, x)
 	}
-	slices.SortFunc(c.cidrs, func(a, b *cidr) int { return gateway.ComparePrefixes(a.prefix, b.prefix) })
+	slices.SortFunc(c.cidrs, func(a, b *cidr) int { return a.prefix.Compare(b.prefix) })
 	c.reviseUses()
 	c.probeNext = c.now
 }

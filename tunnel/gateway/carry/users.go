@@ -1,6 +1,7 @@
 package carry
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -184,23 +185,14 @@ func (c *Core) drop(d *device) {
 	delete(c.news, d.id)
 }
 
+// sorted are the keys of m, in order.
 func sorted[V any](m map[netip.Prefix]V) []netip.Prefix {
-	out := make([]netip.Prefix, 0, len(m))
-	for p := range m {
-		out = append(out, p)
-	}
-	slices.SortFunc(out, gateway.ComparePrefixes)
-	return out
+	return slices.SortedFunc(maps.Keys(m), netip.Prefix.Compare)
 }
 
 // inOrder are devices by ID.
 func inOrder(m map[ID]*device) []*device {
-	out := make([]*device, 0, len(m))
-	for _, d := range m {
-		out = append(out, d)
-	}
-	slices.SortFunc(out, func(a, b *device) int { return gateway.Compare(a.id, b.id) })
-	return out
+	return slices.SortedFunc(maps.Values(m), func(a, b *device) int { return gateway.Compare(a.id, b.id) })
 }
 
 // reviseUses brings the uses into line with the CIDRs.

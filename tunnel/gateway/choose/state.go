@@ -1,6 +1,7 @@
 package choose
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -82,7 +83,7 @@ type said struct {
 const maxOutstanding = 24
 
 func (c *Core) cidr(p netip.Prefix) *cidr {
-	if i, ok := slices.BinarySearchFunc(c.cidrs, p, func(x *cidr, p netip.Prefix) int { return gateway.ComparePrefixes(x.prefix, p) }); ok {
+	if i, ok := slices.BinarySearchFunc(c.cidrs, p, func(x *cidr, p netip.Prefix) int { return x.prefix.Compare(p) }); ok {
 		return c.cidrs[i]
 	}
 	return nil
@@ -107,10 +108,7 @@ func (c *Core) accepted() []Route {
 		return false
 	})
 	slices.SortStableFunc(out, func(a, b Route) int {
-		if n := gateway.ComparePrefixes(a.Prefix, b.Prefix); n != 0 {
-			return n
-		}
-		return gateway.Compare(a.Gateway, b.Gateway)
+		return cmp.Or(a.Prefix.Compare(b.Prefix), gateway.Compare(a.Gateway, b.Gateway))
 	})
 	return slices.CompactFunc(out, func(a, b Route) bool { return a.Prefix == b.Prefix && a.Gateway == b.Gateway })
 }
