@@ -145,7 +145,8 @@ type Engine struct {
 
 	mu     sync.Mutex // guards what follows
 	roster *roster
-	self   []netip.Prefix
+	self   []netip.Prefix // as self gives it, which does not tell our own addresses from what we carry
+	own    []netip.Addr
 	grants []*pb.Grant
 	ruled  bool          // grants are in force
 	wake   chan struct{} // holds a token when the roster has events to tell
@@ -271,7 +272,7 @@ func (e *Engine) woken() {
 // update is for a caller that holds mu.
 func (e *Engine) update(gone [][key.Size]byte, c *Change) {
 	u := tundev.Update{
-		Put: make([]tundev.Peer, 0, len(c.Put)), Addresses: append([]netip.Addr{}, c.Self...), Probe: append([]netip.Addr{}, c.Probe...),
+		Put: make([]tundev.Peer, 0, len(c.Put)), Probe: append([]netip.Addr{}, c.Probe...),
 		Overlay: append([]netip.Prefix{}, c.Overlay...), Siblings: append([]tundev.Sibling{}, c.Siblings...),
 	}
 	leaves := func(id [key.Size]byte) {
@@ -288,8 +289,9 @@ func (e *Engine) update(gone [][key.Size]byte, c *Change) {
 		}
 		u.Put = append(u.Put, tundev.Peer{Node: p.NodeKey, Device: p.Device, Prefixes: p.Prefixes, Addresses: p.Addresses})
 	}
-	if self := c.self(); !slices.Equal(self, e.self) {
-		e.self, u.Self = self, self
+	if self := c.self(); e.own == nil || !slices.Equal(self, e.self) || !slices.Equal(c.Self, e.own) {
+		e.self, e.own = self, append([]netip.Addr{}, c.Self...)
+		u.Self, u.Addresses = e.self, e.own
 	}
 	if !e.ruled || !slices.EqualFunc(c.Grants, e.grants, func(a, b *pb.Grant) bool { return a == b || proto.Equal(a, b) }) {
 		e.grants, e.ruled, u.Rules = c.Grants, true, e.rules(c.Grants)
