@@ -53,6 +53,8 @@ const (
 type Config struct {
 	StateDir string
 	Log      *slog.Logger
+	// LogLevel is that of Log, for administrators to change; nil: it cannot be.
+	LogLevel *slog.LevelVar
 	Now      func() time.Time
 	Version  string
 	// Prefix4 and Prefix6 are where devices get addresses; zero: drawn at the first start. They cannot be changed later.

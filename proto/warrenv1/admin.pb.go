@@ -23,6 +23,185 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type ServerDiagnosticsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerDiagnosticsRequest) Reset() {
+	*x = ServerDiagnosticsRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerDiagnosticsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerDiagnosticsRequest) ProtoMessage() {}
+
+func (x *ServerDiagnosticsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerDiagnosticsRequest.ProtoReflect.Descriptor instead.
+func (*ServerDiagnosticsRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
+type ServerDiagnosticsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the file, without a directory.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// 1 MiB at most; what is longer has lost its end.
+	Content       []byte `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerDiagnosticsResponse) Reset() {
+	*x = ServerDiagnosticsResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerDiagnosticsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerDiagnosticsResponse) ProtoMessage() {}
+
+func (x *ServerDiagnosticsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerDiagnosticsResponse.ProtoReflect.Descriptor instead.
+func (*ServerDiagnosticsResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ServerDiagnosticsResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ServerDiagnosticsResponse) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+type SetLogLevelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "debug", "info", "warn" or "error"; empty: it stays.
+	Level         string `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelRequest) Reset() {
+	*x = SetLogLevelRequest{}
+	mi := &file_warren_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelRequest) ProtoMessage() {}
+
+func (x *SetLogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelRequest.ProtoReflect.Descriptor instead.
+func (*SetLogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SetLogLevelRequest) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+type SetLogLevelResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelResponse) Reset() {
+	*x = SetLogLevelResponse{}
+	mi := &file_warren_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelResponse) ProtoMessage() {}
+
+func (x *SetLogLevelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelResponse.ProtoReflect.Descriptor instead.
+func (*SetLogLevelResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SetLogLevelResponse) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
 type ServerStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -31,7 +210,7 @@ type ServerStatusRequest struct {
 
 func (x *ServerStatusRequest) Reset() {
 	*x = ServerStatusRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[0]
+	mi := &file_warren_v1_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +222,7 @@ func (x *ServerStatusRequest) String() string {
 func (*ServerStatusRequest) ProtoMessage() {}
 
 func (x *ServerStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[0]
+	mi := &file_warren_v1_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +235,7 @@ func (x *ServerStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerStatusRequest.ProtoReflect.Descriptor instead.
 func (*ServerStatusRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{0}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
 type ServerStatusResponse struct {
@@ -77,7 +256,7 @@ type ServerStatusResponse struct {
 
 func (x *ServerStatusResponse) Reset() {
 	*x = ServerStatusResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[1]
+	mi := &file_warren_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -89,7 +268,7 @@ func (x *ServerStatusResponse) String() string {
 func (*ServerStatusResponse) ProtoMessage() {}
 
 func (x *ServerStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[1]
+	mi := &file_warren_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -102,7 +281,7 @@ func (x *ServerStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerStatusResponse.ProtoReflect.Descriptor instead.
 func (*ServerStatusResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ServerStatusResponse) GetVersion() string {
@@ -195,7 +374,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_warren_v1_admin_proto_msgTypes[2]
+	mi := &file_warren_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -207,7 +386,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[2]
+	mi := &file_warren_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -220,7 +399,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Token) GetId() string {
@@ -308,7 +487,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[3]
+	mi := &file_warren_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -320,7 +499,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[3]
+	mi := &file_warren_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -333,7 +512,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateTokenRequest) GetReusable() bool {
@@ -389,7 +568,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[4]
+	mi := &file_warren_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +580,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[4]
+	mi := &file_warren_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +593,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateTokenResponse) GetToken() *Token {
@@ -439,7 +618,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[5]
+	mi := &file_warren_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +630,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[5]
+	mi := &file_warren_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +643,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 type ListTokensResponse struct {
@@ -476,7 +655,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[6]
+	mi := &file_warren_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +667,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[6]
+	mi := &file_warren_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +680,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -520,7 +699,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[7]
+	mi := &file_warren_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +711,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[7]
+	mi := &file_warren_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +724,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -564,7 +743,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[8]
+	mi := &file_warren_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +755,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[8]
+	mi := &file_warren_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +768,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RevokeTokenResponse) GetToken() *Token {
@@ -628,7 +807,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_warren_v1_admin_proto_msgTypes[9]
+	mi := &file_warren_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +819,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[9]
+	mi := &file_warren_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +832,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Device) GetName() string {
@@ -797,7 +976,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[10]
+	mi := &file_warren_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +988,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[10]
+	mi := &file_warren_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +1001,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 type ListDevicesResponse struct {
@@ -834,7 +1013,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[11]
+	mi := &file_warren_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +1025,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[11]
+	mi := &file_warren_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +1038,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*Device {
@@ -880,7 +1059,7 @@ type RenameDeviceRequest struct {
 
 func (x *RenameDeviceRequest) Reset() {
 	*x = RenameDeviceRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[12]
+	mi := &file_warren_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +1071,7 @@ func (x *RenameDeviceRequest) String() string {
 func (*RenameDeviceRequest) ProtoMessage() {}
 
 func (x *RenameDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[12]
+	mi := &file_warren_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -905,7 +1084,7 @@ func (x *RenameDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameDeviceRequest.ProtoReflect.Descriptor instead.
 func (*RenameDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RenameDeviceRequest) GetDevice() string {
@@ -931,7 +1110,7 @@ type RenameDeviceResponse struct {
 
 func (x *RenameDeviceResponse) Reset() {
 	*x = RenameDeviceResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[13]
+	mi := &file_warren_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1122,7 @@ func (x *RenameDeviceResponse) String() string {
 func (*RenameDeviceResponse) ProtoMessage() {}
 
 func (x *RenameDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[13]
+	mi := &file_warren_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1135,7 @@ func (x *RenameDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameDeviceResponse.ProtoReflect.Descriptor instead.
 func (*RenameDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RenameDeviceResponse) GetDevice() *Device {
@@ -975,7 +1154,7 @@ type RemoveDeviceRequest struct {
 
 func (x *RemoveDeviceRequest) Reset() {
 	*x = RemoveDeviceRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[14]
+	mi := &file_warren_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1166,7 @@ func (x *RemoveDeviceRequest) String() string {
 func (*RemoveDeviceRequest) ProtoMessage() {}
 
 func (x *RemoveDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[14]
+	mi := &file_warren_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1179,7 @@ func (x *RemoveDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDeviceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveDeviceRequest) GetDevice() string {
@@ -1019,7 +1198,7 @@ type RemoveDeviceResponse struct {
 
 func (x *RemoveDeviceResponse) Reset() {
 	*x = RemoveDeviceResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[15]
+	mi := &file_warren_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1210,7 @@ func (x *RemoveDeviceResponse) String() string {
 func (*RemoveDeviceResponse) ProtoMessage() {}
 
 func (x *RemoveDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[15]
+	mi := &file_warren_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1223,7 @@ func (x *RemoveDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDeviceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveDeviceResponse) GetDevice() *Device {
@@ -1065,7 +1244,7 @@ type ExpireDeviceRequest struct {
 
 func (x *ExpireDeviceRequest) Reset() {
 	*x = ExpireDeviceRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[16]
+	mi := &file_warren_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1256,7 @@ func (x *ExpireDeviceRequest) String() string {
 func (*ExpireDeviceRequest) ProtoMessage() {}
 
 func (x *ExpireDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[16]
+	mi := &file_warren_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1269,7 @@ func (x *ExpireDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireDeviceRequest.ProtoReflect.Descriptor instead.
 func (*ExpireDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExpireDeviceRequest) GetDevice() string {
@@ -1116,7 +1295,7 @@ type ExpireDeviceResponse struct {
 
 func (x *ExpireDeviceResponse) Reset() {
 	*x = ExpireDeviceResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[17]
+	mi := &file_warren_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1307,7 @@ func (x *ExpireDeviceResponse) String() string {
 func (*ExpireDeviceResponse) ProtoMessage() {}
 
 func (x *ExpireDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[17]
+	mi := &file_warren_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1320,7 @@ func (x *ExpireDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireDeviceResponse.ProtoReflect.Descriptor instead.
 func (*ExpireDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExpireDeviceResponse) GetDevice() *Device {
@@ -1159,7 +1338,7 @@ type ListRelaysRequest struct {
 
 func (x *ListRelaysRequest) Reset() {
 	*x = ListRelaysRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[18]
+	mi := &file_warren_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1350,7 @@ func (x *ListRelaysRequest) String() string {
 func (*ListRelaysRequest) ProtoMessage() {}
 
 func (x *ListRelaysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[18]
+	mi := &file_warren_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1363,7 @@ func (x *ListRelaysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRelaysRequest.ProtoReflect.Descriptor instead.
 func (*ListRelaysRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 type ListRelaysResponse struct {
@@ -1196,7 +1375,7 @@ type ListRelaysResponse struct {
 
 func (x *ListRelaysResponse) Reset() {
 	*x = ListRelaysResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[19]
+	mi := &file_warren_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1387,7 @@ func (x *ListRelaysResponse) String() string {
 func (*ListRelaysResponse) ProtoMessage() {}
 
 func (x *ListRelaysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[19]
+	mi := &file_warren_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1400,7 @@ func (x *ListRelaysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRelaysResponse.ProtoReflect.Descriptor instead.
 func (*ListRelaysResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListRelaysResponse) GetRelays() []*RelayStatus {
@@ -1243,7 +1422,7 @@ type RelayStatus struct {
 
 func (x *RelayStatus) Reset() {
 	*x = RelayStatus{}
-	mi := &file_warren_v1_admin_proto_msgTypes[20]
+	mi := &file_warren_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1434,7 @@ func (x *RelayStatus) String() string {
 func (*RelayStatus) ProtoMessage() {}
 
 func (x *RelayStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[20]
+	mi := &file_warren_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1447,7 @@ func (x *RelayStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayStatus.ProtoReflect.Descriptor instead.
 func (*RelayStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RelayStatus) GetRelay() *Relay {
@@ -1301,7 +1480,7 @@ type RemoveRelayRequest struct {
 
 func (x *RemoveRelayRequest) Reset() {
 	*x = RemoveRelayRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[21]
+	mi := &file_warren_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1492,7 @@ func (x *RemoveRelayRequest) String() string {
 func (*RemoveRelayRequest) ProtoMessage() {}
 
 func (x *RemoveRelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[21]
+	mi := &file_warren_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1505,7 @@ func (x *RemoveRelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRelayRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRelayRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RemoveRelayRequest) GetName() string {
@@ -1344,7 +1523,7 @@ type RemoveRelayResponse struct {
 
 func (x *RemoveRelayResponse) Reset() {
 	*x = RemoveRelayResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[22]
+	mi := &file_warren_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1535,7 @@ func (x *RemoveRelayResponse) String() string {
 func (*RemoveRelayResponse) ProtoMessage() {}
 
 func (x *RemoveRelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[22]
+	mi := &file_warren_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1548,7 @@ func (x *RemoveRelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRelayResponse.ProtoReflect.Descriptor instead.
 func (*RemoveRelayResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 // Policy is a document that was set as the network's policy.
@@ -1390,7 +1569,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_warren_v1_admin_proto_msgTypes[23]
+	mi := &file_warren_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1581,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[23]
+	mi := &file_warren_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1594,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Policy) GetNumber() uint64 {
@@ -1491,7 +1670,7 @@ type PolicyProblem struct {
 
 func (x *PolicyProblem) Reset() {
 	*x = PolicyProblem{}
-	mi := &file_warren_v1_admin_proto_msgTypes[24]
+	mi := &file_warren_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1682,7 @@ func (x *PolicyProblem) String() string {
 func (*PolicyProblem) ProtoMessage() {}
 
 func (x *PolicyProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[24]
+	mi := &file_warren_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1695,7 @@ func (x *PolicyProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyProblem.ProtoReflect.Descriptor instead.
 func (*PolicyProblem) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PolicyProblem) GetLine() uint32 {
@@ -1578,7 +1757,7 @@ type PolicyReport struct {
 
 func (x *PolicyReport) Reset() {
 	*x = PolicyReport{}
-	mi := &file_warren_v1_admin_proto_msgTypes[25]
+	mi := &file_warren_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1769,7 @@ func (x *PolicyReport) String() string {
 func (*PolicyReport) ProtoMessage() {}
 
 func (x *PolicyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[25]
+	mi := &file_warren_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1782,7 @@ func (x *PolicyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyReport.ProtoReflect.Descriptor instead.
 func (*PolicyReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PolicyReport) GetErrors() []*PolicyProblem {
@@ -1684,7 +1863,7 @@ type RouteChange struct {
 
 func (x *RouteChange) Reset() {
 	*x = RouteChange{}
-	mi := &file_warren_v1_admin_proto_msgTypes[26]
+	mi := &file_warren_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1875,7 @@ func (x *RouteChange) String() string {
 func (*RouteChange) ProtoMessage() {}
 
 func (x *RouteChange) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[26]
+	mi := &file_warren_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1888,7 @@ func (x *RouteChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteChange.ProtoReflect.Descriptor instead.
 func (*RouteChange) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RouteChange) GetDevice() string {
@@ -1764,7 +1943,7 @@ type AccessChange struct {
 
 func (x *AccessChange) Reset() {
 	*x = AccessChange{}
-	mi := &file_warren_v1_admin_proto_msgTypes[27]
+	mi := &file_warren_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +1955,7 @@ func (x *AccessChange) String() string {
 func (*AccessChange) ProtoMessage() {}
 
 func (x *AccessChange) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[27]
+	mi := &file_warren_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +1968,7 @@ func (x *AccessChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessChange.ProtoReflect.Descriptor instead.
 func (*AccessChange) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AccessChange) GetGain() bool {
@@ -1864,7 +2043,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[28]
+	mi := &file_warren_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +2055,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[28]
+	mi := &file_warren_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +2068,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetPolicyRequest) GetNumber() uint64 {
@@ -1908,7 +2087,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[29]
+	mi := &file_warren_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2099,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[29]
+	mi := &file_warren_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2112,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetPolicyResponse) GetPolicy() *Policy {
@@ -1951,7 +2130,7 @@ type ListPoliciesRequest struct {
 
 func (x *ListPoliciesRequest) Reset() {
 	*x = ListPoliciesRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[30]
+	mi := &file_warren_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2142,7 @@ func (x *ListPoliciesRequest) String() string {
 func (*ListPoliciesRequest) ProtoMessage() {}
 
 func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[30]
+	mi := &file_warren_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,7 +2155,7 @@ func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 type ListPoliciesResponse struct {
@@ -1988,7 +2167,7 @@ type ListPoliciesResponse struct {
 
 func (x *ListPoliciesResponse) Reset() {
 	*x = ListPoliciesResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[31]
+	mi := &file_warren_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2179,7 @@ func (x *ListPoliciesResponse) String() string {
 func (*ListPoliciesResponse) ProtoMessage() {}
 
 func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[31]
+	mi := &file_warren_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2192,7 @@ func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListPoliciesResponse) GetPolicies() []*Policy {
@@ -2033,7 +2212,7 @@ type CheckPolicyRequest struct {
 
 func (x *CheckPolicyRequest) Reset() {
 	*x = CheckPolicyRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[32]
+	mi := &file_warren_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2224,7 @@ func (x *CheckPolicyRequest) String() string {
 func (*CheckPolicyRequest) ProtoMessage() {}
 
 func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[32]
+	mi := &file_warren_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2237,7 @@ func (x *CheckPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPolicyRequest.ProtoReflect.Descriptor instead.
 func (*CheckPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CheckPolicyRequest) GetText() []byte {
@@ -2077,7 +2256,7 @@ type CheckPolicyResponse struct {
 
 func (x *CheckPolicyResponse) Reset() {
 	*x = CheckPolicyResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[33]
+	mi := &file_warren_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2268,7 @@ func (x *CheckPolicyResponse) String() string {
 func (*CheckPolicyResponse) ProtoMessage() {}
 
 func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[33]
+	mi := &file_warren_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2281,7 @@ func (x *CheckPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPolicyResponse.ProtoReflect.Descriptor instead.
 func (*CheckPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CheckPolicyResponse) GetReport() *PolicyReport {
@@ -2126,7 +2305,7 @@ type SetPolicyRequest struct {
 
 func (x *SetPolicyRequest) Reset() {
 	*x = SetPolicyRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[34]
+	mi := &file_warren_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2317,7 @@ func (x *SetPolicyRequest) String() string {
 func (*SetPolicyRequest) ProtoMessage() {}
 
 func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[34]
+	mi := &file_warren_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2330,7 @@ func (x *SetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*SetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetPolicyRequest) GetText() []byte {
@@ -2194,7 +2373,7 @@ type SetPolicyResponse struct {
 
 func (x *SetPolicyResponse) Reset() {
 	*x = SetPolicyResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[35]
+	mi := &file_warren_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2385,7 @@ func (x *SetPolicyResponse) String() string {
 func (*SetPolicyResponse) ProtoMessage() {}
 
 func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[35]
+	mi := &file_warren_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2398,7 @@ func (x *SetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*SetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetPolicyResponse) GetPolicy() *Policy {
@@ -2251,7 +2430,7 @@ type ConfirmPolicyRequest struct {
 
 func (x *ConfirmPolicyRequest) Reset() {
 	*x = ConfirmPolicyRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[36]
+	mi := &file_warren_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2442,7 @@ func (x *ConfirmPolicyRequest) String() string {
 func (*ConfirmPolicyRequest) ProtoMessage() {}
 
 func (x *ConfirmPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[36]
+	mi := &file_warren_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2455,7 @@ func (x *ConfirmPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPolicyRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 type ConfirmPolicyResponse struct {
@@ -2288,7 +2467,7 @@ type ConfirmPolicyResponse struct {
 
 func (x *ConfirmPolicyResponse) Reset() {
 	*x = ConfirmPolicyResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[37]
+	mi := &file_warren_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2300,7 +2479,7 @@ func (x *ConfirmPolicyResponse) String() string {
 func (*ConfirmPolicyResponse) ProtoMessage() {}
 
 func (x *ConfirmPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[37]
+	mi := &file_warren_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2313,7 +2492,7 @@ func (x *ConfirmPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPolicyResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ConfirmPolicyResponse) GetPolicy() *Policy {
@@ -2336,7 +2515,7 @@ type RollbackPolicyRequest struct {
 
 func (x *RollbackPolicyRequest) Reset() {
 	*x = RollbackPolicyRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[38]
+	mi := &file_warren_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2348,7 +2527,7 @@ func (x *RollbackPolicyRequest) String() string {
 func (*RollbackPolicyRequest) ProtoMessage() {}
 
 func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[38]
+	mi := &file_warren_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2361,7 +2540,7 @@ func (x *RollbackPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackPolicyRequest.ProtoReflect.Descriptor instead.
 func (*RollbackPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RollbackPolicyRequest) GetNumber() uint64 {
@@ -2404,7 +2583,7 @@ type RollbackPolicyResponse struct {
 
 func (x *RollbackPolicyResponse) Reset() {
 	*x = RollbackPolicyResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[39]
+	mi := &file_warren_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2595,7 @@ func (x *RollbackPolicyResponse) String() string {
 func (*RollbackPolicyResponse) ProtoMessage() {}
 
 func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[39]
+	mi := &file_warren_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2608,7 @@ func (x *RollbackPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackPolicyResponse.ProtoReflect.Descriptor instead.
 func (*RollbackPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RollbackPolicyResponse) GetPolicy() *Policy {
@@ -2459,7 +2638,7 @@ type ExplainAccessRequest struct {
 
 func (x *ExplainAccessRequest) Reset() {
 	*x = ExplainAccessRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[40]
+	mi := &file_warren_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2650,7 @@ func (x *ExplainAccessRequest) String() string {
 func (*ExplainAccessRequest) ProtoMessage() {}
 
 func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[40]
+	mi := &file_warren_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2663,7 @@ func (x *ExplainAccessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainAccessRequest.ProtoReflect.Descriptor instead.
 func (*ExplainAccessRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ExplainAccessRequest) GetSource() string {
@@ -2519,7 +2698,7 @@ type ExplainAccessResponse struct {
 
 func (x *ExplainAccessResponse) Reset() {
 	*x = ExplainAccessResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[41]
+	mi := &file_warren_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2710,7 @@ func (x *ExplainAccessResponse) String() string {
 func (*ExplainAccessResponse) ProtoMessage() {}
 
 func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[41]
+	mi := &file_warren_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2723,7 @@ func (x *ExplainAccessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainAccessResponse.ProtoReflect.Descriptor instead.
 func (*ExplainAccessResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ExplainAccessResponse) GetAnswers() []*AccessAnswer {
@@ -2579,7 +2758,7 @@ type AccessAnswer struct {
 
 func (x *AccessAnswer) Reset() {
 	*x = AccessAnswer{}
-	mi := &file_warren_v1_admin_proto_msgTypes[42]
+	mi := &file_warren_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2591,7 +2770,7 @@ func (x *AccessAnswer) String() string {
 func (*AccessAnswer) ProtoMessage() {}
 
 func (x *AccessAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[42]
+	mi := &file_warren_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2604,7 +2783,7 @@ func (x *AccessAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAnswer.ProtoReflect.Descriptor instead.
 func (*AccessAnswer) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AccessAnswer) GetSource() string {
@@ -2669,7 +2848,7 @@ type AccessMiss struct {
 
 func (x *AccessMiss) Reset() {
 	*x = AccessMiss{}
-	mi := &file_warren_v1_admin_proto_msgTypes[43]
+	mi := &file_warren_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2681,7 +2860,7 @@ func (x *AccessMiss) String() string {
 func (*AccessMiss) ProtoMessage() {}
 
 func (x *AccessMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[43]
+	mi := &file_warren_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2694,7 +2873,7 @@ func (x *AccessMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessMiss.ProtoReflect.Descriptor instead.
 func (*AccessMiss) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AccessMiss) GetGrant() string {
@@ -2739,7 +2918,7 @@ type RefusedFlowsRequest struct {
 
 func (x *RefusedFlowsRequest) Reset() {
 	*x = RefusedFlowsRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[44]
+	mi := &file_warren_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +2930,7 @@ func (x *RefusedFlowsRequest) String() string {
 func (*RefusedFlowsRequest) ProtoMessage() {}
 
 func (x *RefusedFlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[44]
+	mi := &file_warren_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +2943,7 @@ func (x *RefusedFlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedFlowsRequest.ProtoReflect.Descriptor instead.
 func (*RefusedFlowsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RefusedFlowsRequest) GetDevice() string {
@@ -2802,7 +2981,7 @@ type RefusedFlowsResponse struct {
 
 func (x *RefusedFlowsResponse) Reset() {
 	*x = RefusedFlowsResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[45]
+	mi := &file_warren_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2814,7 +2993,7 @@ func (x *RefusedFlowsResponse) String() string {
 func (*RefusedFlowsResponse) ProtoMessage() {}
 
 func (x *RefusedFlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[45]
+	mi := &file_warren_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2827,7 +3006,7 @@ func (x *RefusedFlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedFlowsResponse.ProtoReflect.Descriptor instead.
 func (*RefusedFlowsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RefusedFlowsResponse) GetDevice() string {
@@ -2887,7 +3066,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_warren_v1_admin_proto_msgTypes[46]
+	mi := &file_warren_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2899,7 +3078,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[46]
+	mi := &file_warren_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2912,7 +3091,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Route) GetDevice() string {
@@ -3016,7 +3195,7 @@ type ListRoutesRequest struct {
 
 func (x *ListRoutesRequest) Reset() {
 	*x = ListRoutesRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[47]
+	mi := &file_warren_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3028,7 +3207,7 @@ func (x *ListRoutesRequest) String() string {
 func (*ListRoutesRequest) ProtoMessage() {}
 
 func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[47]
+	mi := &file_warren_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3041,7 +3220,7 @@ func (x *ListRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ListRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListRoutesRequest) GetDevice() string {
@@ -3060,7 +3239,7 @@ type ListRoutesResponse struct {
 
 func (x *ListRoutesResponse) Reset() {
 	*x = ListRoutesResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[48]
+	mi := &file_warren_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3072,7 +3251,7 @@ func (x *ListRoutesResponse) String() string {
 func (*ListRoutesResponse) ProtoMessage() {}
 
 func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[48]
+	mi := &file_warren_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3085,7 +3264,7 @@ func (x *ListRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ListRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListRoutesResponse) GetRoutes() []*Route {
@@ -3106,7 +3285,7 @@ type ApproveRoutesRequest struct {
 
 func (x *ApproveRoutesRequest) Reset() {
 	*x = ApproveRoutesRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[49]
+	mi := &file_warren_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3118,7 +3297,7 @@ func (x *ApproveRoutesRequest) String() string {
 func (*ApproveRoutesRequest) ProtoMessage() {}
 
 func (x *ApproveRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[49]
+	mi := &file_warren_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3131,7 +3310,7 @@ func (x *ApproveRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRoutesRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ApproveRoutesRequest) GetDevice() string {
@@ -3157,7 +3336,7 @@ type ApproveRoutesResponse struct {
 
 func (x *ApproveRoutesResponse) Reset() {
 	*x = ApproveRoutesResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[50]
+	mi := &file_warren_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3348,7 @@ func (x *ApproveRoutesResponse) String() string {
 func (*ApproveRoutesResponse) ProtoMessage() {}
 
 func (x *ApproveRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[50]
+	mi := &file_warren_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3361,7 @@ func (x *ApproveRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRoutesResponse.ProtoReflect.Descriptor instead.
 func (*ApproveRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ApproveRoutesResponse) GetRoutes() []*Route {
@@ -3203,7 +3382,7 @@ type RevokeRoutesRequest struct {
 
 func (x *RevokeRoutesRequest) Reset() {
 	*x = RevokeRoutesRequest{}
-	mi := &file_warren_v1_admin_proto_msgTypes[51]
+	mi := &file_warren_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3394,7 @@ func (x *RevokeRoutesRequest) String() string {
 func (*RevokeRoutesRequest) ProtoMessage() {}
 
 func (x *RevokeRoutesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[51]
+	mi := &file_warren_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3407,7 @@ func (x *RevokeRoutesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRoutesRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRoutesRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RevokeRoutesRequest) GetDevice() string {
@@ -3254,7 +3433,7 @@ type RevokeRoutesResponse struct {
 
 func (x *RevokeRoutesResponse) Reset() {
 	*x = RevokeRoutesResponse{}
-	mi := &file_warren_v1_admin_proto_msgTypes[52]
+	mi := &file_warren_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3266,7 +3445,7 @@ func (x *RevokeRoutesResponse) String() string {
 func (*RevokeRoutesResponse) ProtoMessage() {}
 
 func (x *RevokeRoutesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_admin_proto_msgTypes[52]
+	mi := &file_warren_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3279,7 +3458,7 @@ func (x *RevokeRoutesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRoutesResponse.ProtoReflect.Descriptor instead.
 func (*RevokeRoutesResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_warren_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RevokeRoutesResponse) GetRoutes() []*Route {
@@ -3293,7 +3472,15 @@ var File_warren_v1_admin_proto protoreflect.FileDescriptor
 
 const file_warren_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x15warren/v1/admin.proto\x12\twarren.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14warren/v1/flow.proto\x1a\x16warren/v1/record.proto\"\x15\n" +
+	"\x15warren/v1/admin.proto\x12\twarren.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14warren/v1/flow.proto\x1a\x16warren/v1/record.proto\"\x1a\n" +
+	"\x18ServerDiagnosticsRequest\"I\n" +
+	"\x19ServerDiagnosticsResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\"*\n" +
+	"\x12SetLogLevelRequest\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\"+\n" +
+	"\x13SetLogLevelResponse\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\"\x15\n" +
 	"\x13ServerStatusRequest\"\x93\x03\n" +
 	"\x14ServerStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1d\n" +
@@ -3526,7 +3713,7 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12-\n" +
 	"\bprefixes\x18\x02 \x03(\v2\x11.warren.v1.PrefixR\bprefixes\"@\n" +
 	"\x14RevokeRoutesResponse\x12(\n" +
-	"\x06routes\x18\x01 \x03(\v2\x10.warren.v1.RouteR\x06routes2\x8f\r\n" +
+	"\x06routes\x18\x01 \x03(\v2\x10.warren.v1.RouteR\x06routes2\xbf\x0e\n" +
 	"\fAdminService\x12O\n" +
 	"\fServerStatus\x12\x1e.warren.v1.ServerStatusRequest\x1a\x1f.warren.v1.ServerStatusResponse\x12L\n" +
 	"\vCreateToken\x12\x1d.warren.v1.CreateTokenRequest\x1a\x1e.warren.v1.CreateTokenResponse\x12I\n" +
@@ -3551,7 +3738,9 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"ListRoutes\x12\x1c.warren.v1.ListRoutesRequest\x1a\x1d.warren.v1.ListRoutesResponse\x12R\n" +
 	"\rApproveRoutes\x12\x1f.warren.v1.ApproveRoutesRequest\x1a .warren.v1.ApproveRoutesResponse\x12O\n" +
-	"\fRevokeRoutes\x12\x1e.warren.v1.RevokeRoutesRequest\x1a\x1f.warren.v1.RevokeRoutesResponseB Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
+	"\fRevokeRoutes\x12\x1e.warren.v1.RevokeRoutesRequest\x1a\x1f.warren.v1.RevokeRoutesResponse\x12L\n" +
+	"\vSetLogLevel\x12\x1d.warren.v1.SetLogLevelRequest\x1a\x1e.warren.v1.SetLogLevelResponse\x12`\n" +
+	"\x11ServerDiagnostics\x12#.warren.v1.ServerDiagnosticsRequest\x1a$.warren.v1.ServerDiagnosticsResponse0\x01B Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
 
 var (
 	file_warren_v1_admin_proto_rawDescOnce sync.Once
@@ -3565,165 +3754,173 @@ func file_warren_v1_admin_proto_rawDescGZIP() []byte {
 	return file_warren_v1_admin_proto_rawDescData
 }
 
-var file_warren_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_warren_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_warren_v1_admin_proto_goTypes = []any{
-	(*ServerStatusRequest)(nil),    // 0: warren.v1.ServerStatusRequest
-	(*ServerStatusResponse)(nil),   // 1: warren.v1.ServerStatusResponse
-	(*Token)(nil),                  // 2: warren.v1.Token
-	(*CreateTokenRequest)(nil),     // 3: warren.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),    // 4: warren.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),      // 5: warren.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),     // 6: warren.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),     // 7: warren.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),    // 8: warren.v1.RevokeTokenResponse
-	(*Device)(nil),                 // 9: warren.v1.Device
-	(*ListDevicesRequest)(nil),     // 10: warren.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),    // 11: warren.v1.ListDevicesResponse
-	(*RenameDeviceRequest)(nil),    // 12: warren.v1.RenameDeviceRequest
-	(*RenameDeviceResponse)(nil),   // 13: warren.v1.RenameDeviceResponse
-	(*RemoveDeviceRequest)(nil),    // 14: warren.v1.RemoveDeviceRequest
-	(*RemoveDeviceResponse)(nil),   // 15: warren.v1.RemoveDeviceResponse
-	(*ExpireDeviceRequest)(nil),    // 16: warren.v1.ExpireDeviceRequest
-	(*ExpireDeviceResponse)(nil),   // 17: warren.v1.ExpireDeviceResponse
-	(*ListRelaysRequest)(nil),      // 18: warren.v1.ListRelaysRequest
-	(*ListRelaysResponse)(nil),     // 19: warren.v1.ListRelaysResponse
-	(*RelayStatus)(nil),            // 20: warren.v1.RelayStatus
-	(*RemoveRelayRequest)(nil),     // 21: warren.v1.RemoveRelayRequest
-	(*RemoveRelayResponse)(nil),    // 22: warren.v1.RemoveRelayResponse
-	(*Policy)(nil),                 // 23: warren.v1.Policy
-	(*PolicyProblem)(nil),          // 24: warren.v1.PolicyProblem
-	(*PolicyReport)(nil),           // 25: warren.v1.PolicyReport
-	(*RouteChange)(nil),            // 26: warren.v1.RouteChange
-	(*AccessChange)(nil),           // 27: warren.v1.AccessChange
-	(*GetPolicyRequest)(nil),       // 28: warren.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),      // 29: warren.v1.GetPolicyResponse
-	(*ListPoliciesRequest)(nil),    // 30: warren.v1.ListPoliciesRequest
-	(*ListPoliciesResponse)(nil),   // 31: warren.v1.ListPoliciesResponse
-	(*CheckPolicyRequest)(nil),     // 32: warren.v1.CheckPolicyRequest
-	(*CheckPolicyResponse)(nil),    // 33: warren.v1.CheckPolicyResponse
-	(*SetPolicyRequest)(nil),       // 34: warren.v1.SetPolicyRequest
-	(*SetPolicyResponse)(nil),      // 35: warren.v1.SetPolicyResponse
-	(*ConfirmPolicyRequest)(nil),   // 36: warren.v1.ConfirmPolicyRequest
-	(*ConfirmPolicyResponse)(nil),  // 37: warren.v1.ConfirmPolicyResponse
-	(*RollbackPolicyRequest)(nil),  // 38: warren.v1.RollbackPolicyRequest
-	(*RollbackPolicyResponse)(nil), // 39: warren.v1.RollbackPolicyResponse
-	(*ExplainAccessRequest)(nil),   // 40: warren.v1.ExplainAccessRequest
-	(*ExplainAccessResponse)(nil),  // 41: warren.v1.ExplainAccessResponse
-	(*AccessAnswer)(nil),           // 42: warren.v1.AccessAnswer
-	(*AccessMiss)(nil),             // 43: warren.v1.AccessMiss
-	(*RefusedFlowsRequest)(nil),    // 44: warren.v1.RefusedFlowsRequest
-	(*RefusedFlowsResponse)(nil),   // 45: warren.v1.RefusedFlowsResponse
-	(*Route)(nil),                  // 46: warren.v1.Route
-	(*ListRoutesRequest)(nil),      // 47: warren.v1.ListRoutesRequest
-	(*ListRoutesResponse)(nil),     // 48: warren.v1.ListRoutesResponse
-	(*ApproveRoutesRequest)(nil),   // 49: warren.v1.ApproveRoutesRequest
-	(*ApproveRoutesResponse)(nil),  // 50: warren.v1.ApproveRoutesResponse
-	(*RevokeRoutesRequest)(nil),    // 51: warren.v1.RevokeRoutesRequest
-	(*RevokeRoutesResponse)(nil),   // 52: warren.v1.RevokeRoutesResponse
-	(*Endpoint)(nil),               // 53: warren.v1.Endpoint
-	(*Prefix)(nil),                 // 54: warren.v1.Prefix
-	(*timestamppb.Timestamp)(nil),  // 55: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 56: google.protobuf.Duration
-	(*Version)(nil),                // 57: warren.v1.Version
-	(*Relay)(nil),                  // 58: warren.v1.Relay
-	(*FlowRecord)(nil),             // 59: warren.v1.FlowRecord
+	(*ServerDiagnosticsRequest)(nil),  // 0: warren.v1.ServerDiagnosticsRequest
+	(*ServerDiagnosticsResponse)(nil), // 1: warren.v1.ServerDiagnosticsResponse
+	(*SetLogLevelRequest)(nil),        // 2: warren.v1.SetLogLevelRequest
+	(*SetLogLevelResponse)(nil),       // 3: warren.v1.SetLogLevelResponse
+	(*ServerStatusRequest)(nil),       // 4: warren.v1.ServerStatusRequest
+	(*ServerStatusResponse)(nil),      // 5: warren.v1.ServerStatusResponse
+	(*Token)(nil),                     // 6: warren.v1.Token
+	(*CreateTokenRequest)(nil),        // 7: warren.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 8: warren.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),         // 9: warren.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),        // 10: warren.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),        // 11: warren.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),       // 12: warren.v1.RevokeTokenResponse
+	(*Device)(nil),                    // 13: warren.v1.Device
+	(*ListDevicesRequest)(nil),        // 14: warren.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),       // 15: warren.v1.ListDevicesResponse
+	(*RenameDeviceRequest)(nil),       // 16: warren.v1.RenameDeviceRequest
+	(*RenameDeviceResponse)(nil),      // 17: warren.v1.RenameDeviceResponse
+	(*RemoveDeviceRequest)(nil),       // 18: warren.v1.RemoveDeviceRequest
+	(*RemoveDeviceResponse)(nil),      // 19: warren.v1.RemoveDeviceResponse
+	(*ExpireDeviceRequest)(nil),       // 20: warren.v1.ExpireDeviceRequest
+	(*ExpireDeviceResponse)(nil),      // 21: warren.v1.ExpireDeviceResponse
+	(*ListRelaysRequest)(nil),         // 22: warren.v1.ListRelaysRequest
+	(*ListRelaysResponse)(nil),        // 23: warren.v1.ListRelaysResponse
+	(*RelayStatus)(nil),               // 24: warren.v1.RelayStatus
+	(*RemoveRelayRequest)(nil),        // 25: warren.v1.RemoveRelayRequest
+	(*RemoveRelayResponse)(nil),       // 26: warren.v1.RemoveRelayResponse
+	(*Policy)(nil),                    // 27: warren.v1.Policy
+	(*PolicyProblem)(nil),             // 28: warren.v1.PolicyProblem
+	(*PolicyReport)(nil),              // 29: warren.v1.PolicyReport
+	(*RouteChange)(nil),               // 30: warren.v1.RouteChange
+	(*AccessChange)(nil),              // 31: warren.v1.AccessChange
+	(*GetPolicyRequest)(nil),          // 32: warren.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),         // 33: warren.v1.GetPolicyResponse
+	(*ListPoliciesRequest)(nil),       // 34: warren.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),      // 35: warren.v1.ListPoliciesResponse
+	(*CheckPolicyRequest)(nil),        // 36: warren.v1.CheckPolicyRequest
+	(*CheckPolicyResponse)(nil),       // 37: warren.v1.CheckPolicyResponse
+	(*SetPolicyRequest)(nil),          // 38: warren.v1.SetPolicyRequest
+	(*SetPolicyResponse)(nil),         // 39: warren.v1.SetPolicyResponse
+	(*ConfirmPolicyRequest)(nil),      // 40: warren.v1.ConfirmPolicyRequest
+	(*ConfirmPolicyResponse)(nil),     // 41: warren.v1.ConfirmPolicyResponse
+	(*RollbackPolicyRequest)(nil),     // 42: warren.v1.RollbackPolicyRequest
+	(*RollbackPolicyResponse)(nil),    // 43: warren.v1.RollbackPolicyResponse
+	(*ExplainAccessRequest)(nil),      // 44: warren.v1.ExplainAccessRequest
+	(*ExplainAccessResponse)(nil),     // 45: warren.v1.ExplainAccessResponse
+	(*AccessAnswer)(nil),              // 46: warren.v1.AccessAnswer
+	(*AccessMiss)(nil),                // 47: warren.v1.AccessMiss
+	(*RefusedFlowsRequest)(nil),       // 48: warren.v1.RefusedFlowsRequest
+	(*RefusedFlowsResponse)(nil),      // 49: warren.v1.RefusedFlowsResponse
+	(*Route)(nil),                     // 50: warren.v1.Route
+	(*ListRoutesRequest)(nil),         // 51: warren.v1.ListRoutesRequest
+	(*ListRoutesResponse)(nil),        // 52: warren.v1.ListRoutesResponse
+	(*ApproveRoutesRequest)(nil),      // 53: warren.v1.ApproveRoutesRequest
+	(*ApproveRoutesResponse)(nil),     // 54: warren.v1.ApproveRoutesResponse
+	(*RevokeRoutesRequest)(nil),       // 55: warren.v1.RevokeRoutesRequest
+	(*RevokeRoutesResponse)(nil),      // 56: warren.v1.RevokeRoutesResponse
+	(*Endpoint)(nil),                  // 57: warren.v1.Endpoint
+	(*Prefix)(nil),                    // 58: warren.v1.Prefix
+	(*timestamppb.Timestamp)(nil),     // 59: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 60: google.protobuf.Duration
+	(*Version)(nil),                   // 61: warren.v1.Version
+	(*Relay)(nil),                     // 62: warren.v1.Relay
+	(*FlowRecord)(nil),                // 63: warren.v1.FlowRecord
 }
 var file_warren_v1_admin_proto_depIdxs = []int32{
-	53, // 0: warren.v1.ServerStatusResponse.endpoints:type_name -> warren.v1.Endpoint
-	54, // 1: warren.v1.ServerStatusResponse.network_prefixes:type_name -> warren.v1.Prefix
-	55, // 2: warren.v1.ServerStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	55, // 3: warren.v1.Token.created_at:type_name -> google.protobuf.Timestamp
-	55, // 4: warren.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
-	56, // 5: warren.v1.CreateTokenRequest.expires_in:type_name -> google.protobuf.Duration
-	2,  // 6: warren.v1.CreateTokenResponse.token:type_name -> warren.v1.Token
-	2,  // 7: warren.v1.ListTokensResponse.tokens:type_name -> warren.v1.Token
-	2,  // 8: warren.v1.RevokeTokenResponse.token:type_name -> warren.v1.Token
-	54, // 9: warren.v1.Device.routes:type_name -> warren.v1.Prefix
-	55, // 10: warren.v1.Device.created_at:type_name -> google.protobuf.Timestamp
-	55, // 11: warren.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
-	55, // 12: warren.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	57, // 13: warren.v1.Device.version:type_name -> warren.v1.Version
-	9,  // 14: warren.v1.ListDevicesResponse.devices:type_name -> warren.v1.Device
-	9,  // 15: warren.v1.RenameDeviceResponse.device:type_name -> warren.v1.Device
-	9,  // 16: warren.v1.RemoveDeviceResponse.device:type_name -> warren.v1.Device
-	55, // 17: warren.v1.ExpireDeviceRequest.at:type_name -> google.protobuf.Timestamp
-	9,  // 18: warren.v1.ExpireDeviceResponse.device:type_name -> warren.v1.Device
-	20, // 19: warren.v1.ListRelaysResponse.relays:type_name -> warren.v1.RelayStatus
-	58, // 20: warren.v1.RelayStatus.relay:type_name -> warren.v1.Relay
-	55, // 21: warren.v1.Policy.at:type_name -> google.protobuf.Timestamp
-	55, // 22: warren.v1.Policy.confirm_by:type_name -> google.protobuf.Timestamp
-	24, // 23: warren.v1.PolicyReport.errors:type_name -> warren.v1.PolicyProblem
-	24, // 24: warren.v1.PolicyReport.warnings:type_name -> warren.v1.PolicyProblem
-	24, // 25: warren.v1.PolicyReport.failures:type_name -> warren.v1.PolicyProblem
-	27, // 26: warren.v1.PolicyReport.changes:type_name -> warren.v1.AccessChange
-	26, // 27: warren.v1.PolicyReport.routes:type_name -> warren.v1.RouteChange
-	54, // 28: warren.v1.RouteChange.prefix:type_name -> warren.v1.Prefix
-	23, // 29: warren.v1.GetPolicyResponse.policy:type_name -> warren.v1.Policy
-	23, // 30: warren.v1.ListPoliciesResponse.policies:type_name -> warren.v1.Policy
-	25, // 31: warren.v1.CheckPolicyResponse.report:type_name -> warren.v1.PolicyReport
-	56, // 32: warren.v1.SetPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
-	23, // 33: warren.v1.SetPolicyResponse.policy:type_name -> warren.v1.Policy
-	25, // 34: warren.v1.SetPolicyResponse.report:type_name -> warren.v1.PolicyReport
-	23, // 35: warren.v1.ConfirmPolicyResponse.policy:type_name -> warren.v1.Policy
-	56, // 36: warren.v1.RollbackPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
-	23, // 37: warren.v1.RollbackPolicyResponse.policy:type_name -> warren.v1.Policy
-	42, // 38: warren.v1.ExplainAccessResponse.answers:type_name -> warren.v1.AccessAnswer
-	43, // 39: warren.v1.AccessAnswer.nearest:type_name -> warren.v1.AccessMiss
-	56, // 40: warren.v1.RefusedFlowsRequest.since:type_name -> google.protobuf.Duration
-	59, // 41: warren.v1.RefusedFlowsResponse.flows:type_name -> warren.v1.FlowRecord
-	56, // 42: warren.v1.RefusedFlowsResponse.clock_ahead:type_name -> google.protobuf.Duration
-	54, // 43: warren.v1.Route.prefix:type_name -> warren.v1.Prefix
-	55, // 44: warren.v1.Route.at:type_name -> google.protobuf.Timestamp
-	54, // 45: warren.v1.Route.lan:type_name -> warren.v1.Prefix
-	46, // 46: warren.v1.ListRoutesResponse.routes:type_name -> warren.v1.Route
-	54, // 47: warren.v1.ApproveRoutesRequest.prefixes:type_name -> warren.v1.Prefix
-	46, // 48: warren.v1.ApproveRoutesResponse.routes:type_name -> warren.v1.Route
-	54, // 49: warren.v1.RevokeRoutesRequest.prefixes:type_name -> warren.v1.Prefix
-	46, // 50: warren.v1.RevokeRoutesResponse.routes:type_name -> warren.v1.Route
-	0,  // 51: warren.v1.AdminService.ServerStatus:input_type -> warren.v1.ServerStatusRequest
-	3,  // 52: warren.v1.AdminService.CreateToken:input_type -> warren.v1.CreateTokenRequest
-	5,  // 53: warren.v1.AdminService.ListTokens:input_type -> warren.v1.ListTokensRequest
-	7,  // 54: warren.v1.AdminService.RevokeToken:input_type -> warren.v1.RevokeTokenRequest
-	10, // 55: warren.v1.AdminService.ListDevices:input_type -> warren.v1.ListDevicesRequest
-	12, // 56: warren.v1.AdminService.RenameDevice:input_type -> warren.v1.RenameDeviceRequest
-	14, // 57: warren.v1.AdminService.RemoveDevice:input_type -> warren.v1.RemoveDeviceRequest
-	16, // 58: warren.v1.AdminService.ExpireDevice:input_type -> warren.v1.ExpireDeviceRequest
-	18, // 59: warren.v1.AdminService.ListRelays:input_type -> warren.v1.ListRelaysRequest
-	21, // 60: warren.v1.AdminService.RemoveRelay:input_type -> warren.v1.RemoveRelayRequest
-	28, // 61: warren.v1.AdminService.GetPolicy:input_type -> warren.v1.GetPolicyRequest
-	30, // 62: warren.v1.AdminService.ListPolicies:input_type -> warren.v1.ListPoliciesRequest
-	32, // 63: warren.v1.AdminService.CheckPolicy:input_type -> warren.v1.CheckPolicyRequest
-	34, // 64: warren.v1.AdminService.SetPolicy:input_type -> warren.v1.SetPolicyRequest
-	36, // 65: warren.v1.AdminService.ConfirmPolicy:input_type -> warren.v1.ConfirmPolicyRequest
-	38, // 66: warren.v1.AdminService.RollbackPolicy:input_type -> warren.v1.RollbackPolicyRequest
-	40, // 67: warren.v1.AdminService.ExplainAccess:input_type -> warren.v1.ExplainAccessRequest
-	44, // 68: warren.v1.AdminService.RefusedFlows:input_type -> warren.v1.RefusedFlowsRequest
-	47, // 69: warren.v1.AdminService.ListRoutes:input_type -> warren.v1.ListRoutesRequest
-	49, // 70: warren.v1.AdminService.ApproveRoutes:input_type -> warren.v1.ApproveRoutesRequest
-	51, // 71: warren.v1.AdminService.RevokeRoutes:input_type -> warren.v1.RevokeRoutesRequest
-	1,  // 72: warren.v1.AdminService.ServerStatus:output_type -> warren.v1.ServerStatusResponse
-	4,  // 73: warren.v1.AdminService.CreateToken:output_type -> warren.v1.CreateTokenResponse
-	6,  // 74: warren.v1.AdminService.ListTokens:output_type -> warren.v1.ListTokensResponse
-	8,  // 75: warren.v1.AdminService.RevokeToken:output_type -> warren.v1.RevokeTokenResponse
-	11, // 76: warren.v1.AdminService.ListDevices:output_type -> warren.v1.ListDevicesResponse
-	13, // 77: warren.v1.AdminService.RenameDevice:output_type -> warren.v1.RenameDeviceResponse
-	15, // 78: warren.v1.AdminService.RemoveDevice:output_type -> warren.v1.RemoveDeviceResponse
-	17, // 79: warren.v1.AdminService.ExpireDevice:output_type -> warren.v1.ExpireDeviceResponse
-	19, // 80: warren.v1.AdminService.ListRelays:output_type -> warren.v1.ListRelaysResponse
-	22, // 81: warren.v1.AdminService.RemoveRelay:output_type -> warren.v1.RemoveRelayResponse
-	29, // 82: warren.v1.AdminService.GetPolicy:output_type -> warren.v1.GetPolicyResponse
-	31, // 83: warren.v1.AdminService.ListPolicies:output_type -> warren.v1.ListPoliciesResponse
-	33, // 84: warren.v1.AdminService.CheckPolicy:output_type -> warren.v1.CheckPolicyResponse
-	35, // 85: warren.v1.AdminService.SetPolicy:output_type -> warren.v1.SetPolicyResponse
-	37, // 86: warren.v1.AdminService.ConfirmPolicy:output_type -> warren.v1.ConfirmPolicyResponse
-	39, // 87: warren.v1.AdminService.RollbackPolicy:output_type -> warren.v1.RollbackPolicyResponse
-	41, // 88: warren.v1.AdminService.ExplainAccess:output_type -> warren.v1.ExplainAccessResponse
-	45, // 89: warren.v1.AdminService.RefusedFlows:output_type -> warren.v1.RefusedFlowsResponse
-	48, // 90: warren.v1.AdminService.ListRoutes:output_type -> warren.v1.ListRoutesResponse
-	50, // 91: warren.v1.AdminService.ApproveRoutes:output_type -> warren.v1.ApproveRoutesResponse
-	52, // 92: warren.v1.AdminService.RevokeRoutes:output_type -> warren.v1.RevokeRoutesResponse
-	72, // [72:93] is the sub-list for method output_type
-	51, // [51:72] is the sub-list for method input_type
+	57, // 0: warren.v1.ServerStatusResponse.endpoints:type_name -> warren.v1.Endpoint
+	58, // 1: warren.v1.ServerStatusResponse.network_prefixes:type_name -> warren.v1.Prefix
+	59, // 2: warren.v1.ServerStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	59, // 3: warren.v1.Token.created_at:type_name -> google.protobuf.Timestamp
+	59, // 4: warren.v1.Token.expires_at:type_name -> google.protobuf.Timestamp
+	60, // 5: warren.v1.CreateTokenRequest.expires_in:type_name -> google.protobuf.Duration
+	6,  // 6: warren.v1.CreateTokenResponse.token:type_name -> warren.v1.Token
+	6,  // 7: warren.v1.ListTokensResponse.tokens:type_name -> warren.v1.Token
+	6,  // 8: warren.v1.RevokeTokenResponse.token:type_name -> warren.v1.Token
+	58, // 9: warren.v1.Device.routes:type_name -> warren.v1.Prefix
+	59, // 10: warren.v1.Device.created_at:type_name -> google.protobuf.Timestamp
+	59, // 11: warren.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
+	59, // 12: warren.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	61, // 13: warren.v1.Device.version:type_name -> warren.v1.Version
+	13, // 14: warren.v1.ListDevicesResponse.devices:type_name -> warren.v1.Device
+	13, // 15: warren.v1.RenameDeviceResponse.device:type_name -> warren.v1.Device
+	13, // 16: warren.v1.RemoveDeviceResponse.device:type_name -> warren.v1.Device
+	59, // 17: warren.v1.ExpireDeviceRequest.at:type_name -> google.protobuf.Timestamp
+	13, // 18: warren.v1.ExpireDeviceResponse.device:type_name -> warren.v1.Device
+	24, // 19: warren.v1.ListRelaysResponse.relays:type_name -> warren.v1.RelayStatus
+	62, // 20: warren.v1.RelayStatus.relay:type_name -> warren.v1.Relay
+	59, // 21: warren.v1.Policy.at:type_name -> google.protobuf.Timestamp
+	59, // 22: warren.v1.Policy.confirm_by:type_name -> google.protobuf.Timestamp
+	28, // 23: warren.v1.PolicyReport.errors:type_name -> warren.v1.PolicyProblem
+	28, // 24: warren.v1.PolicyReport.warnings:type_name -> warren.v1.PolicyProblem
+	28, // 25: warren.v1.PolicyReport.failures:type_name -> warren.v1.PolicyProblem
+	31, // 26: warren.v1.PolicyReport.changes:type_name -> warren.v1.AccessChange
+	30, // 27: warren.v1.PolicyReport.routes:type_name -> warren.v1.RouteChange
+	58, // 28: warren.v1.RouteChange.prefix:type_name -> warren.v1.Prefix
+	27, // 29: warren.v1.GetPolicyResponse.policy:type_name -> warren.v1.Policy
+	27, // 30: warren.v1.ListPoliciesResponse.policies:type_name -> warren.v1.Policy
+	29, // 31: warren.v1.CheckPolicyResponse.report:type_name -> warren.v1.PolicyReport
+	60, // 32: warren.v1.SetPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
+	27, // 33: warren.v1.SetPolicyResponse.policy:type_name -> warren.v1.Policy
+	29, // 34: warren.v1.SetPolicyResponse.report:type_name -> warren.v1.PolicyReport
+	27, // 35: warren.v1.ConfirmPolicyResponse.policy:type_name -> warren.v1.Policy
+	60, // 36: warren.v1.RollbackPolicyRequest.confirm_within:type_name -> google.protobuf.Duration
+	27, // 37: warren.v1.RollbackPolicyResponse.policy:type_name -> warren.v1.Policy
+	46, // 38: warren.v1.ExplainAccessResponse.answers:type_name -> warren.v1.AccessAnswer
+	47, // 39: warren.v1.AccessAnswer.nearest:type_name -> warren.v1.AccessMiss
+	60, // 40: warren.v1.RefusedFlowsRequest.since:type_name -> google.protobuf.Duration
+	63, // 41: warren.v1.RefusedFlowsResponse.flows:type_name -> warren.v1.FlowRecord
+	60, // 42: warren.v1.RefusedFlowsResponse.clock_ahead:type_name -> google.protobuf.Duration
+	58, // 43: warren.v1.Route.prefix:type_name -> warren.v1.Prefix
+	59, // 44: warren.v1.Route.at:type_name -> google.protobuf.Timestamp
+	58, // 45: warren.v1.Route.lan:type_name -> warren.v1.Prefix
+	50, // 46: warren.v1.ListRoutesResponse.routes:type_name -> warren.v1.Route
+	58, // 47: warren.v1.ApproveRoutesRequest.prefixes:type_name -> warren.v1.Prefix
+	50, // 48: warren.v1.ApproveRoutesResponse.routes:type_name -> warren.v1.Route
+	58, // 49: warren.v1.RevokeRoutesRequest.prefixes:type_name -> warren.v1.Prefix
+	50, // 50: warren.v1.RevokeRoutesResponse.routes:type_name -> warren.v1.Route
+	4,  // 51: warren.v1.AdminService.ServerStatus:input_type -> warren.v1.ServerStatusRequest
+	7,  // 52: warren.v1.AdminService.CreateToken:input_type -> warren.v1.CreateTokenRequest
+	9,  // 53: warren.v1.AdminService.ListTokens:input_type -> warren.v1.ListTokensRequest
+	11, // 54: warren.v1.AdminService.RevokeToken:input_type -> warren.v1.RevokeTokenRequest
+	14, // 55: warren.v1.AdminService.ListDevices:input_type -> warren.v1.ListDevicesRequest
+	16, // 56: warren.v1.AdminService.RenameDevice:input_type -> warren.v1.RenameDeviceRequest
+	18, // 57: warren.v1.AdminService.RemoveDevice:input_type -> warren.v1.RemoveDeviceRequest
+	20, // 58: warren.v1.AdminService.ExpireDevice:input_type -> warren.v1.ExpireDeviceRequest
+	22, // 59: warren.v1.AdminService.ListRelays:input_type -> warren.v1.ListRelaysRequest
+	25, // 60: warren.v1.AdminService.RemoveRelay:input_type -> warren.v1.RemoveRelayRequest
+	32, // 61: warren.v1.AdminService.GetPolicy:input_type -> warren.v1.GetPolicyRequest
+	34, // 62: warren.v1.AdminService.ListPolicies:input_type -> warren.v1.ListPoliciesRequest
+	36, // 63: warren.v1.AdminService.CheckPolicy:input_type -> warren.v1.CheckPolicyRequest
+	38, // 64: warren.v1.AdminService.SetPolicy:input_type -> warren.v1.SetPolicyRequest
+	40, // 65: warren.v1.AdminService.ConfirmPolicy:input_type -> warren.v1.ConfirmPolicyRequest
+	42, // 66: warren.v1.AdminService.RollbackPolicy:input_type -> warren.v1.RollbackPolicyRequest
+	44, // 67: warren.v1.AdminService.ExplainAccess:input_type -> warren.v1.ExplainAccessRequest
+	48, // 68: warren.v1.AdminService.RefusedFlows:input_type -> warren.v1.RefusedFlowsRequest
+	51, // 69: warren.v1.AdminService.ListRoutes:input_type -> warren.v1.ListRoutesRequest
+	53, // 70: warren.v1.AdminService.ApproveRoutes:input_type -> warren.v1.ApproveRoutesRequest
+	55, // 71: warren.v1.AdminService.RevokeRoutes:input_type -> warren.v1.RevokeRoutesRequest
+	2,  // 72: warren.v1.AdminService.SetLogLevel:input_type -> warren.v1.SetLogLevelRequest
+	0,  // 73: warren.v1.AdminService.ServerDiagnostics:input_type -> warren.v1.ServerDiagnosticsRequest
+	5,  // 74: warren.v1.AdminService.ServerStatus:output_type -> warren.v1.ServerStatusResponse
+	8,  // 75: warren.v1.AdminService.CreateToken:output_type -> warren.v1.CreateTokenResponse
+	10, // 76: warren.v1.AdminService.ListTokens:output_type -> warren.v1.ListTokensResponse
+	12, // 77: warren.v1.AdminService.RevokeToken:output_type -> warren.v1.RevokeTokenResponse
+	15, // 78: warren.v1.AdminService.ListDevices:output_type -> warren.v1.ListDevicesResponse
+	17, // 79: warren.v1.AdminService.RenameDevice:output_type -> warren.v1.RenameDeviceResponse
+	19, // 80: warren.v1.AdminService.RemoveDevice:output_type -> warren.v1.RemoveDeviceResponse
+	21, // 81: warren.v1.AdminService.ExpireDevice:output_type -> warren.v1.ExpireDeviceResponse
+	23, // 82: warren.v1.AdminService.ListRelays:output_type -> warren.v1.ListRelaysResponse
+	26, // 83: warren.v1.AdminService.RemoveRelay:output_type -> warren.v1.RemoveRelayResponse
+	33, // 84: warren.v1.AdminService.GetPolicy:output_type -> warren.v1.GetPolicyResponse
+	35, // 85: warren.v1.AdminService.ListPolicies:output_type -> warren.v1.ListPoliciesResponse
+	37, // 86: warren.v1.AdminService.CheckPolicy:output_type -> warren.v1.CheckPolicyResponse
+	39, // 87: warren.v1.AdminService.SetPolicy:output_type -> warren.v1.SetPolicyResponse
+	41, // 88: warren.v1.AdminService.ConfirmPolicy:output_type -> warren.v1.ConfirmPolicyResponse
+	43, // 89: warren.v1.AdminService.RollbackPolicy:output_type -> warren.v1.RollbackPolicyResponse
+	45, // 90: warren.v1.AdminService.ExplainAccess:output_type -> warren.v1.ExplainAccessResponse
+	49, // 91: warren.v1.AdminService.RefusedFlows:output_type -> warren.v1.RefusedFlowsResponse
+	52, // 92: warren.v1.AdminService.ListRoutes:output_type -> warren.v1.ListRoutesResponse
+	54, // 93: warren.v1.AdminService.ApproveRoutes:output_type -> warren.v1.ApproveRoutesResponse
+	56, // 94: warren.v1.AdminService.RevokeRoutes:output_type -> warren.v1.RevokeRoutesResponse
+	3,  // 95: warren.v1.AdminService.SetLogLevel:output_type -> warren.v1.SetLogLevelResponse
+	1,  // 96: warren.v1.AdminService.ServerDiagnostics:output_type -> warren.v1.ServerDiagnosticsResponse
+	74, // [74:97] is the sub-list for method output_type
+	51, // [51:74] is the sub-list for method input_type
 	51, // [51:51] is the sub-list for extension type_name
 	51, // [51:51] is the sub-list for extension extendee
 	0,  // [0:51] is the sub-list for field type_name
@@ -3742,7 +3939,7 @@ func file_warren_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_admin_proto_rawDesc), len(file_warren_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

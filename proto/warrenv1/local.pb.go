@@ -80,7 +80,186 @@ func (x StatusResponse_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StatusResponse_State.Descriptor instead.
 func (StatusResponse_State) EnumDescriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{16, 0}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{20, 0}
+}
+
+type DiagnosticsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiagnosticsRequest) Reset() {
+	*x = DiagnosticsRequest{}
+	mi := &file_warren_v1_local_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiagnosticsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiagnosticsRequest) ProtoMessage() {}
+
+func (x *DiagnosticsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiagnosticsRequest.ProtoReflect.Descriptor instead.
+func (*DiagnosticsRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{0}
+}
+
+type DiagnosticsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the file, without a directory.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// 1 MiB at most; what is longer has lost its end.
+	Content       []byte `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiagnosticsResponse) Reset() {
+	*x = DiagnosticsResponse{}
+	mi := &file_warren_v1_local_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiagnosticsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiagnosticsResponse) ProtoMessage() {}
+
+func (x *DiagnosticsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiagnosticsResponse.ProtoReflect.Descriptor instead.
+func (*DiagnosticsResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DiagnosticsResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DiagnosticsResponse) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+type LogLevelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "debug", "info", "warn" or "error"; empty: it stays.
+	Level         string `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogLevelRequest) Reset() {
+	*x = LogLevelRequest{}
+	mi := &file_warren_v1_local_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogLevelRequest) ProtoMessage() {}
+
+func (x *LogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogLevelRequest.ProtoReflect.Descriptor instead.
+func (*LogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *LogLevelRequest) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+type LogLevelResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogLevelResponse) Reset() {
+	*x = LogLevelResponse{}
+	mi := &file_warren_v1_local_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogLevelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogLevelResponse) ProtoMessage() {}
+
+func (x *LogLevelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogLevelResponse.ProtoReflect.Descriptor instead.
+func (*LogLevelResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LogLevelResponse) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
 }
 
 type SiteCheckRequest struct {
@@ -95,7 +274,7 @@ type SiteCheckRequest struct {
 
 func (x *SiteCheckRequest) Reset() {
 	*x = SiteCheckRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[0]
+	mi := &file_warren_v1_local_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -107,7 +286,7 @@ func (x *SiteCheckRequest) String() string {
 func (*SiteCheckRequest) ProtoMessage() {}
 
 func (x *SiteCheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[0]
+	mi := &file_warren_v1_local_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -120,7 +299,7 @@ func (x *SiteCheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteCheckRequest.ProtoReflect.Descriptor instead.
 func (*SiteCheckRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{0}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SiteCheckRequest) GetTarget() string {
@@ -146,7 +325,7 @@ type SiteCheckResponse struct {
 
 func (x *SiteCheckResponse) Reset() {
 	*x = SiteCheckResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[1]
+	mi := &file_warren_v1_local_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -158,7 +337,7 @@ func (x *SiteCheckResponse) String() string {
 func (*SiteCheckResponse) ProtoMessage() {}
 
 func (x *SiteCheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[1]
+	mi := &file_warren_v1_local_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -171,7 +350,7 @@ func (x *SiteCheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteCheckResponse.ProtoReflect.Descriptor instead.
 func (*SiteCheckResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{1}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SiteCheckResponse) GetResult() *CheckResult {
@@ -189,7 +368,7 @@ type LeakTestRequest struct {
 
 func (x *LeakTestRequest) Reset() {
 	*x = LeakTestRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[2]
+	mi := &file_warren_v1_local_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -201,7 +380,7 @@ func (x *LeakTestRequest) String() string {
 func (*LeakTestRequest) ProtoMessage() {}
 
 func (x *LeakTestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[2]
+	mi := &file_warren_v1_local_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -214,7 +393,7 @@ func (x *LeakTestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeakTestRequest.ProtoReflect.Descriptor instead.
 func (*LeakTestRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{2}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{6}
 }
 
 type LeakTestResponse struct {
@@ -226,7 +405,7 @@ type LeakTestResponse struct {
 
 func (x *LeakTestResponse) Reset() {
 	*x = LeakTestResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[3]
+	mi := &file_warren_v1_local_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -238,7 +417,7 @@ func (x *LeakTestResponse) String() string {
 func (*LeakTestResponse) ProtoMessage() {}
 
 func (x *LeakTestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[3]
+	mi := &file_warren_v1_local_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -251,7 +430,7 @@ func (x *LeakTestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeakTestResponse.ProtoReflect.Descriptor instead.
 func (*LeakTestResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{3}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LeakTestResponse) GetResult() *CheckResult {
@@ -277,7 +456,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_warren_v1_local_proto_msgTypes[4]
+	mi := &file_warren_v1_local_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -289,7 +468,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[4]
+	mi := &file_warren_v1_local_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -302,7 +481,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{4}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CheckResult) GetName() string {
@@ -344,7 +523,7 @@ type UpRequest struct {
 
 func (x *UpRequest) Reset() {
 	*x = UpRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[5]
+	mi := &file_warren_v1_local_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +535,7 @@ func (x *UpRequest) String() string {
 func (*UpRequest) ProtoMessage() {}
 
 func (x *UpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[5]
+	mi := &file_warren_v1_local_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +548,7 @@ func (x *UpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpRequest.ProtoReflect.Descriptor instead.
 func (*UpRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{5}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpRequest) GetToken() string {
@@ -416,7 +595,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_warren_v1_local_proto_msgTypes[6]
+	mi := &file_warren_v1_local_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -428,7 +607,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[6]
+	mi := &file_warren_v1_local_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -441,7 +620,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{6}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Settings) GetName() string {
@@ -538,7 +717,7 @@ type TextList struct {
 
 func (x *TextList) Reset() {
 	*x = TextList{}
-	mi := &file_warren_v1_local_proto_msgTypes[7]
+	mi := &file_warren_v1_local_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +729,7 @@ func (x *TextList) String() string {
 func (*TextList) ProtoMessage() {}
 
 func (x *TextList) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[7]
+	mi := &file_warren_v1_local_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +742,7 @@ func (x *TextList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextList.ProtoReflect.Descriptor instead.
 func (*TextList) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{7}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TextList) GetValues() []string {
@@ -588,7 +767,7 @@ type UpResponse struct {
 
 func (x *UpResponse) Reset() {
 	*x = UpResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[8]
+	mi := &file_warren_v1_local_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -600,7 +779,7 @@ func (x *UpResponse) String() string {
 func (*UpResponse) ProtoMessage() {}
 
 func (x *UpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[8]
+	mi := &file_warren_v1_local_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -613,7 +792,7 @@ func (x *UpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpResponse.ProtoReflect.Descriptor instead.
 func (*UpResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{8}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpResponse) GetProgress() string {
@@ -653,7 +832,7 @@ type SetRequest struct {
 
 func (x *SetRequest) Reset() {
 	*x = SetRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[9]
+	mi := &file_warren_v1_local_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +844,7 @@ func (x *SetRequest) String() string {
 func (*SetRequest) ProtoMessage() {}
 
 func (x *SetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[9]
+	mi := &file_warren_v1_local_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +857,7 @@ func (x *SetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRequest.ProtoReflect.Descriptor instead.
 func (*SetRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{9}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SetRequest) GetSettings() *Settings {
@@ -697,7 +876,7 @@ type SetResponse struct {
 
 func (x *SetResponse) Reset() {
 	*x = SetResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[10]
+	mi := &file_warren_v1_local_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +888,7 @@ func (x *SetResponse) String() string {
 func (*SetResponse) ProtoMessage() {}
 
 func (x *SetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[10]
+	mi := &file_warren_v1_local_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +901,7 @@ func (x *SetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetResponse.ProtoReflect.Descriptor instead.
 func (*SetResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{10}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetResponse) GetStatus() *StatusResponse {
@@ -742,7 +921,7 @@ type DownRequest struct {
 
 func (x *DownRequest) Reset() {
 	*x = DownRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[11]
+	mi := &file_warren_v1_local_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +933,7 @@ func (x *DownRequest) String() string {
 func (*DownRequest) ProtoMessage() {}
 
 func (x *DownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[11]
+	mi := &file_warren_v1_local_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +946,7 @@ func (x *DownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownRequest.ProtoReflect.Descriptor instead.
 func (*DownRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{11}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DownRequest) GetLiftKillSwitch() bool {
@@ -785,7 +964,7 @@ type DownResponse struct {
 
 func (x *DownResponse) Reset() {
 	*x = DownResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[12]
+	mi := &file_warren_v1_local_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +976,7 @@ func (x *DownResponse) String() string {
 func (*DownResponse) ProtoMessage() {}
 
 func (x *DownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[12]
+	mi := &file_warren_v1_local_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +989,7 @@ func (x *DownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownResponse.ProtoReflect.Descriptor instead.
 func (*DownResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{12}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{16}
 }
 
 type LeaveRequest struct {
@@ -823,7 +1002,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[13]
+	mi := &file_warren_v1_local_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +1014,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[13]
+	mi := &file_warren_v1_local_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +1027,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{13}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LeaveRequest) GetForce() bool {
@@ -867,7 +1046,7 @@ type LeaveResponse struct {
 
 func (x *LeaveResponse) Reset() {
 	*x = LeaveResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[14]
+	mi := &file_warren_v1_local_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1058,7 @@ func (x *LeaveResponse) String() string {
 func (*LeaveResponse) ProtoMessage() {}
 
 func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[14]
+	mi := &file_warren_v1_local_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1071,7 @@ func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
 func (*LeaveResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{14}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LeaveResponse) GetWarning() string {
@@ -910,7 +1089,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[15]
+	mi := &file_warren_v1_local_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1101,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[15]
+	mi := &file_warren_v1_local_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1114,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{15}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
 }
 
 type StatusResponse struct {
@@ -967,7 +1146,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[16]
+	mi := &file_warren_v1_local_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +1158,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[16]
+	mi := &file_warren_v1_local_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +1171,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{16}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StatusResponse) GetState() StatusResponse_State {
@@ -1126,7 +1305,7 @@ type RouteStatus struct {
 
 func (x *RouteStatus) Reset() {
 	*x = RouteStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[17]
+	mi := &file_warren_v1_local_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1317,7 @@ func (x *RouteStatus) String() string {
 func (*RouteStatus) ProtoMessage() {}
 
 func (x *RouteStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[17]
+	mi := &file_warren_v1_local_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1330,7 @@ func (x *RouteStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
 func (*RouteStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{17}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RouteStatus) GetPrefix() string {
@@ -1211,7 +1390,7 @@ type GatewayStatus struct {
 
 func (x *GatewayStatus) Reset() {
 	*x = GatewayStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[18]
+	mi := &file_warren_v1_local_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1402,7 @@ func (x *GatewayStatus) String() string {
 func (*GatewayStatus) ProtoMessage() {}
 
 func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[18]
+	mi := &file_warren_v1_local_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1415,7 @@ func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayStatus.ProtoReflect.Descriptor instead.
 func (*GatewayStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GatewayStatus) GetName() string {
@@ -1296,7 +1475,7 @@ type AdvertisedStatus struct {
 
 func (x *AdvertisedStatus) Reset() {
 	*x = AdvertisedStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[19]
+	mi := &file_warren_v1_local_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1487,7 @@ func (x *AdvertisedStatus) String() string {
 func (*AdvertisedStatus) ProtoMessage() {}
 
 func (x *AdvertisedStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[19]
+	mi := &file_warren_v1_local_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1500,7 @@ func (x *AdvertisedStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvertisedStatus.ProtoReflect.Descriptor instead.
 func (*AdvertisedStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AdvertisedStatus) GetPrefix() string {
@@ -1397,7 +1576,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[20]
+	mi := &file_warren_v1_local_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1588,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[20]
+	mi := &file_warren_v1_local_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1601,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExitStatus) GetWanted() string {
@@ -1481,7 +1660,7 @@ type NATStatus struct {
 
 func (x *NATStatus) Reset() {
 	*x = NATStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[21]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1672,7 @@ func (x *NATStatus) String() string {
 func (*NATStatus) ProtoMessage() {}
 
 func (x *NATStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[21]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1685,7 @@ func (x *NATStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATStatus.ProtoReflect.Descriptor instead.
 func (*NATStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{21}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NATStatus) GetIpv4() *NATMapping {
@@ -1551,7 +1730,7 @@ type NATMapping struct {
 
 func (x *NATMapping) Reset() {
 	*x = NATMapping{}
-	mi := &file_warren_v1_local_proto_msgTypes[22]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +1742,7 @@ func (x *NATMapping) String() string {
 func (*NATMapping) ProtoMessage() {}
 
 func (x *NATMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[22]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +1755,7 @@ func (x *NATMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATMapping.ProtoReflect.Descriptor instead.
 func (*NATMapping) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{22}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NATMapping) GetBehaviour() string {
@@ -1618,7 +1797,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_warren_v1_local_proto_msgTypes[23]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1809,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[23]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1822,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{23}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PortMapping) GetEnabled() bool {
@@ -1710,7 +1889,7 @@ type PortMappingProtocol struct {
 
 func (x *PortMappingProtocol) Reset() {
 	*x = PortMappingProtocol{}
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1901,7 @@ func (x *PortMappingProtocol) String() string {
 func (*PortMappingProtocol) ProtoMessage() {}
 
 func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1914,7 @@ func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMappingProtocol.ProtoReflect.Descriptor instead.
 func (*PortMappingProtocol) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PortMappingProtocol) GetName() string {
@@ -1779,7 +1958,7 @@ type Self struct {
 
 func (x *Self) Reset() {
 	*x = Self{}
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +1970,7 @@ func (x *Self) String() string {
 func (*Self) ProtoMessage() {}
 
 func (x *Self) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +1983,7 @@ func (x *Self) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Self.ProtoReflect.Descriptor instead.
 func (*Self) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Self) GetName() string {
@@ -1850,14 +2029,16 @@ type CoordinatorStatus struct {
 	// Since the map was last known to be current.
 	MapAgeS uint64 `protobuf:"varint,4,opt,name=map_age_s,json=mapAgeS,proto3" json:"map_age_s,omitempty"`
 	// Why it is not connected.
-	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// How far this machine's clock is ahead of the coordinator's, negative: behind; unset: not known.
+	ClockAhead    *durationpb.Duration `protobuf:"bytes,6,opt,name=clock_ahead,json=clockAhead,proto3" json:"clock_ahead,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CoordinatorStatus) Reset() {
 	*x = CoordinatorStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +2050,7 @@ func (x *CoordinatorStatus) String() string {
 func (*CoordinatorStatus) ProtoMessage() {}
 
 func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2063,7 @@ func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinatorStatus.ProtoReflect.Descriptor instead.
 func (*CoordinatorStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CoordinatorStatus) GetUrl() string {
@@ -1920,6 +2101,13 @@ func (x *CoordinatorStatus) GetError() string {
 	return ""
 }
 
+func (x *CoordinatorStatus) GetClockAhead() *durationpb.Duration {
+	if x != nil {
+		return x.ClockAhead
+	}
+	return nil
+}
+
 type PeerStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1939,7 +2127,7 @@ type PeerStatus struct {
 
 func (x *PeerStatus) Reset() {
 	*x = PeerStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2139,7 @@ func (x *PeerStatus) String() string {
 func (*PeerStatus) ProtoMessage() {}
 
 func (x *PeerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +2152,7 @@ func (x *PeerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerStatus.ProtoReflect.Descriptor instead.
 func (*PeerStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PeerStatus) GetName() string {
@@ -2057,7 +2245,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2257,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2270,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PathChange) GetAt() *timestamppb.Timestamp {
@@ -2158,7 +2346,7 @@ type PathStatus struct {
 
 func (x *PathStatus) Reset() {
 	*x = PathStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2358,7 @@ func (x *PathStatus) String() string {
 func (*PathStatus) ProtoMessage() {}
 
 func (x *PathStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2371,7 @@ func (x *PathStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathStatus.ProtoReflect.Descriptor instead.
 func (*PathStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PathStatus) GetKind() string {
@@ -2251,7 +2439,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[30]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2451,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[30]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2464,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{30}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PingRequest) GetPeer() string {
@@ -2327,7 +2515,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[31]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2527,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[31]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2540,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{31}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PingResponse) GetSequence() uint32 {
@@ -2402,7 +2590,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[32]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +2602,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[32]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +2615,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{32}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WhyRequest) GetPeer() string {
@@ -2466,7 +2654,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[33]
+	mi := &file_warren_v1_local_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2666,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[33]
+	mi := &file_warren_v1_local_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2679,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{33}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WhyResponse) GetPeer() string {
@@ -2590,7 +2778,7 @@ type FlowAnswer struct {
 
 func (x *FlowAnswer) Reset() {
 	*x = FlowAnswer{}
-	mi := &file_warren_v1_local_proto_msgTypes[34]
+	mi := &file_warren_v1_local_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2790,7 @@ func (x *FlowAnswer) String() string {
 func (*FlowAnswer) ProtoMessage() {}
 
 func (x *FlowAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[34]
+	mi := &file_warren_v1_local_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2803,7 @@ func (x *FlowAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAnswer.ProtoReflect.Descriptor instead.
 func (*FlowAnswer) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{34}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *FlowAnswer) GetDirection() string {
@@ -2674,7 +2862,7 @@ type GrantMiss struct {
 
 func (x *GrantMiss) Reset() {
 	*x = GrantMiss{}
-	mi := &file_warren_v1_local_proto_msgTypes[35]
+	mi := &file_warren_v1_local_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2874,7 @@ func (x *GrantMiss) String() string {
 func (*GrantMiss) ProtoMessage() {}
 
 func (x *GrantMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[35]
+	mi := &file_warren_v1_local_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +2887,7 @@ func (x *GrantMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantMiss.ProtoReflect.Descriptor instead.
 func (*GrantMiss) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{35}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GrantMiss) GetGrant() string {
@@ -2740,7 +2928,7 @@ type SideStatus struct {
 
 func (x *SideStatus) Reset() {
 	*x = SideStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[36]
+	mi := &file_warren_v1_local_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2752,7 +2940,7 @@ func (x *SideStatus) String() string {
 func (*SideStatus) ProtoMessage() {}
 
 func (x *SideStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[36]
+	mi := &file_warren_v1_local_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +2953,7 @@ func (x *SideStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SideStatus.ProtoReflect.Descriptor instead.
 func (*SideStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{36}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SideStatus) GetUdp() string {
@@ -2822,7 +3010,7 @@ type PairStatus struct {
 
 func (x *PairStatus) Reset() {
 	*x = PairStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[37]
+	mi := &file_warren_v1_local_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3022,7 @@ func (x *PairStatus) String() string {
 func (*PairStatus) ProtoMessage() {}
 
 func (x *PairStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[37]
+	mi := &file_warren_v1_local_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3035,7 @@ func (x *PairStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PairStatus.ProtoReflect.Descriptor instead.
 func (*PairStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{37}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PairStatus) GetLocal() string {
@@ -2923,7 +3111,7 @@ type WhoIsRequest struct {
 
 func (x *WhoIsRequest) Reset() {
 	*x = WhoIsRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[38]
+	mi := &file_warren_v1_local_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2935,7 +3123,7 @@ func (x *WhoIsRequest) String() string {
 func (*WhoIsRequest) ProtoMessage() {}
 
 func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[38]
+	mi := &file_warren_v1_local_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2948,7 +3136,7 @@ func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsRequest.ProtoReflect.Descriptor instead.
 func (*WhoIsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{38}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WhoIsRequest) GetAddress() string {
@@ -2982,7 +3170,7 @@ type WhoIsResponse struct {
 
 func (x *WhoIsResponse) Reset() {
 	*x = WhoIsResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[39]
+	mi := &file_warren_v1_local_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2994,7 +3182,7 @@ func (x *WhoIsResponse) String() string {
 func (*WhoIsResponse) ProtoMessage() {}
 
 func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[39]
+	mi := &file_warren_v1_local_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3007,7 +3195,7 @@ func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsResponse.ProtoReflect.Descriptor instead.
 func (*WhoIsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{39}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WhoIsResponse) GetDevice() string {
@@ -3095,7 +3283,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[40]
+	mi := &file_warren_v1_local_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +3295,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[40]
+	mi := &file_warren_v1_local_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +3308,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{40}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *FlowsRequest) GetKinds() []string {
@@ -3191,7 +3379,7 @@ type FlowsResponse struct {
 
 func (x *FlowsResponse) Reset() {
 	*x = FlowsResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[41]
+	mi := &file_warren_v1_local_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3203,7 +3391,7 @@ func (x *FlowsResponse) String() string {
 func (*FlowsResponse) ProtoMessage() {}
 
 func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[41]
+	mi := &file_warren_v1_local_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3216,7 +3404,7 @@ func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsResponse.ProtoReflect.Descriptor instead.
 func (*FlowsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{41}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *FlowsResponse) GetRecords() []*FlowRecord {
@@ -3241,7 +3429,7 @@ type NetcheckRequest struct {
 
 func (x *NetcheckRequest) Reset() {
 	*x = NetcheckRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[42]
+	mi := &file_warren_v1_local_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3253,7 +3441,7 @@ func (x *NetcheckRequest) String() string {
 func (*NetcheckRequest) ProtoMessage() {}
 
 func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[42]
+	mi := &file_warren_v1_local_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3266,7 +3454,7 @@ func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckRequest.ProtoReflect.Descriptor instead.
 func (*NetcheckRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{42}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{46}
 }
 
 type NetcheckResponse struct {
@@ -3290,7 +3478,7 @@ type NetcheckResponse struct {
 
 func (x *NetcheckResponse) Reset() {
 	*x = NetcheckResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[43]
+	mi := &file_warren_v1_local_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3302,7 +3490,7 @@ func (x *NetcheckResponse) String() string {
 func (*NetcheckResponse) ProtoMessage() {}
 
 func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[43]
+	mi := &file_warren_v1_local_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3315,7 +3503,7 @@ func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckResponse.ProtoReflect.Descriptor instead.
 func (*NetcheckResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{43}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *NetcheckResponse) GetAt() *timestamppb.Timestamp {
@@ -3402,7 +3590,7 @@ type FamilyReport struct {
 
 func (x *FamilyReport) Reset() {
 	*x = FamilyReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[44]
+	mi := &file_warren_v1_local_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3414,7 +3602,7 @@ func (x *FamilyReport) String() string {
 func (*FamilyReport) ProtoMessage() {}
 
 func (x *FamilyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[44]
+	mi := &file_warren_v1_local_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3427,7 +3615,7 @@ func (x *FamilyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FamilyReport.ProtoReflect.Descriptor instead.
 func (*FamilyReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{44}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FamilyReport) GetLocal() string {
@@ -3497,7 +3685,7 @@ type RelayReport struct {
 
 func (x *RelayReport) Reset() {
 	*x = RelayReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[45]
+	mi := &file_warren_v1_local_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3509,7 +3697,7 @@ func (x *RelayReport) String() string {
 func (*RelayReport) ProtoMessage() {}
 
 func (x *RelayReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[45]
+	mi := &file_warren_v1_local_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3522,7 +3710,7 @@ func (x *RelayReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayReport.ProtoReflect.Descriptor instead.
 func (*RelayReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{45}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RelayReport) GetName() string {
@@ -3578,7 +3766,15 @@ var File_warren_v1_local_proto protoreflect.FileDescriptor
 
 const file_warren_v1_local_proto_rawDesc = "" +
 	"\n" +
-	"\x15warren/v1/local.proto\x12\twarren.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14warren/v1/flow.proto\">\n" +
+	"\x15warren/v1/local.proto\x12\twarren.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14warren/v1/flow.proto\"\x14\n" +
+	"\x12DiagnosticsRequest\"C\n" +
+	"\x13DiagnosticsResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\"'\n" +
+	"\x0fLogLevelRequest\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\"(\n" +
+	"\x10LogLevelResponse\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\">\n" +
 	"\x10SiteCheckRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\"C\n" +
@@ -3731,13 +3927,15 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x19\n" +
 	"\bnode_key\x18\x03 \x01(\tR\anodeKey\x12\x14\n" +
 	"\x05owner\x18\x04 \x01(\tR\x05owner\x12\x12\n" +
-	"\x04tags\x18\x05 \x03(\tR\x04tags\"\x98\x01\n" +
+	"\x04tags\x18\x05 \x03(\tR\x04tags\"\xd4\x01\n" +
 	"\x11CoordinatorStatus\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12!\n" +
 	"\fmap_revision\x18\x03 \x01(\x04R\vmapRevision\x12\x1a\n" +
 	"\tmap_age_s\x18\x04 \x01(\x04R\amapAgeS\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\xde\x02\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12:\n" +
+	"\vclock_ahead\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"clockAhead\"\xde\x02\n" +
 	"\n" +
 	"PeerStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
@@ -3883,7 +4081,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"tcp_rtt_ms\x18\x04 \x01(\x01R\btcpRttMs\x12\x15\n" +
 	"\x06tls_ms\x18\x05 \x01(\x01R\x05tlsMs\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1c\n" +
-	"\tconnected\x18\a \x01(\bR\tconnected2\xee\x05\n" +
+	"\tconnected\x18\a \x01(\bR\tconnected2\x83\a\n" +
 	"\fLocalService\x123\n" +
 	"\x02Up\x12\x14.warren.v1.UpRequest\x1a\x15.warren.v1.UpResponse0\x01\x124\n" +
 	"\x03Set\x12\x15.warren.v1.SetRequest\x1a\x16.warren.v1.SetResponse\x127\n" +
@@ -3896,7 +4094,9 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x05Flows\x12\x17.warren.v1.FlowsRequest\x1a\x18.warren.v1.FlowsResponse0\x01\x12C\n" +
 	"\bNetcheck\x12\x1a.warren.v1.NetcheckRequest\x1a\x1b.warren.v1.NetcheckResponse\x12H\n" +
 	"\tSiteCheck\x12\x1b.warren.v1.SiteCheckRequest\x1a\x1c.warren.v1.SiteCheckResponse0\x01\x12E\n" +
-	"\bLeakTest\x12\x1a.warren.v1.LeakTestRequest\x1a\x1b.warren.v1.LeakTestResponse0\x01B Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
+	"\bLeakTest\x12\x1a.warren.v1.LeakTestRequest\x1a\x1b.warren.v1.LeakTestResponse0\x01\x12C\n" +
+	"\bLogLevel\x12\x1a.warren.v1.LogLevelRequest\x1a\x1b.warren.v1.LogLevelResponse\x12N\n" +
+	"\vDiagnostics\x12\x1d.warren.v1.DiagnosticsRequest\x1a\x1e.warren.v1.DiagnosticsResponse0\x01B Z\x1ewarren/proto/warrenv1;warrenv1b\x06proto3"
 
 var (
 	file_warren_v1_local_proto_rawDescOnce sync.Once
@@ -3911,142 +4111,151 @@ func file_warren_v1_local_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_local_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_warren_v1_local_proto_goTypes = []any{
 	(StatusResponse_State)(0),     // 0: warren.v1.StatusResponse.State
-	(*SiteCheckRequest)(nil),      // 1: warren.v1.SiteCheckRequest
-	(*SiteCheckResponse)(nil),     // 2: warren.v1.SiteCheckResponse
-	(*LeakTestRequest)(nil),       // 3: warren.v1.LeakTestRequest
-	(*LeakTestResponse)(nil),      // 4: warren.v1.LeakTestResponse
-	(*CheckResult)(nil),           // 5: warren.v1.CheckResult
-	(*UpRequest)(nil),             // 6: warren.v1.UpRequest
-	(*Settings)(nil),              // 7: warren.v1.Settings
-	(*TextList)(nil),              // 8: warren.v1.TextList
-	(*UpResponse)(nil),            // 9: warren.v1.UpResponse
-	(*SetRequest)(nil),            // 10: warren.v1.SetRequest
-	(*SetResponse)(nil),           // 11: warren.v1.SetResponse
-	(*DownRequest)(nil),           // 12: warren.v1.DownRequest
-	(*DownResponse)(nil),          // 13: warren.v1.DownResponse
-	(*LeaveRequest)(nil),          // 14: warren.v1.LeaveRequest
-	(*LeaveResponse)(nil),         // 15: warren.v1.LeaveResponse
-	(*StatusRequest)(nil),         // 16: warren.v1.StatusRequest
-	(*StatusResponse)(nil),        // 17: warren.v1.StatusResponse
-	(*RouteStatus)(nil),           // 18: warren.v1.RouteStatus
-	(*GatewayStatus)(nil),         // 19: warren.v1.GatewayStatus
-	(*AdvertisedStatus)(nil),      // 20: warren.v1.AdvertisedStatus
-	(*ExitStatus)(nil),            // 21: warren.v1.ExitStatus
-	(*NATStatus)(nil),             // 22: warren.v1.NATStatus
-	(*NATMapping)(nil),            // 23: warren.v1.NATMapping
-	(*PortMapping)(nil),           // 24: warren.v1.PortMapping
-	(*PortMappingProtocol)(nil),   // 25: warren.v1.PortMappingProtocol
-	(*Self)(nil),                  // 26: warren.v1.Self
-	(*CoordinatorStatus)(nil),     // 27: warren.v1.CoordinatorStatus
-	(*PeerStatus)(nil),            // 28: warren.v1.PeerStatus
-	(*PathChange)(nil),            // 29: warren.v1.PathChange
-	(*PathStatus)(nil),            // 30: warren.v1.PathStatus
-	(*PingRequest)(nil),           // 31: warren.v1.PingRequest
-	(*PingResponse)(nil),          // 32: warren.v1.PingResponse
-	(*WhyRequest)(nil),            // 33: warren.v1.WhyRequest
-	(*WhyResponse)(nil),           // 34: warren.v1.WhyResponse
-	(*FlowAnswer)(nil),            // 35: warren.v1.FlowAnswer
-	(*GrantMiss)(nil),             // 36: warren.v1.GrantMiss
-	(*SideStatus)(nil),            // 37: warren.v1.SideStatus
-	(*PairStatus)(nil),            // 38: warren.v1.PairStatus
-	(*WhoIsRequest)(nil),          // 39: warren.v1.WhoIsRequest
-	(*WhoIsResponse)(nil),         // 40: warren.v1.WhoIsResponse
-	(*FlowsRequest)(nil),          // 41: warren.v1.FlowsRequest
-	(*FlowsResponse)(nil),         // 42: warren.v1.FlowsResponse
-	(*NetcheckRequest)(nil),       // 43: warren.v1.NetcheckRequest
-	(*NetcheckResponse)(nil),      // 44: warren.v1.NetcheckResponse
-	(*FamilyReport)(nil),          // 45: warren.v1.FamilyReport
-	(*RelayReport)(nil),           // 46: warren.v1.RelayReport
-	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 48: google.protobuf.Duration
-	(*FlowRecord)(nil),            // 49: warren.v1.FlowRecord
+	(*DiagnosticsRequest)(nil),    // 1: warren.v1.DiagnosticsRequest
+	(*DiagnosticsResponse)(nil),   // 2: warren.v1.DiagnosticsResponse
+	(*LogLevelRequest)(nil),       // 3: warren.v1.LogLevelRequest
+	(*LogLevelResponse)(nil),      // 4: warren.v1.LogLevelResponse
+	(*SiteCheckRequest)(nil),      // 5: warren.v1.SiteCheckRequest
+	(*SiteCheckResponse)(nil),     // 6: warren.v1.SiteCheckResponse
+	(*LeakTestRequest)(nil),       // 7: warren.v1.LeakTestRequest
+	(*LeakTestResponse)(nil),      // 8: warren.v1.LeakTestResponse
+	(*CheckResult)(nil),           // 9: warren.v1.CheckResult
+	(*UpRequest)(nil),             // 10: warren.v1.UpRequest
+	(*Settings)(nil),              // 11: warren.v1.Settings
+	(*TextList)(nil),              // 12: warren.v1.TextList
+	(*UpResponse)(nil),            // 13: warren.v1.UpResponse
+	(*SetRequest)(nil),            // 14: warren.v1.SetRequest
+	(*SetResponse)(nil),           // 15: warren.v1.SetResponse
+	(*DownRequest)(nil),           // 16: warren.v1.DownRequest
+	(*DownResponse)(nil),          // 17: warren.v1.DownResponse
+	(*LeaveRequest)(nil),          // 18: warren.v1.LeaveRequest
+	(*LeaveResponse)(nil),         // 19: warren.v1.LeaveResponse
+	(*StatusRequest)(nil),         // 20: warren.v1.StatusRequest
+	(*StatusResponse)(nil),        // 21: warren.v1.StatusResponse
+	(*RouteStatus)(nil),           // 22: warren.v1.RouteStatus
+	(*GatewayStatus)(nil),         // 23: warren.v1.GatewayStatus
+	(*AdvertisedStatus)(nil),      // 24: warren.v1.AdvertisedStatus
+	(*ExitStatus)(nil),            // 25: warren.v1.ExitStatus
+	(*NATStatus)(nil),             // 26: warren.v1.NATStatus
+	(*NATMapping)(nil),            // 27: warren.v1.NATMapping
+	(*PortMapping)(nil),           // 28: warren.v1.PortMapping
+	(*PortMappingProtocol)(nil),   // 29: warren.v1.PortMappingProtocol
+	(*Self)(nil),                  // 30: warren.v1.Self
+	(*CoordinatorStatus)(nil),     // 31: warren.v1.CoordinatorStatus
+	(*PeerStatus)(nil),            // 32: warren.v1.PeerStatus
+	(*PathChange)(nil),            // 33: warren.v1.PathChange
+	(*PathStatus)(nil),            // 34: warren.v1.PathStatus
+	(*PingRequest)(nil),           // 35: warren.v1.PingRequest
+	(*PingResponse)(nil),          // 36: warren.v1.PingResponse
+	(*WhyRequest)(nil),            // 37: warren.v1.WhyRequest
+	(*WhyResponse)(nil),           // 38: warren.v1.WhyResponse
+	(*FlowAnswer)(nil),            // 39: warren.v1.FlowAnswer
+	(*GrantMiss)(nil),             // 40: warren.v1.GrantMiss
+	(*SideStatus)(nil),            // 41: warren.v1.SideStatus
+	(*PairStatus)(nil),            // 42: warren.v1.PairStatus
+	(*WhoIsRequest)(nil),          // 43: warren.v1.WhoIsRequest
+	(*WhoIsResponse)(nil),         // 44: warren.v1.WhoIsResponse
+	(*FlowsRequest)(nil),          // 45: warren.v1.FlowsRequest
+	(*FlowsResponse)(nil),         // 46: warren.v1.FlowsResponse
+	(*NetcheckRequest)(nil),       // 47: warren.v1.NetcheckRequest
+	(*NetcheckResponse)(nil),      // 48: warren.v1.NetcheckResponse
+	(*FamilyReport)(nil),          // 49: warren.v1.FamilyReport
+	(*RelayReport)(nil),           // 50: warren.v1.RelayReport
+	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
+	(*FlowRecord)(nil),            // 53: warren.v1.FlowRecord
 }
 var file_warren_v1_local_proto_depIdxs = []int32{
-	5,  // 0: warren.v1.SiteCheckResponse.result:type_name -> warren.v1.CheckResult
-	5,  // 1: warren.v1.LeakTestResponse.result:type_name -> warren.v1.CheckResult
-	7,  // 2: warren.v1.UpRequest.settings:type_name -> warren.v1.Settings
-	8,  // 3: warren.v1.Settings.advertise:type_name -> warren.v1.TextList
-	8,  // 4: warren.v1.Settings.site:type_name -> warren.v1.TextList
-	8,  // 5: warren.v1.Settings.probe:type_name -> warren.v1.TextList
-	8,  // 6: warren.v1.Settings.prefer_lan:type_name -> warren.v1.TextList
-	17, // 7: warren.v1.UpResponse.status:type_name -> warren.v1.StatusResponse
-	7,  // 8: warren.v1.SetRequest.settings:type_name -> warren.v1.Settings
-	17, // 9: warren.v1.SetResponse.status:type_name -> warren.v1.StatusResponse
+	9,  // 0: warren.v1.SiteCheckResponse.result:type_name -> warren.v1.CheckResult
+	9,  // 1: warren.v1.LeakTestResponse.result:type_name -> warren.v1.CheckResult
+	11, // 2: warren.v1.UpRequest.settings:type_name -> warren.v1.Settings
+	12, // 3: warren.v1.Settings.advertise:type_name -> warren.v1.TextList
+	12, // 4: warren.v1.Settings.site:type_name -> warren.v1.TextList
+	12, // 5: warren.v1.Settings.probe:type_name -> warren.v1.TextList
+	12, // 6: warren.v1.Settings.prefer_lan:type_name -> warren.v1.TextList
+	21, // 7: warren.v1.UpResponse.status:type_name -> warren.v1.StatusResponse
+	11, // 8: warren.v1.SetRequest.settings:type_name -> warren.v1.Settings
+	21, // 9: warren.v1.SetResponse.status:type_name -> warren.v1.StatusResponse
 	0,  // 10: warren.v1.StatusResponse.state:type_name -> warren.v1.StatusResponse.State
-	26, // 11: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
-	27, // 12: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
-	28, // 13: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
-	22, // 14: warren.v1.StatusResponse.nat:type_name -> warren.v1.NATStatus
-	18, // 15: warren.v1.StatusResponse.routes:type_name -> warren.v1.RouteStatus
-	20, // 16: warren.v1.StatusResponse.advertised:type_name -> warren.v1.AdvertisedStatus
-	21, // 17: warren.v1.StatusResponse.exit:type_name -> warren.v1.ExitStatus
-	19, // 18: warren.v1.RouteStatus.gateways:type_name -> warren.v1.GatewayStatus
-	47, // 19: warren.v1.GatewayStatus.since:type_name -> google.protobuf.Timestamp
-	47, // 20: warren.v1.AdvertisedStatus.answered:type_name -> google.protobuf.Timestamp
-	23, // 21: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
-	23, // 22: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
-	24, // 23: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
-	47, // 24: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
-	25, // 25: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
-	30, // 26: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
-	47, // 27: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
-	29, // 28: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
-	47, // 29: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
-	47, // 30: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
-	48, // 31: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
-	48, // 32: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
-	30, // 33: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
-	30, // 34: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
-	37, // 35: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
-	37, // 36: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
-	38, // 37: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
-	29, // 38: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
-	35, // 39: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
-	36, // 40: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
-	47, // 41: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
-	47, // 42: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
-	47, // 43: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
-	49, // 44: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
-	48, // 45: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
-	49, // 46: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
-	47, // 47: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
-	45, // 48: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
-	45, // 49: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
-	24, // 50: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
-	46, // 51: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
-	23, // 52: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
-	6,  // 53: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
-	10, // 54: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
-	12, // 55: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
-	14, // 56: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
-	16, // 57: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
-	31, // 58: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
-	33, // 59: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
-	39, // 60: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
-	41, // 61: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
-	43, // 62: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
-	1,  // 63: warren.v1.LocalService.SiteCheck:input_type -> warren.v1.SiteCheckRequest
-	3,  // 64: warren.v1.LocalService.LeakTest:input_type -> warren.v1.LeakTestRequest
-	9,  // 65: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
-	11, // 66: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
-	13, // 67: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
-	15, // 68: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
-	17, // 69: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
-	32, // 70: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
-	34, // 71: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
-	40, // 72: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
-	42, // 73: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
-	44, // 74: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
-	2,  // 75: warren.v1.LocalService.SiteCheck:output_type -> warren.v1.SiteCheckResponse
-	4,  // 76: warren.v1.LocalService.LeakTest:output_type -> warren.v1.LeakTestResponse
-	65, // [65:77] is the sub-list for method output_type
-	53, // [53:65] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	30, // 11: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
+	31, // 12: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
+	32, // 13: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
+	26, // 14: warren.v1.StatusResponse.nat:type_name -> warren.v1.NATStatus
+	22, // 15: warren.v1.StatusResponse.routes:type_name -> warren.v1.RouteStatus
+	24, // 16: warren.v1.StatusResponse.advertised:type_name -> warren.v1.AdvertisedStatus
+	25, // 17: warren.v1.StatusResponse.exit:type_name -> warren.v1.ExitStatus
+	23, // 18: warren.v1.RouteStatus.gateways:type_name -> warren.v1.GatewayStatus
+	51, // 19: warren.v1.GatewayStatus.since:type_name -> google.protobuf.Timestamp
+	51, // 20: warren.v1.AdvertisedStatus.answered:type_name -> google.protobuf.Timestamp
+	27, // 21: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
+	27, // 22: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
+	28, // 23: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
+	51, // 24: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
+	29, // 25: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
+	52, // 26: warren.v1.CoordinatorStatus.clock_ahead:type_name -> google.protobuf.Duration
+	34, // 27: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
+	51, // 28: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
+	33, // 29: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
+	51, // 30: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
+	51, // 31: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
+	52, // 32: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
+	52, // 33: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
+	34, // 34: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
+	34, // 35: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
+	41, // 36: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
+	41, // 37: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
+	42, // 38: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
+	33, // 39: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
+	39, // 40: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
+	40, // 41: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
+	51, // 42: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
+	51, // 43: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
+	51, // 44: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
+	53, // 45: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
+	52, // 46: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
+	53, // 47: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
+	51, // 48: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
+	49, // 49: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
+	49, // 50: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
+	28, // 51: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
+	50, // 52: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
+	27, // 53: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
+	10, // 54: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
+	14, // 55: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
+	16, // 56: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
+	18, // 57: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
+	20, // 58: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
+	35, // 59: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
+	37, // 60: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
+	43, // 61: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
+	45, // 62: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
+	47, // 63: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
+	5,  // 64: warren.v1.LocalService.SiteCheck:input_type -> warren.v1.SiteCheckRequest
+	7,  // 65: warren.v1.LocalService.LeakTest:input_type -> warren.v1.LeakTestRequest
+	3,  // 66: warren.v1.LocalService.LogLevel:input_type -> warren.v1.LogLevelRequest
+	1,  // 67: warren.v1.LocalService.Diagnostics:input_type -> warren.v1.DiagnosticsRequest
+	13, // 68: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
+	15, // 69: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
+	17, // 70: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
+	19, // 71: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
+	21, // 72: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
+	36, // 73: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
+	38, // 74: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
+	44, // 75: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
+	46, // 76: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
+	48, // 77: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
+	6,  // 78: warren.v1.LocalService.SiteCheck:output_type -> warren.v1.SiteCheckResponse
+	8,  // 79: warren.v1.LocalService.LeakTest:output_type -> warren.v1.LeakTestResponse
+	4,  // 80: warren.v1.LocalService.LogLevel:output_type -> warren.v1.LogLevelResponse
+	2,  // 81: warren.v1.LocalService.Diagnostics:output_type -> warren.v1.DiagnosticsResponse
+	68, // [68:82] is the sub-list for method output_type
+	54, // [54:68] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_local_proto_init() }
@@ -4055,14 +4264,14 @@ func file_warren_v1_local_proto_init() {
 		return
 	}
 	file_warren_v1_flow_proto_init()
-	file_warren_v1_local_proto_msgTypes[6].OneofWrappers = []any{}
+	file_warren_v1_local_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_local_proto_rawDesc), len(file_warren_v1_local_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   46,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

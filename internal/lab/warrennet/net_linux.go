@@ -281,7 +281,7 @@ func (d *Device) StartDaemon(ctx context.Context, flags ...string) error {
 		return err
 	}
 	defer r.Close()
-	args := append([]string{"daemon", "--ready-fd", "3", "--verbose"}, append(d.common(), flags...)...)
+	args := append([]string{"daemon", "--ready-fd", "3", "--log-level", "debug"}, append(d.common(), flags...)...)
 	p := &Daemon{log: &log{changed: make(chan struct{})}, done: make(chan struct{})}
 	p.cmd = d.Host.Command(context.Background(), filepath.Join(d.n.bin, "warren"), args...)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.ExtraFiles = p.log, p.log, []*os.File{w}

@@ -91,6 +91,12 @@ const (
 	// AdminServiceRevokeRoutesProcedure is the fully-qualified name of the AdminService's RevokeRoutes
 	// RPC.
 	AdminServiceRevokeRoutesProcedure = "/warren.v1.AdminService/RevokeRoutes"
+	// AdminServiceSetLogLevelProcedure is the fully-qualified name of the AdminService's SetLogLevel
+	// RPC.
+	AdminServiceSetLogLevelProcedure = "/warren.v1.AdminService/SetLogLevel"
+	// AdminServiceServerDiagnosticsProcedure is the fully-qualified name of the AdminService's
+	// ServerDiagnostics RPC.
+	AdminServiceServerDiagnosticsProcedure = "/warren.v1.AdminService/ServerDiagnostics"
 )
 
 // AdminServiceClient is a client for the warren.v1.AdminService service.
@@ -127,6 +133,10 @@ type AdminServiceClient interface {
 	ApproveRoutes(context.Context, *connect.Request[warrenv1.ApproveRoutesRequest]) (*connect.Response[warrenv1.ApproveRoutesResponse], error)
 	// RevokeRoutes takes that back, also from what the policy approved.
 	RevokeRoutes(context.Context, *connect.Request[warrenv1.RevokeRoutesRequest]) (*connect.Response[warrenv1.RevokeRoutesResponse], error)
+	// SetLogLevel gives the level of the coordinator's log, and changes it until the coordinator is restarted or reads its settings again.
+	SetLogLevel(context.Context, *connect.Request[warrenv1.SetLogLevelRequest]) (*connect.Response[warrenv1.SetLogLevelResponse], error)
+	// ServerDiagnostics gives what only the coordinator knows of itself, as files for a report: its newest log lines, metrics and goroutines. No keys.
+	ServerDiagnostics(context.Context, *connect.Request[warrenv1.ServerDiagnosticsRequest]) (*connect.ServerStreamForClient[warrenv1.ServerDiagnosticsResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the warren.v1.AdminService service. By default, it
@@ -266,32 +276,46 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("RevokeRoutes")),
 			connect.WithClientOptions(opts...),
 		),
+		setLogLevel: connect.NewClient[warrenv1.SetLogLevelRequest, warrenv1.SetLogLevelResponse](
+			httpClient,
+			baseURL+AdminServiceSetLogLevelProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("SetLogLevel")),
+			connect.WithClientOptions(opts...),
+		),
+		serverDiagnostics: connect.NewClient[warrenv1.ServerDiagnosticsRequest, warrenv1.ServerDiagnosticsResponse](
+			httpClient,
+			baseURL+AdminServiceServerDiagnosticsProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ServerDiagnostics")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // adminServiceClient implements AdminServiceClient.
 type adminServiceClient struct {
-	serverStatus   *connect.Client[warrenv1.ServerStatusRequest, warrenv1.ServerStatusResponse]
-	createToken    *connect.Client[warrenv1.CreateTokenRequest, warrenv1.CreateTokenResponse]
-	listTokens     *connect.Client[warrenv1.ListTokensRequest, warrenv1.ListTokensResponse]
-	revokeToken    *connect.Client[warrenv1.RevokeTokenRequest, warrenv1.RevokeTokenResponse]
-	listDevices    *connect.Client[warrenv1.ListDevicesRequest, warrenv1.ListDevicesResponse]
-	renameDevice   *connect.Client[warrenv1.RenameDeviceRequest, warrenv1.RenameDeviceResponse]
-	removeDevice   *connect.Client[warrenv1.RemoveDeviceRequest, warrenv1.RemoveDeviceResponse]
-	expireDevice   *connect.Client[warrenv1.ExpireDeviceRequest, warrenv1.ExpireDeviceResponse]
-	listRelays     *connect.Client[warrenv1.ListRelaysRequest, warrenv1.ListRelaysResponse]
-	removeRelay    *connect.Client[warrenv1.RemoveRelayRequest, warrenv1.RemoveRelayResponse]
-	getPolicy      *connect.Client[warrenv1.GetPolicyRequest, warrenv1.GetPolicyResponse]
-	listPolicies   *connect.Client[warrenv1.ListPoliciesRequest, warrenv1.ListPoliciesResponse]
-	checkPolicy    *connect.Client[warrenv1.CheckPolicyRequest, warrenv1.CheckPolicyResponse]
-	setPolicy      *connect.Client[warrenv1.SetPolicyRequest, warrenv1.SetPolicyResponse]
-	confirmPolicy  *connect.Client[warrenv1.ConfirmPolicyRequest, warrenv1.ConfirmPolicyResponse]
-	rollbackPolicy *connect.Client[warrenv1.RollbackPolicyRequest, warrenv1.RollbackPolicyResponse]
-	explainAccess  *connect.Client[warrenv1.ExplainAccessRequest, warrenv1.ExplainAccessResponse]
-	refusedFlows   *connect.Client[warrenv1.RefusedFlowsRequest, warrenv1.RefusedFlowsResponse]
-	listRoutes     *connect.Client[warrenv1.ListRoutesRequest, warrenv1.ListRoutesResponse]
-	approveRoutes  *connect.Client[warrenv1.ApproveRoutesRequest, warrenv1.ApproveRoutesResponse]
-	revokeRoutes   *connect.Client[warrenv1.RevokeRoutesRequest, warrenv1.RevokeRoutesResponse]
+	serverStatus      *connect.Client[warrenv1.ServerStatusRequest, warrenv1.ServerStatusResponse]
+	createToken       *connect.Client[warrenv1.CreateTokenRequest, warrenv1.CreateTokenResponse]
+	listTokens        *connect.Client[warrenv1.ListTokensRequest, warrenv1.ListTokensResponse]
+	revokeToken       *connect.Client[warrenv1.RevokeTokenRequest, warrenv1.RevokeTokenResponse]
+	listDevices       *connect.Client[warrenv1.ListDevicesRequest, warrenv1.ListDevicesResponse]
+	renameDevice      *connect.Client[warrenv1.RenameDeviceRequest, warrenv1.RenameDeviceResponse]
+	removeDevice      *connect.Client[warrenv1.RemoveDeviceRequest, warrenv1.RemoveDeviceResponse]
+	expireDevice      *connect.Client[warrenv1.ExpireDeviceRequest, warrenv1.ExpireDeviceResponse]
+	listRelays        *connect.Client[warrenv1.ListRelaysRequest, warrenv1.ListRelaysResponse]
+	removeRelay       *connect.Client[warrenv1.RemoveRelayRequest, warrenv1.RemoveRelayResponse]
+	getPolicy         *connect.Client[warrenv1.GetPolicyRequest, warrenv1.GetPolicyResponse]
+	listPolicies      *connect.Client[warrenv1.ListPoliciesRequest, warrenv1.ListPoliciesResponse]
+	checkPolicy       *connect.Client[warrenv1.CheckPolicyRequest, warrenv1.CheckPolicyResponse]
+	setPolicy         *connect.Client[warrenv1.SetPolicyRequest, warrenv1.SetPolicyResponse]
+	confirmPolicy     *connect.Client[warrenv1.ConfirmPolicyRequest, warrenv1.ConfirmPolicyResponse]
+	rollbackPolicy    *connect.Client[warrenv1.RollbackPolicyRequest, warrenv1.RollbackPolicyResponse]
+	explainAccess     *connect.Client[warrenv1.ExplainAccessRequest, warrenv1.ExplainAccessResponse]
+	refusedFlows      *connect.Client[warrenv1.RefusedFlowsRequest, warrenv1.RefusedFlowsResponse]
+	listRoutes        *connect.Client[warrenv1.ListRoutesRequest, warrenv1.ListRoutesResponse]
+	approveRoutes     *connect.Client[warrenv1.ApproveRoutesRequest, warrenv1.ApproveRoutesResponse]
+	revokeRoutes      *connect.Client[warrenv1.RevokeRoutesRequest, warrenv1.RevokeRoutesResponse]
+	setLogLevel       *connect.Client[warrenv1.SetLogLevelRequest, warrenv1.SetLogLevelResponse]
+	serverDiagnostics *connect.Client[warrenv1.ServerDiagnosticsRequest, warrenv1.ServerDiagnosticsResponse]
 }
 
 // ServerStatus calls warren.v1.AdminService.ServerStatus.
@@ -399,6 +423,16 @@ func (c *adminServiceClient) RevokeRoutes(ctx context.Context, req *connect.Requ
 	return c.revokeRoutes.CallUnary(ctx, req)
 }
 
+// SetLogLevel calls warren.v1.AdminService.SetLogLevel.
+func (c *adminServiceClient) SetLogLevel(ctx context.Context, req *connect.Request[warrenv1.SetLogLevelRequest]) (*connect.Response[warrenv1.SetLogLevelResponse], error) {
+	return c.setLogLevel.CallUnary(ctx, req)
+}
+
+// ServerDiagnostics calls warren.v1.AdminService.ServerDiagnostics.
+func (c *adminServiceClient) ServerDiagnostics(ctx context.Context, req *connect.Request[warrenv1.ServerDiagnosticsRequest]) (*connect.ServerStreamForClient[warrenv1.ServerDiagnosticsResponse], error) {
+	return c.serverDiagnostics.CallServerStream(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the warren.v1.AdminService service.
 type AdminServiceHandler interface {
 	ServerStatus(context.Context, *connect.Request[warrenv1.ServerStatusRequest]) (*connect.Response[warrenv1.ServerStatusResponse], error)
@@ -433,6 +467,10 @@ type AdminServiceHandler interface {
 	ApproveRoutes(context.Context, *connect.Request[warrenv1.ApproveRoutesRequest]) (*connect.Response[warrenv1.ApproveRoutesResponse], error)
 	// RevokeRoutes takes that back, also from what the policy approved.
 	RevokeRoutes(context.Context, *connect.Request[warrenv1.RevokeRoutesRequest]) (*connect.Response[warrenv1.RevokeRoutesResponse], error)
+	// SetLogLevel gives the level of the coordinator's log, and changes it until the coordinator is restarted or reads its settings again.
+	SetLogLevel(context.Context, *connect.Request[warrenv1.SetLogLevelRequest]) (*connect.Response[warrenv1.SetLogLevelResponse], error)
+	// ServerDiagnostics gives what only the coordinator knows of itself, as files for a report: its newest log lines, metrics and goroutines. No keys.
+	ServerDiagnostics(context.Context, *connect.Request[warrenv1.ServerDiagnosticsRequest], *connect.ServerStream[warrenv1.ServerDiagnosticsResponse]) error
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -568,6 +606,18 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("RevokeRoutes")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceSetLogLevelHandler := connect.NewUnaryHandler(
+		AdminServiceSetLogLevelProcedure,
+		svc.SetLogLevel,
+		connect.WithSchema(adminServiceMethods.ByName("SetLogLevel")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceServerDiagnosticsHandler := connect.NewServerStreamHandler(
+		AdminServiceServerDiagnosticsProcedure,
+		svc.ServerDiagnostics,
+		connect.WithSchema(adminServiceMethods.ByName("ServerDiagnostics")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/warren.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceServerStatusProcedure:
@@ -612,6 +662,10 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceApproveRoutesHandler.ServeHTTP(w, r)
 		case AdminServiceRevokeRoutesProcedure:
 			adminServiceRevokeRoutesHandler.ServeHTTP(w, r)
+		case AdminServiceSetLogLevelProcedure:
+			adminServiceSetLogLevelHandler.ServeHTTP(w, r)
+		case AdminServiceServerDiagnosticsProcedure:
+			adminServiceServerDiagnosticsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -703,4 +757,12 @@ func (UnimplementedAdminServiceHandler) ApproveRoutes(context.Context, *connect.
 
 func (UnimplementedAdminServiceHandler) RevokeRoutes(context.Context, *connect.Request[warrenv1.RevokeRoutesRequest]) (*connect.Response[warrenv1.RevokeRoutesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.RevokeRoutes is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) SetLogLevel(context.Context, *connect.Request[warrenv1.SetLogLevelRequest]) (*connect.Response[warrenv1.SetLogLevelResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.SetLogLevel is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ServerDiagnostics(context.Context, *connect.Request[warrenv1.ServerDiagnosticsRequest], *connect.ServerStream[warrenv1.ServerDiagnosticsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.AdminService.ServerDiagnostics is not implemented"))
 }

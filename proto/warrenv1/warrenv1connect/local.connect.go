@@ -57,6 +57,11 @@ const (
 	LocalServiceSiteCheckProcedure = "/warren.v1.LocalService/SiteCheck"
 	// LocalServiceLeakTestProcedure is the fully-qualified name of the LocalService's LeakTest RPC.
 	LocalServiceLeakTestProcedure = "/warren.v1.LocalService/LeakTest"
+	// LocalServiceLogLevelProcedure is the fully-qualified name of the LocalService's LogLevel RPC.
+	LocalServiceLogLevelProcedure = "/warren.v1.LocalService/LogLevel"
+	// LocalServiceDiagnosticsProcedure is the fully-qualified name of the LocalService's Diagnostics
+	// RPC.
+	LocalServiceDiagnosticsProcedure = "/warren.v1.LocalService/Diagnostics"
 )
 
 // LocalServiceClient is a client for the warren.v1.LocalService service.
@@ -83,6 +88,10 @@ type LocalServiceClient interface {
 	SiteCheck(context.Context, *connect.Request[warrenv1.SiteCheckRequest]) (*connect.ServerStreamForClient[warrenv1.SiteCheckResponse], error)
 	// LeakTest shows whether anything leaves the host outside the tunnel.
 	LeakTest(context.Context, *connect.Request[warrenv1.LeakTestRequest]) (*connect.ServerStreamForClient[warrenv1.LeakTestResponse], error)
+	// LogLevel gives the level of the daemon's log, and changes it until the daemon is restarted or reads its settings again.
+	LogLevel(context.Context, *connect.Request[warrenv1.LogLevelRequest]) (*connect.Response[warrenv1.LogLevelResponse], error)
+	// Diagnostics gives what only the daemon knows of itself, as files for a report: its settings, newest log lines, metrics and goroutines. No keys.
+	Diagnostics(context.Context, *connect.Request[warrenv1.DiagnosticsRequest]) (*connect.ServerStreamForClient[warrenv1.DiagnosticsResponse], error)
 }
 
 // NewLocalServiceClient constructs a client for the warren.v1.LocalService service. By default, it
@@ -168,23 +177,37 @@ func NewLocalServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(localServiceMethods.ByName("LeakTest")),
 			connect.WithClientOptions(opts...),
 		),
+		logLevel: connect.NewClient[warrenv1.LogLevelRequest, warrenv1.LogLevelResponse](
+			httpClient,
+			baseURL+LocalServiceLogLevelProcedure,
+			connect.WithSchema(localServiceMethods.ByName("LogLevel")),
+			connect.WithClientOptions(opts...),
+		),
+		diagnostics: connect.NewClient[warrenv1.DiagnosticsRequest, warrenv1.DiagnosticsResponse](
+			httpClient,
+			baseURL+LocalServiceDiagnosticsProcedure,
+			connect.WithSchema(localServiceMethods.ByName("Diagnostics")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // localServiceClient implements LocalServiceClient.
 type localServiceClient struct {
-	up        *connect.Client[warrenv1.UpRequest, warrenv1.UpResponse]
-	set       *connect.Client[warrenv1.SetRequest, warrenv1.SetResponse]
-	down      *connect.Client[warrenv1.DownRequest, warrenv1.DownResponse]
-	leave     *connect.Client[warrenv1.LeaveRequest, warrenv1.LeaveResponse]
-	status    *connect.Client[warrenv1.StatusRequest, warrenv1.StatusResponse]
-	ping      *connect.Client[warrenv1.PingRequest, warrenv1.PingResponse]
-	why       *connect.Client[warrenv1.WhyRequest, warrenv1.WhyResponse]
-	whoIs     *connect.Client[warrenv1.WhoIsRequest, warrenv1.WhoIsResponse]
-	flows     *connect.Client[warrenv1.FlowsRequest, warrenv1.FlowsResponse]
-	netcheck  *connect.Client[warrenv1.NetcheckRequest, warrenv1.NetcheckResponse]
-	siteCheck *connect.Client[warrenv1.SiteCheckRequest, warrenv1.SiteCheckResponse]
-	leakTest  *connect.Client[warrenv1.LeakTestRequest, warrenv1.LeakTestResponse]
+	up          *connect.Client[warrenv1.UpRequest, warrenv1.UpResponse]
+	set         *connect.Client[warrenv1.SetRequest, warrenv1.SetResponse]
+	down        *connect.Client[warrenv1.DownRequest, warrenv1.DownResponse]
+	leave       *connect.Client[warrenv1.LeaveRequest, warrenv1.LeaveResponse]
+	status      *connect.Client[warrenv1.StatusRequest, warrenv1.StatusResponse]
+	ping        *connect.Client[warrenv1.PingRequest, warrenv1.PingResponse]
+	why         *connect.Client[warrenv1.WhyRequest, warrenv1.WhyResponse]
+	whoIs       *connect.Client[warrenv1.WhoIsRequest, warrenv1.WhoIsResponse]
+	flows       *connect.Client[warrenv1.FlowsRequest, warrenv1.FlowsResponse]
+	netcheck    *connect.Client[warrenv1.NetcheckRequest, warrenv1.NetcheckResponse]
+	siteCheck   *connect.Client[warrenv1.SiteCheckRequest, warrenv1.SiteCheckResponse]
+	leakTest    *connect.Client[warrenv1.LeakTestRequest, warrenv1.LeakTestResponse]
+	logLevel    *connect.Client[warrenv1.LogLevelRequest, warrenv1.LogLevelResponse]
+	diagnostics *connect.Client[warrenv1.DiagnosticsRequest, warrenv1.DiagnosticsResponse]
 }
 
 // Up calls warren.v1.LocalService.Up.
@@ -247,6 +270,16 @@ func (c *localServiceClient) LeakTest(ctx context.Context, req *connect.Request[
 	return c.leakTest.CallServerStream(ctx, req)
 }
 
+// LogLevel calls warren.v1.LocalService.LogLevel.
+func (c *localServiceClient) LogLevel(ctx context.Context, req *connect.Request[warrenv1.LogLevelRequest]) (*connect.Response[warrenv1.LogLevelResponse], error) {
+	return c.logLevel.CallUnary(ctx, req)
+}
+
+// Diagnostics calls warren.v1.LocalService.Diagnostics.
+func (c *localServiceClient) Diagnostics(ctx context.Context, req *connect.Request[warrenv1.DiagnosticsRequest]) (*connect.ServerStreamForClient[warrenv1.DiagnosticsResponse], error) {
+	return c.diagnostics.CallServerStream(ctx, req)
+}
+
 // LocalServiceHandler is an implementation of the warren.v1.LocalService service.
 type LocalServiceHandler interface {
 	// Up enrols or renews if a token is given, brings the tunnel up, and returns when it is connected.
@@ -271,6 +304,10 @@ type LocalServiceHandler interface {
 	SiteCheck(context.Context, *connect.Request[warrenv1.SiteCheckRequest], *connect.ServerStream[warrenv1.SiteCheckResponse]) error
 	// LeakTest shows whether anything leaves the host outside the tunnel.
 	LeakTest(context.Context, *connect.Request[warrenv1.LeakTestRequest], *connect.ServerStream[warrenv1.LeakTestResponse]) error
+	// LogLevel gives the level of the daemon's log, and changes it until the daemon is restarted or reads its settings again.
+	LogLevel(context.Context, *connect.Request[warrenv1.LogLevelRequest]) (*connect.Response[warrenv1.LogLevelResponse], error)
+	// Diagnostics gives what only the daemon knows of itself, as files for a report: its settings, newest log lines, metrics and goroutines. No keys.
+	Diagnostics(context.Context, *connect.Request[warrenv1.DiagnosticsRequest], *connect.ServerStream[warrenv1.DiagnosticsResponse]) error
 }
 
 // NewLocalServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -352,6 +389,18 @@ func NewLocalServiceHandler(svc LocalServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(localServiceMethods.ByName("LeakTest")),
 		connect.WithHandlerOptions(opts...),
 	)
+	localServiceLogLevelHandler := connect.NewUnaryHandler(
+		LocalServiceLogLevelProcedure,
+		svc.LogLevel,
+		connect.WithSchema(localServiceMethods.ByName("LogLevel")),
+		connect.WithHandlerOptions(opts...),
+	)
+	localServiceDiagnosticsHandler := connect.NewServerStreamHandler(
+		LocalServiceDiagnosticsProcedure,
+		svc.Diagnostics,
+		connect.WithSchema(localServiceMethods.ByName("Diagnostics")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/warren.v1.LocalService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case LocalServiceUpProcedure:
@@ -378,6 +427,10 @@ func NewLocalServiceHandler(svc LocalServiceHandler, opts ...connect.HandlerOpti
 			localServiceSiteCheckHandler.ServeHTTP(w, r)
 		case LocalServiceLeakTestProcedure:
 			localServiceLeakTestHandler.ServeHTTP(w, r)
+		case LocalServiceLogLevelProcedure:
+			localServiceLogLevelHandler.ServeHTTP(w, r)
+		case LocalServiceDiagnosticsProcedure:
+			localServiceDiagnosticsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -433,4 +486,12 @@ func (UnimplementedLocalServiceHandler) SiteCheck(context.Context, *connect.Requ
 
 func (UnimplementedLocalServiceHandler) LeakTest(context.Context, *connect.Request[warrenv1.LeakTestRequest], *connect.ServerStream[warrenv1.LeakTestResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.LeakTest is not implemented"))
+}
+
+func (UnimplementedLocalServiceHandler) LogLevel(context.Context, *connect.Request[warrenv1.LogLevelRequest]) (*connect.Response[warrenv1.LogLevelResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.LogLevel is not implemented"))
+}
+
+func (UnimplementedLocalServiceHandler) Diagnostics(context.Context, *connect.Request[warrenv1.DiagnosticsRequest], *connect.ServerStream[warrenv1.DiagnosticsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.Diagnostics is not implemented"))
 }

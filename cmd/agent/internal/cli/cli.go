@@ -17,6 +17,7 @@ import (
 
 	"warren/cmd/agent/internal/local"
 	"warren/internal/buildversion"
+	"warren/internal/runlog"
 	"warren/proto/token"
 	"warren/proto/warrenv1/warrenv1connect"
 )
@@ -80,13 +81,13 @@ func (a *app) report(ctx context.Context, command string, err error) int {
 	case err == nil:
 		return exitDone
 	case errors.As(err, &usage):
-		fmt.Fprintf(a.err, "warren: %v\nTry \"%s --help\".\n", err, command)
+		runlog.Fatal(a.err, "warren: %v\nTry \"%s --help\".\n", err, command)
 		return exitUsage
 	case ctx.Err() != nil:
 		fmt.Fprintln(a.err, "warren: interrupted")
 		return exitFailed
 	}
-	fmt.Fprintf(a.err, "warren: %v\n", plain(a.socket, err))
+	runlog.Fatal(a.err, "warren: %v\n", plain(a.socket, err))
 	if errors.Is(err, token.ErrMalformed) || connect.CodeOf(err) == connect.CodeInvalidArgument {
 		return exitUsage
 	}
@@ -124,7 +125,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.tun, "tun", defaultTUN, "`name` of the tunnel's interface")
 	f.BoolVar(&a.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.daemon(), a.up(), a.set(), a.down(), a.leave(), a.status(), a.ping(), a.why(), a.whoIs(), a.flows(), a.netcheck(), a.leakTest(), a.site(), a.ip(), a.cleanUp(), a.version())
+	root.AddCommand(a.daemon(), a.up(), a.set(), a.down(), a.leave(), a.status(), a.ping(), a.why(), a.whoIs(), a.flows(), a.netcheck(), a.leakTest(), a.site(), a.ip(), a.cleanUp(), a.logLevel(), a.version())
 	return root
 }
 

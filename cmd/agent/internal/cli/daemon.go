@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 
 	"warren/cmd/agent/internal/daemon"
 	"warren/cmd/agent/internal/state"
+	"warren/internal/runlog"
 	"warren/nat/gather"
 	"warren/nat/portmap"
 	"warren/tunnel/router"
@@ -33,8 +33,7 @@ const readyWord = "ready"
 func (a *app) daemon() *cobra.Command {
 	var cfg daemon.Config
 	var readyFD int
-	var verbose bool
-	var mapping string
+	var mapping, levelName string
 	var flows flowOptions
 	hardNATRate := defaultHardNATRate
 	cmd := &cobra.Command{
@@ -42,9 +41,9 @@ func (a *app) daemon() *cobra.Command {
 		Short: "Run the daemon in the foreground",
 		Args:  args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			level := slog.LevelInfo
-			if verbose {
-				level = slog.LevelDebug
+			level, err := runlog.ParseLevel(levelName)
+			if err != nil {
+				return usagef("--log-level: %w", err)
 			}
 			if err := router.CheckName(a.tun); err != nil {
 				return usagef("--tun: %w", err)
@@ -56,7 +55,8 @@ func (a *app) daemon() *cobra.Command {
 				return err
 			}
 			cfg.StateDir, cfg.Socket, cfg.Interface, cfg.Now = a.state, a.socket, a.tun, a.now
-			cfg.Log = slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: level}))
+			log := runlog.Open(a.err, level)
+			cfg.Log, cfg.LogLevel, cfg.RecentLog = log.Logger, log.Level, log.Recent.Bytes
 			if readyFD > 0 {
 				tell := tellParent(readyFD)
 				err := daemon.Run(cmd.Context(), cfg, func() { tell(nil) })
@@ -69,7 +69,7 @@ func (a *app) daemon() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&verbose, "verbose", false, "log more")
+	f.StringVar(&levelName, "log-level", "info", logLevelUsage)
 	f.Uint16Var(&cfg.Port, "port", 0, "UDP `port`; 0 keeps the one of the last run")
 	f.StringVar(&cfg.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
 	f.StringVar(&cfg.Proxy, "proxy", "", "reach coordinator and relays through this HTTP proxy `URL`, or off (default: HTTPS_PROXY of the environment)")

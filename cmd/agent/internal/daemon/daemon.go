@@ -10,6 +10,7 @@
 //	why.go      why a path is as it is; grants.go: which grants allow a flow
 //	whois.go    who is behind an address
 //	flows.go    records of flows; refused.go: what the coordinator is told of them
+//	loglevel.go how much is logged
 //	netcheck.go what the network here lets through; sitecheck.go: whether a gateway does its work
 //	killswitch.go what keeps the kill switch set; exitdns.go: names for users of this exit node
 package daemon
@@ -71,6 +72,10 @@ type Config struct {
 	// WhoIsGroup may ask who is behind an address, and nothing else, on a socket beside Socket; empty: there is none.
 	WhoIsGroup string
 	Log        *slog.Logger
+	// LogLevel is that of Log, for the local API to change; nil: it cannot.
+	LogLevel *slog.LevelVar
+	// RecentLog gives the newest lines of Log, for reports; nil: none.
+	RecentLog func() []byte
 	// Now is this machine's clock; nil: the real one.
 	Now func() time.Time
 }

@@ -21,6 +21,7 @@ import (
 
 	"warren/cmd/coordinator/internal/serve"
 	"warren/internal/buildversion"
+	"warren/internal/runlog"
 	"warren/proto/token"
 	"warren/proto/warrenv1/warrenv1connect"
 )
@@ -69,10 +70,10 @@ func (a *app) report(command string, err error) int {
 	case err == nil:
 		return exitDone
 	case errors.As(err, &usage):
-		fmt.Fprintf(a.err, "warren-coordinator: %v\nTry \"%s --help\".\n", err, command)
+		runlog.Fatal(a.err, "warren-coordinator: %v\nTry \"%s --help\".\n", err, command)
 		return exitUsage
 	}
-	fmt.Fprintf(a.err, "warren-coordinator: %v\n", a.plain(err))
+	runlog.Fatal(a.err, "warren-coordinator: %v\n", a.plain(err))
 	if errors.Is(err, token.ErrMalformed) || connect.CodeOf(err) == connect.CodeInvalidArgument {
 		return exitUsage
 	}
@@ -127,7 +128,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.state, "state", defaultState(), "state `directory` of the coordinator")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.serve(), a.relay(), a.token(), a.device(), a.route(), a.policy(), a.why(), a.flows(), a.relays(), a.status(), a.version())
+	root.AddCommand(a.serve(), a.relay(), a.token(), a.device(), a.route(), a.policy(), a.why(), a.flows(), a.relays(), a.status(), a.logLevel(), a.version())
 	return root
 }
 

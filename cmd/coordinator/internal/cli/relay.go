@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"warren/cmd/coordinator/internal/config"
 	"warren/cmd/coordinator/internal/serve"
+	"warren/internal/runlog"
 	"warren/proto/record"
 	"warren/proto/token"
 )
@@ -20,7 +20,7 @@ const tokenVariable = "WARREN_TOKEN"
 
 func (a *app) relay() *cobra.Command {
 	o := serve.RelayOptions{Listen: config.DefaultListen, STUN: config.DefaultSTUN}
-	var text string
+	var text, levelName string
 	cmd := &cobra.Command{
 		Use:   "relay",
 		Short: "Run a relay and STUN server alone, for a coordinator elsewhere",
@@ -37,6 +37,7 @@ func (a *app) relay() *cobra.Command {
 	f.StringVar(&o.STUN, "stun", o.STUN, "UDP `address` of the STUN server, or off")
 	f.StringVar(&o.Proxy, "proxy", "", "reach the coordinator through this HTTP proxy `URL`, or off (default: HTTPS_PROXY of the environment)")
 	f.IntVar(&o.Rate, "relay-rate", 0, relayRateUsage)
+	f.StringVar(&levelName, "log-level", "info", logLevelUsage)
 	f.StringVar(&o.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := record.CheckLabel(o.Name); o.Name != "" && err != nil {
@@ -44,6 +45,10 @@ func (a *app) relay() *cobra.Command {
 		}
 		if err := config.CheckRelayRate(o.Rate); err != nil {
 			return usagef("--relay-rate: %w", err)
+		}
+		level, err := runlog.ParseLevel(levelName)
+		if err != nil {
+			return usagef("--log-level: %w", err)
 		}
 		if text == "" {
 			text = os.Getenv(tokenVariable)
@@ -55,8 +60,8 @@ func (a *app) relay() *cobra.Command {
 			}
 			o.Token = t
 		}
-		o.State, o.Log, o.Out = a.state, slog.New(slog.NewTextHandler(a.err, nil)), a.out
-		err := a.asService(cmd.Context(), o.Log, nil, func(ctx context.Context, ready func()) error {
+		o.State, o.Log, o.Out = a.state, runlog.Open(a.err, level).Logger, a.out
+		err = a.asService(cmd.Context(), o.Log, nil, func(ctx context.Context, ready func()) error {
 			o.Ready = ready
 			return serve.RunRelay(ctx, o)
 		})

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"log/slog"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"warren/cmd/coordinator/internal/config"
 	"warren/cmd/coordinator/internal/serve"
+	"warren/internal/runlog"
 )
 
 // relayRateUsage tells of a flag that serve and relay share.
@@ -38,6 +38,7 @@ prints the command that adds a device. Settings come from the defaults, then --c
 	f.IntVar(&flags.RelayRate, "relay-rate", 0, relayRateUsage)
 	f.StringVar(&flags.IPv4, "ipv4", "", "`prefix` of devices' IPv4 addresses, at the first start (default: a random /16 of 100.64.0.0/10)")
 	f.StringVar(&flags.IPv6, "ipv6", "", "`prefix` of devices' IPv6 addresses, at the first start (default: a random unique local /48)")
+	f.StringVar(&flags.LogLevel, "log-level", flags.LogLevel, logLevelUsage)
 	f.DurationVar(&flags.MapMaxAge, "map-max-age", flags.MapMaxAge, "how long devices may use a map while the coordinator is away")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := a.settings(cmd.Flags(), file, flags)
@@ -47,7 +48,12 @@ prints the command that adds a device. Settings come from the defaults, then --c
 		if err := c.Check(); err != nil {
 			return usageError{err}
 		}
-		o := serve.Options{Config: c, Log: slog.New(slog.NewTextHandler(a.err, nil)), Out: a.out, Terminal: terminal(a.out)}
+		level, err := runlog.ParseLevel(c.LogLevel)
+		if err != nil {
+			return err
+		}
+		log := runlog.Open(a.err, level)
+		o := serve.Options{Config: c, Log: log.Logger, LogLevel: log.Level, Out: a.out, Terminal: terminal(a.out)}
 		return a.asService(cmd.Context(), o.Log, a.answers(), func(ctx context.Context, ready func()) error {
 			o.Ready = ready
 			return serve.Run(ctx, o)
@@ -79,6 +85,7 @@ func (a *app) settings(set *pflag.FlagSet, file string, flags config.Config) (co
 		"region":      func() { c.Region = flags.Region },
 		"ipv4":        func() { c.IPv4 = flags.IPv4 },
 		"ipv6":        func() { c.IPv6 = flags.IPv6 },
+		"log-level":   func() { c.LogLevel = flags.LogLevel },
 		"map-max-age": func() { c.MapMaxAge = flags.MapMaxAge },
 	} {
 		if set.Changed(name) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"warren/coord/domain"
+	"warren/internal/runlog"
 	"warren/proto/record"
 	"warren/proto/token"
 	pb "warren/proto/warrenv1"
@@ -43,6 +44,8 @@ type Config struct {
 	IPv4      string        `toml:"ipv4"`
 	IPv6      string        `toml:"ipv6"`
 	MapMaxAge time.Duration `toml:"map-max-age"`
+	// LogLevel is a word of runlog.Levels.
+	LogLevel string `toml:"log-level"`
 
 	// origin tells where in a file each setting was read: "FILE:LINE".
 	origin map[string]string
@@ -50,7 +53,7 @@ type Config struct {
 
 // Default is what holds when nothing else is said.
 func Default(stateDir string) Config {
-	return Config{State: stateDir, Listen: DefaultListen, STUN: DefaultSTUN, TLS: "self", Relay: true, MapMaxAge: 30 * 24 * time.Hour}
+	return Config{State: stateDir, Listen: DefaultListen, STUN: DefaultSTUN, TLS: "self", Relay: true, MapMaxAge: 30 * 24 * time.Hour, LogLevel: "info"}
 }
 
 // TLSMode gives the mode, and the files with CERT,KEY.
@@ -130,6 +133,9 @@ func (c *Config) Check() error {
 		if err := token.CheckEndpoint(u, urlMode(mode, u)); err != nil {
 			return c.wrong("url", err)
 		}
+	}
+	if _, err := runlog.ParseLevel(c.LogLevel); err != nil {
+		return c.wrong("log-level", err)
 	}
 	if c.MapMaxAge < minMapMaxAge || c.MapMaxAge > maxMapMaxAge {
 		return c.wrong("map-max-age", fmt.Errorf("%s: want %s to %s", c.MapMaxAge, minMapMaxAge, maxMapMaxAge))

@@ -56,13 +56,14 @@ region = "eu"
 ipv4 = "100.99.0.0/16"
 ipv6 = "fd12:3456:789a::/48"
 map-max-age = "240h"
+log-level = "warn"
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Config{
 		State: "/elsewhere", Listen: "127.0.0.1:8443", URLs: []string{"https://a.example", "https://b.example:8443"}, STUN: "off", TLS: "off",
-		Metrics: "127.0.0.1:9100", RelayRate: 250, Region: "eu", IPv4: "100.99.0.0/16", IPv6: "fd12:3456:789a::/48", MapMaxAge: 240 * time.Hour,
+		Metrics: "127.0.0.1:9100", RelayRate: 250, Region: "eu", IPv4: "100.99.0.0/16", IPv6: "fd12:3456:789a::/48", MapMaxAge: 240 * time.Hour, LogLevel: "warn",
 	}
 	if diff := cmp.Diff(want, c, cmpopts.IgnoreUnexported(Config{})); diff != "" {
 		t.Error(diff)
@@ -87,6 +88,7 @@ func TestBadFiles(t *testing.T) {
 		{"relay-rate = \"fast\"", "whole number of Mbit/s"},
 		{"relay-rate = 1.5", "whole number of Mbit/s"},
 		{"region = 1", "region"},
+		{"log-level = 4", `["debug" "info" "warn" "error"]`},
 		{"map-max-age = \"a month\"", "want a duration"},
 		{"stun = \"off\"\nlisten = ", ":2: "},
 		{"state = \"a\"\nstate = \"b\"", "state"},

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 
+	"warren/internal/runlog"
 	"warren/internal/tomlfile"
 )
 
@@ -20,6 +21,7 @@ func forms() map[string]tomlfile.Form {
 		"region":      tomlfile.Text(`a word in quotes`),
 		"ipv4":        tomlfile.Text(`a prefix in quotes, such as "100.80.0.0/16"`),
 		"ipv6":        tomlfile.Text(`a prefix in quotes, such as "fd12:3456:789a::/48"`),
+		"log-level":   tomlfile.Text(fmt.Sprintf("one of %q", runlog.Levels())),
 		"map-max-age": tomlfile.Duration(fmt.Sprintf("a duration in quotes, from %q to %q", minMapMaxAge, maxMapMaxAge)),
 	}
 }

@@ -54,6 +54,8 @@ const (
 type Options struct {
 	Config config.Config
 	Log    *slog.Logger
+	// LogLevel is that of Log, for administrators to change; nil: it cannot be.
+	LogLevel *slog.LevelVar
 	// Out is for people. Terminal says that it is one: only then a token is printed on it.
 	Out      io.Writer
 	Terminal bool
@@ -203,7 +205,7 @@ func (o Options) endpoints(s *sockets) ([]*pb.Endpoint, bool, error) {
 func (o Options) serverConfig(endpoints []*pb.Endpoint, s *sockets, registry prometheus.Registerer) server.Config {
 	v4, v6, _ := o.Config.Prefixes() // Check has seen them
 	cfg := server.Config{
-		StateDir: o.Config.State, Log: o.Log, Version: buildversion.Get(), Prefix4: v4, Prefix6: v6,
+		StateDir: o.Config.State, Log: o.Log, LogLevel: o.LogLevel, Version: buildversion.Get(), Prefix4: v4, Prefix6: v6,
 		Endpoints: endpoints, MapMaxAge: o.Config.MapMaxAge, Registerer: registry,
 		Owner: self(), HostAddresses: func() ([]netip.Addr, error) { return gather.HostAddresses("") },
 	}
