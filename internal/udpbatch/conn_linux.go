@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"syscall"
 
@@ -40,26 +41,98 @@ type Syscall func(fd uintptr, m []unix.Mmsghdr) (int, syscall.Errno)
 
 // Listen opens a socket; network is udp for both address families, udp4 or udp6.
 func Listen(network, address string, o Options) (*Conn, error) {
-	s := &Conn{network: network, log: o.Log, sendmmsg: Sendmmsg, recvmmsg: recvmmsg}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
-	var optErr error
+	s := newConn(network, o)
 	config := net.ListenConfig{Control: func(family, _ string, c syscall.RawConn) error {
 		s.is6, s.mapped = family == "udp6", family == "udp6" && network == "udp"
-		err := c.Control(func(fd uintptr) { optErr = s.setOptions(int(fd), o) })
-		return errors.Join(err, optErr)
+		return withFD(c, func(fd int) error { return errors.Join(s.setFamilies(fd), s.setOptions(fd, o)) })
 	}}
 	c, err := config.ListenPacket(context.Background(), network, address)
 	if err != nil {
 		return nil, err
 	}
-	s.conn = c.(*net.UDPConn)
-	s.port = uint16(s.conn.LocalAddr().(*net.UDPAddr).Port)
-	if s.raw, err = s.conn.SyscallConn(); err != nil {
-		return nil, errors.Join(err, s.conn.Close())
+	return s.with(c.(*net.UDPConn))
+}
+
+// Adopt makes a Conn of a bound socket that another process opened by Listen, with the same network, and that was passed on. It takes a copy of
+// file, which stays the caller's.
+func Adopt(network string, file *os.File, o Options) (*Conn, error) {
+	c, err := net.FilePacketConn(file)
+	if err != nil {
+		return nil, err
+	}
+	udp, ok := c.(*net.UDPConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%s is a %T, not a UDP socket", file.Name(), c), c.Close())
+	}
+	raw, err := udp.SyscallConn()
+	s := newConn(network, o)
+	if err == nil {
+		err = withFD(raw, func(fd int) error {
+			if err := s.seeFamilies(fd); err != nil {
+				return err
+			}
+			return s.setOptions(fd, o)
+		})
+	}
+	if err != nil {
+		return nil, errors.Join(err, udp.Close())
+	}
+	return s.with(udp)
+}
+
+func newConn(network string, o Options) *Conn {
+	s := &Conn{network: network, log: o.Log, sendmmsg: Sendmmsg, recvmmsg: recvmmsg}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	return s
+}
+
+func (s *Conn) with(c *net.UDPConn) (_ *Conn, err error) {
+	s.conn = c
+	s.port = uint16(c.LocalAddr().(*net.UDPAddr).Port)
+	if s.raw, err = c.SyscallConn(); err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	return s, nil
+}
+
+func withFD(c syscall.RawConn, do func(fd int) error) error {
+	var done error
+	err := c.Control(func(fd uintptr) { done = do(int(fd)) })
+	return errors.Join(err, done)
+}
+
+// setFamilies says, before a socket is bound, whether an IPv6 one carries IPv4 too.
+func (s *Conn) setFamilies(fd int) error {
+	if !s.is6 {
+		return nil
+	}
+	only := 1
+	if s.mapped {
+		only = 0
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only)
+}
+
+// seeFamilies finds what a bound socket carries, which has to be what the network's name says.
+func (s *Conn) seeFamilies(fd int) error {
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	s.is6 = domain == unix.AF_INET6
+	if s.is6 {
+		only, err := unix.GetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+		if err != nil {
+			return os.NewSyscallError("getsockopt", err)
+		}
+		s.mapped = only == 0
+	}
+	if fits := map[string]bool{"udp": !s.is6 || s.mapped, "udp4": !s.is6, "udp6": s.is6 && !s.mapped}[s.network]; !fits {
+		return fmt.Errorf("the socket that was passed on is not of network %s", s.network)
+	}
+	return nil
 }
 
 // SyscallConn is for options that are not set here.
@@ -94,22 +167,18 @@ func (s *Conn) setOptions(fd int, o Options) error {
 		_, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT) // Linux 4.18
 		s.gso.Store(err == nil)
 	}
+	gro := 0 // one that was adopted may have had it
 	if o.GRO {
-		s.gro = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil // Linux 5.0
+		gro = 1
 	}
+	s.gro = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, gro) == nil && o.GRO // Linux 5.0
 	if o.Whole {
 		if err := s.setWhole(fd); err != nil {
 			s.log.Debug("datagrams may be fragmented", "network", s.network, "err", err)
 		}
 	}
 	if s.is6 {
-		only := 1
-		if s.mapped {
-			only = 0
-		}
-		return errors.Join(
-			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only),
-			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1))
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
 	}
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 }

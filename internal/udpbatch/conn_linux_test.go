@@ -3,6 +3,7 @@ package udpbatch
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -105,4 +106,90 @@ func receiveSizes(t *testing.T, c *Conn, n int) (source netip.AddrPort, local ne
 		}
 	}
 	return source, local, sizes
+}
+
+// TestAdopt: a socket that was passed on brings what came while nobody had it, and works as one that was opened.
+func TestAdopt(t *testing.T) {
+	for _, offload := range []bool{true, false} {
+		for network, addr := range map[string]string{"udp": "127.0.0.7", "udp4": "127.0.0.7", "udp6": "::1"} {
+			t.Run(fmt.Sprint(network, " offloads ", offload), func(t *testing.T) {
+				old, file := passed(t, network)
+				old.Close()
+				c, err := Listen("udp", ":0", Options{GSO: offload}) // a train that waits as one stays one
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				sizes := []int{1200, 1200, 300}
+				at := netip.AddrPortFrom(netip.MustParseAddr(addr), old.Port())
+				if err := c.Send(packets(sizes...), c.NewRoute(netip.Addr{}, at)); err != nil {
+					t.Fatal(err)
+				}
+				s, err := Adopt(network, file, Options{GSO: offload, GRO: offload})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				if s.Port() != old.Port() || s.Network() != network {
+					t.Errorf("%s port %d, want %s port %d", s.Network(), s.Port(), network, old.Port())
+				}
+				source, local, got := receiveSizes(t, s, len(sizes))
+				if diff := cmp.Diff(sizes, got); diff != "" || local != at.Addr() {
+					t.Errorf("to %s (-want +got):\n%s", local, diff)
+				}
+				if err := c.Send(packets(sizes...), c.NewRoute(netip.Addr{}, at)); err != nil { // after GRO was set
+					t.Fatal(err)
+				}
+				if _, _, got := receiveSizes(t, s, len(sizes)); cmp.Diff(sizes, got) != "" {
+					t.Errorf("then came %v", got)
+				}
+				if err := s.Send(packets(sizes...), s.NewRoute(local, source)); err != nil {
+					t.Fatal(err)
+				}
+				if source, _, got := receiveSizes(t, c, len(sizes)); source != at || cmp.Diff(sizes, got) != "" {
+					t.Errorf("%v came back from %s", got, source)
+				}
+			})
+		}
+	}
+}
+
+// TestAdoptRefuses: what is of another kind than was asked for is not taken, and stays open. One of IPv4 alone is what udp is on a host without IPv6.
+func TestAdoptRefuses(t *testing.T) {
+	for network, others := range map[string][]string{"udp": {"udp6"}, "udp4": {"udp6"}, "udp6": {"udp", "udp4"}} {
+		_, file := passed(t, network)
+		for _, other := range others {
+			if _, err := Adopt(other, file, Options{}); err == nil {
+				t.Errorf("a socket of network %s was taken for %s", network, other)
+			}
+		}
+		if _, err := file.Stat(); err != nil {
+			t.Error(err)
+		}
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if _, err := Adopt("udp", r, Options{}); err == nil {
+		t.Error("a pipe was taken for a socket")
+	}
+}
+
+// passed gives a socket, and a file of it as another process gets it.
+func passed(t *testing.T, network string) (*Conn, *os.File) {
+	t.Helper()
+	old, err := Listen(network, ":0", Options{GRO: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { old.Close() })
+	file, err := old.UDPConn().File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	return old, file
 }

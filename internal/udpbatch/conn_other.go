@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 )
 
 // BatchSize: one system call a packet. Batches, offloads, marks and pinned source addresses are not yet on this system.
@@ -33,6 +34,11 @@ func Listen(network, address string, o Options) (*Conn, error) {
 		s.markErr = s.SetMark(o.Mark)
 	}
 	return s, nil
+}
+
+// Adopt fails: no socket is passed on.
+func Adopt(string, *os.File, Options) (*Conn, error) {
+	return nil, errors.New("not yet on this system: sockets that another process passed on")
 }
 
 // UDPConn is the socket itself, for one datagram at a time; a Reader is not used beside it.

@@ -1,8 +1,9 @@
 // Package udpbatch sends and receives UDP datagrams many at a time: sendmmsg and recvmmsg, and trains of datagrams that the kernel or the
 // card cuts and joins (GSO, GRO), with a fallback for each socket or path where an offload is refused.
 //
-// Listen opens a Conn. Conn.Send takes datagrams for one destination, a Route made by NewRoute; a Reader, made by NewReader for one
-// goroutine, brings what came, and Cut takes its trains apart. Systems other than Linux have one system call a datagram.
+// Listen opens a Conn, and Adopt makes one of a socket that another process opened. Conn.Send takes datagrams for one destination, a Route made by
+// NewRoute; a Reader, made by NewReader for one goroutine, brings what came, and Cut takes its trains apart. Systems other than Linux have one
+// system call a datagram.
 package udpbatch
 
 import (
