@@ -9,7 +9,7 @@ WORLDS   ?= 30000
 export CGO_ENABLED = 0
 export GOFLAGS = -trimpath
 
-.PHONY: build demo test test-race test-system soak bench bench-field bench-nat bench-birthday bench-relay packages test-packages generate lint deps cross clean
+.PHONY: build demo test test-race test-system test-booted soak bench bench-field bench-nat bench-birthday bench-relay packages test-packages generate lint deps cross clean
 
 build: ## both programs, into bin/
 	$(GO) build -o bin/warren ./cmd/agent
@@ -32,6 +32,7 @@ cross: ## the systems to come must compile
 lint: ## gofmt, vet, staticcheck, generated code
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v 'proto/warrenv1/')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags booted,packages ./internal/lab/booted ./packaging/build
 	$(TOOL) staticcheck ./...
 
 test: deps build lint cross ## everything that is quick; prints how many tests passed
@@ -40,10 +41,18 @@ test: deps build lint cross ## everything that is quick; prints how many tests p
 test-race: deps build ## the same under the race detector, which needs a C compiler
 	WARREN_BIN=$(CURDIR)/bin CGO_ENABLED=1 $(GO) run ./internal/testcount -- -race -count=1 ./...
 
-test-system: deps build ## longer: the lab's tests five times, with more kills of programs; and once 100 kills under the kill switch, and 1 GiB each way between sites
+test-system: test-booted deps build ## longer: all of test-booted, the lab's tests five times, with more kills of programs; and once 100 kills under the kill switch, and 1 GiB each way between sites
 	WARREN_BIN=$(CURDIR)/bin WARREN_KILLS=40 $(GO) run ./internal/testcount -- -count=5 -timeout=60m ./internal/lab/...
 	WARREN_BIN=$(CURDIR)/bin WARREN_LEAK_KILLS=100 WARREN_SITE_BYTES=1073741824 \
 		$(GO) run ./internal/testcount -- -count=1 -timeout=60m -run '^(TestKillSwitchHolds|TestTwoDataCenters)$$' ./internal/lab/networks
+
+test-booted: deps build bin/nfpm ## the packages in a Debian with systemd, which debootstrap makes first; RUN=NAME for one test. About 5 minutes
+	@missing=""; for p in debootstrap:debootstrap systemd-nspawn:systemd-container; do PATH=$$PATH:/usr/sbin command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
+	if [ -n "$$missing" ]; then $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	$(GO) run ./packaging/build -debs -arch amd64 -nfpm bin/nfpm -out bin/booted/now
+	$(GO) run ./packaging/build -debs -arch amd64 -nfpm bin/nfpm -out bin/booted/next -version v900.0.0
+	WARREN_BIN=$(CURDIR)/bin $(GO) test -v -count=1 -timeout=60m -tags booted -run '$(RUN)' ./internal/lab/booted \
+		-args -now $(CURDIR)/bin/booted/now -next $(CURDIR)/bin/booted/next
 
 soak: ## longer: every fuzz test for FUZZTIME, and WORLDS random policies with their networks
 	@set -e; for pkg in $$($(GO) list ./...); do \

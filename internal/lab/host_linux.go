@@ -143,23 +143,28 @@ func (h *Host) EnterLine() string {
 // Do runs f on a thread inside the host's network namespace and waits for it. Sockets that f opens stay there. f must not start goroutines
 // that open others.
 func (h *Host) Do(f func() error) error {
+	return Within(h.ns, f)
+}
+
+// Within is Host.Do for any network namespace, such as one of /proc/PID/ns/net.
+func Within(ns *os.File, f func() error) error {
 	done := make(chan error, 1)
-	go h.onThread(f, done)
+	go onThread(ns, f, done)
 	return <-done
 }
 
-// onThread does the work of Do. The first thread of a process does not end with its goroutine, and its namespace counts as the process's own,
+// onThread does the work of Within. The first thread of a process does not end with its goroutine, and its namespace counts as the process's own,
 // so that one is kept busy while another does it.
-func (h *Host) onThread(f func() error, done chan<- error) {
+func onThread(ns *os.File, f func() error, done chan<- error) {
 	runtime.LockOSThread()
 	if unix.Gettid() == unix.Getpid() {
-		done <- h.Do(f)
+		done <- Within(ns, f)
 		runtime.UnlockOSThread()
 		return
 	}
 	// Never unlocked: the thread ends with the goroutine.
-	if err := unix.Setns(int(h.ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		done <- fmt.Errorf("entering host %s: %w", h.Name, err)
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		done <- fmt.Errorf("entering %s: %w", ns.Name(), err)
 		return
 	}
 	done <- f()

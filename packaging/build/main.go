@@ -32,7 +32,8 @@ var programs = []program{
 // release is what all steps share.
 type release struct {
 	out, stage, nfpm string
-	arches           []string
+	as               string // a version that is not git's
+	arches, kinds    []string
 	version          version.Version
 	commit           string
 	at               time.Time
@@ -43,8 +44,13 @@ func main() {
 	arches := flag.String("arch", "amd64,arm64", "`architectures`, as Go names them, with commas between")
 	flag.StringVar(&r.out, "out", "dist", "`directory` for what is made; what is in it is removed")
 	flag.StringVar(&r.nfpm, "nfpm", "bin/nfpm", "`path` of the nfpm program")
+	flag.StringVar(&r.as, "version", "", "`version` to be built as, such as v1.2.3, for tests of upgrades; that of the tag or commit if empty")
+	debs := flag.Bool("debs", false, "make nothing but Debian's packages")
 	flag.Parse()
 	r.arches = strings.Split(*arches, ",")
+	if r.kinds = allKinds; *debs {
+		r.kinds = []string{"deb"}
+	}
 	if err := r.make(); err != nil {
 		fmt.Fprintln(os.Stderr, "build:", err)
 		os.Exit(1)
@@ -68,7 +74,11 @@ func (r *release) make() (err error) {
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
 		return err
 	}
-	for _, step := range []func() error{r.identify, r.compile, r.document, r.packages, r.archives, r.images, r.sums} {
+	steps := []func() error{r.identify, r.compile, r.document, r.packages}
+	if len(r.kinds) == len(allKinds) {
+		steps = append(steps, r.archives, r.images)
+	}
+	for _, step := range append(steps, r.sums) {
 		if err := step(); err != nil {
 			return err
 		}
@@ -115,6 +125,9 @@ func (r *release) identify() error {
 	r.version, err = version.Of(version.Commit{
 		Hash: answers[0], At: r.at, Changed: answers[2] != "", Before: last(answers[3]), Exact: last(answers[4]),
 	})
+	if r.as != "" && err == nil {
+		r.version, err = version.Parse(r.as)
+	}
 	return err
 }
 

@@ -65,6 +65,9 @@ func compress(path string) error {
 	return os.Remove(path)
 }
 
+// allKinds are the kinds of packages, as nfpm names them.
+var allKinds = []string{"deb", "rpm", "apk"}
+
 // packages has nfpm make a deb, an rpm and an apk of each program for each architecture, in directories that hold all their files.
 func (r *release) packages() error {
 	for _, arch := range r.arches {
@@ -108,7 +111,11 @@ func (r *release) nfpmAll(p program, arch, dir string) error {
 	if err != nil {
 		return err
 	}
-	for kind, v := range map[string]string{"deb": r.version.Package(), "rpm": r.version.Package(), "apk": r.version.Alpine()} {
+	for _, kind := range r.kinds {
+		v := r.version.Package()
+		if kind == "apk" {
+			v = r.version.Alpine()
+		}
 		cmd := exec.Command(r.nfpm, "package", "--config", recipe, "--packager", kind, "--target", r.out+"/")
 		cmd.Dir = dir
 		if err := run(cmd, "VERSION="+v, "ARCH="+arch, "SOURCE_DATE_EPOCH="+strconv.FormatInt(r.at.Unix(), 10)); err != nil {
