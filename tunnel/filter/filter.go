@@ -14,6 +14,7 @@
 //	packet.go   what is read of a packet
 //	flow.go     one flow; table.go: all of them, shared out fairly
 //	collect.go  what there is to tell of flows
+//	keep.go     flows that outlive the process
 //	explain.go  grants in words, for people
 package filter
 
