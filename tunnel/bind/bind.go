@@ -17,6 +17,7 @@
 //	initiation.go  admission of handshake initiations; noise.go opens them, limit.go limits their rate
 //	glare.go       two peers that call each other at once
 //	extra.go       sockets beside the tunnel's own
+//	succeed.go     what a process takes over from the one before it
 //	inject.go      packets that come not from a socket
 //	receive.go     from sockets to WireGuard; send.go the other way
 package bind
@@ -28,6 +29,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -51,6 +53,13 @@ type Config struct {
 	DisableGSO, DisableGRO bool
 	// Private is our node key: it opens handshake initiations.
 	Private key.NodePrivate
+
+	// Inherited are sockets of a process before this one, by udp4 and udp6. The first Open takes over those that are what they should be and have the
+	// right port, and opens others in place of the rest. The Bind closes the files.
+	Inherited map[string]*os.File
+	// OnSocket, if set, is told of the socket of udp4 or udp6 that is open from now on, and by nil that one was closed in whose place another will be
+	// opened on the same port. It must not call the Bind.
+	OnSocket func(network string, c syscall.Conn)
 
 	// OnPacket takes every datagram that is not WireGuard by its shape. It is called from the receiving goroutines, one per address
 	// family; b is valid during the call only. local is the zero Addr where the system does not tell it.
@@ -131,6 +140,7 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		port = b.LocalPort()
 	}
 	v4, v6, err := b.listenBoth(port)
+	b.dropInherited()
 	if err != nil {
 		return nil, 0, err
 	}
@@ -143,6 +153,7 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 		if f.s != nil {
 			f.slot.Store(f.s)
 			b.port.Store(uint32(f.s.Port()))
+			b.tellSocket(f.s.Network(), f.s.UDPConn())
 			fns = append(fns, newReceiver(b, f.slot, f.s, b.closed).receive)
 		}
 	}
@@ -183,12 +194,12 @@ func portError(port uint16, err error) error {
 	return fmt.Errorf("UDP sockets on port %d: %w", port, err)
 }
 
-func (b *Bind) listen(network string, port uint16) (*udpbatch.Conn, error) {
-	s, err := udpbatch.Listen(network, ":"+strconv.Itoa(int(port)), udpbatch.Options{
-		Mark: b.mark.Load(), GSO: !b.cfg.DisableGSO, GRO: !b.cfg.DisableGRO, Whole: true, Log: b.log,
-	})
-	if err != nil {
-		return nil, err
+func (b *Bind) listen(network string, port uint16) (s *udpbatch.Conn, err error) {
+	o := udpbatch.Options{Mark: b.mark.Load(), GSO: !b.cfg.DisableGSO, GRO: !b.cfg.DisableGRO, Whole: true, Log: b.log}
+	if s = b.inherit(network, port, o); s == nil {
+		if s, err = udpbatch.Listen(network, ":"+strconv.Itoa(int(port)), o); err != nil {
+			return nil, err
+		}
 	}
 	b.warnAboutMark(s.MarkErr())
 	if b.tune != nil {
@@ -213,6 +224,7 @@ func (b *Bind) reopen(slot *atomic.Pointer[udpbatch.Conn], old *udpbatch.Conn) b
 		return false
 	}
 	old.Close()
+	b.tellSocket(old.Network(), nil) // somebody may hold a copy of it, which has the port
 	s, err := b.listen(old.Network(), old.Port())
 	if err != nil {
 		b.log.Warn("socket not reopened", "network", old.Network(), "port", old.Port(), "err", err)
@@ -220,6 +232,7 @@ func (b *Bind) reopen(slot *atomic.Pointer[udpbatch.Conn], old *udpbatch.Conn) b
 	}
 	b.log.Warn("socket reopened after errors", "network", old.Network(), "port", old.Port())
 	slot.Store(s)
+	b.tellSocket(s.Network(), s.UDPConn())
 	return true
 }
 

@@ -27,12 +27,15 @@ type glare struct {
 	called  int64 // when WireGuard got the peer's last call; 0: never
 	answer  bool  // it has been answered
 	ours    *call // kept back
+	unsent  *call // of ours, since there was no way to the peer
+	stuckAt int64 // since when
 }
 
 // leaves asks whether a call of ours may leave. If not, and later is true, look with late after answerWait.
 func (g *glare) leaves(m *call, now int64) (leave, later bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.unsent = nil
 	if g.called == 0 || now-g.called >= int64(answerWait) {
 		g.calling, g.met = now, false
 		return true, false
@@ -45,11 +48,28 @@ func (g *glare) leaves(m *call, now int64) (leave, later bool) {
 	return false, later
 }
 
-// unsent says that our call did not leave after all, so that nothing can answer it.
-func (g *glare) unsent() {
+// failed says that our call did not leave after all, so that nothing can answer it.
+func (g *glare) failed(m *call, now int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.calling = 0
+	g.calling, g.unsent, g.stuckAt = 0, m, now
+}
+
+// stuck reports whether there is a call of ours that did not leave and is still good.
+func (g *glare) stuck(now int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.unsent != nil && now-g.stuckAt < callLife
+}
+
+// unstick gives that call.
+func (g *glare) unstick(now int64) (m *call) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if m, g.unsent = g.unsent, nil; now-g.stuckAt >= callLife {
+		return nil
+	}
+	return m
 }
 
 // late gives the call of ours that was kept back, if WireGuard has not answered the peer's.
@@ -74,7 +94,7 @@ func (g *glare) arrives(m *call, stands bool, now int64) (deliver, later bool) {
 		g.theirs = m
 		return false, later
 	}
-	g.called, g.answer, g.theirs = now, false, nil
+	g.called, g.answer, g.theirs, g.unsent = now, false, nil, nil
 	return true, false
 }
 
@@ -106,7 +126,7 @@ func (g *glare) answers() {
 func (g *glare) forget() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.calling, g.met, g.theirs, g.called, g.answer, g.ours = 0, false, nil, 0, false, nil
+	g.calling, g.met, g.theirs, g.called, g.answer, g.ours, g.unsent = 0, false, nil, 0, false, nil, nil
 }
 
 // deliverCall hands a call to WireGuard, at once or after ours.
@@ -133,14 +153,14 @@ func (b *Bind) sendCall(e *endpoint, m []byte) error {
 	case leave:
 		err := b.send(e, [][]byte{m})
 		if err != nil {
-			e.glare.unsent()
+			e.glare.failed(&kept, b.now())
 		}
 		return err
 	case later:
 		time.AfterFunc(answerWait, func() {
 			if m := e.glare.late(b.now()); m != nil {
 				if err := b.send(e, [][]byte{m[:]}); err != nil {
-					e.glare.unsent()
+					e.glare.failed(m, b.now())
 					b.log.Debug("late initiation not sent", "peer", e.key.Short(), "err", err)
 				}
 			}

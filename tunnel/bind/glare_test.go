@@ -12,7 +12,7 @@ import (
 
 // TestGlare plays calls and answers of both sides. Steps: "out" our call may leave, "in" the peer's is delivered (a ! before it: is not), "late" and
 // "due": ours or the peer's, which was kept back, goes on; "answered" ours was answered, "answers" we answer the peer's, "unsent" ours did not
-// leave, "forget".
+// leave, "again" it does now, "forget".
 func TestGlare(t *testing.T) {
 	type step struct {
 		at   time.Duration
@@ -37,6 +37,11 @@ func TestGlare(t *testing.T) {
 		"a late call stands like any":         {true, []step{{1, "in"}, {2, "!out"}, {201e6, "late"}, {202e6, "!in"}, {450e6, "!in"}, {452e6, "in"}}},
 		"ours did not leave":                  {true, []step{{1, "out"}, {2, "unsent"}, {3, "in"}, {4, "!out"}, {5, "answers"}}},
 		"a late call that did not leave":      {true, []step{{1, "in"}, {2, "!out"}, {201e6, "late"}, {202e6, "unsent"}, {203e6, "in"}}},
+		"stuck, and free again":               {true, []step{{1, "out"}, {2, "unsent"}, {4e9, "again"}, {4e9, "!again"}}},
+		"stuck for too long":                  {true, []step{{1, "out"}, {2, "unsent"}, {2 + 5e9, "!again"}}},
+		"stuck, then called":                  {false, []step{{1, "out"}, {2, "unsent"}, {3, "in"}, {4, "!again"}}},
+		"stuck, then made anew":               {false, []step{{1, "out"}, {2, "unsent"}, {3, "out"}, {4, "!again"}}},
+		"stuck, then forgotten":               {false, []step{{1, "out"}, {2, "unsent"}, {3, "forget"}, {4, "!again"}}},
 		"forgotten":                           {true, []step{{1, "out"}, {2, "!in"}, {3, "forget"}, {4, "!due"}, {4, "in"}, {5, "forget"}, {5, "out"}}},
 	} {
 		var g glare
@@ -61,7 +66,9 @@ func TestGlare(t *testing.T) {
 			case "answers":
 				g.answers()
 			case "unsent":
-				g.unsent()
+				g.failed(new(call), now)
+			case "again":
+				got = g.stuck(now) && g.unstick(now) != nil
 			case "forget":
 				g.forget()
 			default:
