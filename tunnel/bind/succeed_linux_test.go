@@ -157,7 +157,7 @@ func TestReconnected(t *testing.T) {
 				t.Errorf("%s: sent without a way: %v", c.what, err)
 			}
 			d.Reconnected() // still without
-			time.Sleep(c.wait)
+			<-time.After(c.wait)
 			way = nil
 			d.Reconnected()
 			d.Reconnected()

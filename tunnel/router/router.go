@@ -1,7 +1,8 @@
 // Package router is the host's side of the tunnel: the TUN interface, its addresses, the routes that lead into it, and what a gateway, an exit
 // node and their users need of the kernel: forwarding, translation, a firewall. Open makes the interface, Apply brings the host into line with a
 // State as often as it changes, and Close takes everything back but the kill switch, which only LiftKillSwitch removes. Watch tells when somebody
-// else has removed a firewall table, so that Apply may put it back.
+// else has removed a firewall table, so that Apply may put it back. A process that is replaced by another calls Leave in place of Close, and hands on
+// what File gives; the other opens its Router with that (Config.TUN).
 //
 // What could outlive a process that is killed (rules, firewall tables, sysctls) is in the journal before it is changed; the next Open with that
 // journal, or CleanUp, takes it back. docs/host-networking.md lists all of it.
@@ -9,17 +10,21 @@ package router
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 
 	"golang.zx2c4.com/wireguard/tun"
 )
 
 // Errors that callers tell apart.
 var (
-	ErrNoTUN       = errors.New("this system has no TUN device")
-	ErrPermission  = errors.New("not permitted to make a TUN interface")
-	ErrNameInUse   = errors.New("an interface of this name exists already")
+	ErrNoTUN      = errors.New("this system has no TUN device")
+	ErrPermission = errors.New("not permitted to make a TUN interface")
+	ErrNameInUse  = errors.New("an interface of this name exists already")
+	// ErrUnfit says that Config.TUN is not the interface that is asked for. The host is as it was.
+	ErrUnfit       = errors.New("not the interface of a process before this one")
 	ErrUnsupported = errors.New("not yet on this system")
 	// ErrNoMark is why neither an exit node nor the kill switch can be used: the tunnel's own packets could not be told from the rest.
 	ErrNoMark = errors.New("the kernel refuses firewall marks here")
@@ -49,6 +54,8 @@ type Config struct {
 	// Journal is the path of the file that keeps what was changed on the host and what was there before, so that it can be taken back after a
 	// crash. Its directory exists. Without one, nothing can be taken back then.
 	Journal string
+	// TUN is the interface of a process before this one, as its Router.File gave it; nil: one is made. Open closes it.
+	TUN *os.File
 }
 
 // State is how the host should look. Prefixes have no host bits.
@@ -122,6 +129,17 @@ type Router struct {
 
 // TUN is the device for WireGuard to read from; whoever reads from it closes it.
 func (r *Router) TUN() tun.Device { return r.tun }
+
+// File is the interface itself, for the process that comes next: it lasts as long as anybody has it open. It is nil on systems where it is no file.
+func (r *Router) File() *os.File { return r.tun.File() }
+
+// Leave lets go of the interface, and leaves it and all of the host as they are, for the process that comes next.
+func (r *Router) Leave() error {
+	if err := r.tun.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("interface %s: %w", r.name, err)
+	}
+	return nil
+}
 
 // Name is the interface's name, which some systems choose themselves.
 func (r *Router) Name() string { return r.name }

@@ -44,13 +44,18 @@ type platform struct {
 	notes                      []string
 }
 
-// Open makes the interface, after CleanUp. It is up, without addresses.
+// Open makes the interface, after CleanUp. It is up, without addresses. One that is taken over has what the process before gave it, and nothing is
+// cleaned up; it is ErrUnfit if it is not what it should be.
 func Open(cfg Config) (*Router, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if err := errors.Join(CheckName(cfg.Name), checkMTU(cfg.MTU)); err != nil {
+		closeFile(cfg.TUN)
 		return nil, err
+	}
+	if cfg.TUN != nil {
+		return succeed(cfg)
 	}
 	if _, err := net.InterfaceByName(cfg.Name); err == nil { // it may be somebody else's
 		return nil, fmt.Errorf("%w: %s; choose another with --tun", ErrNameInUse, cfg.Name)
@@ -281,6 +286,7 @@ func (r *Router) Close() error {
 	if err != nil {
 		err = fmt.Errorf("interface %s: %w", r.name, err)
 	}
+	err = errors.Join(err, r.removeLink())
 	r.hasFirewall.Store(false)
 	notes, undone := r.journal.takeBack()
 	if len(r.forwarders) > 0 {
