@@ -170,7 +170,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1)}
 	e.want.init()
 	e.tun = tundev.Wrap(cfg.TUN, tundev.Config{
-		Log: cfg.Log, Wanted: e.Want, OnWord: cfg.OnWord, OnProbe: cfg.OnProbe, OnUse: cfg.OnUse, Filter: cfg.Filter,
+		Log: cfg.Log, Wanted: e.Want, OnWord: cfg.OnWord, OnProbe: cfg.OnProbe, OnUse: cfg.OnUse, Filter: cfg.Filter, Paused: true,
 	})
 	e.dev = newWireguard(e.tun, cfg.Bind, cfg.Log, &e.disallowed)
 	e.roster = newRoster(e.dev, cfg.Bind, e.tun, cfg.Log, cfg.IdleAfter, cfg.MaxConfigured)
@@ -181,7 +181,8 @@ func New(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// Run keeps the device's peers in line with traffic until ctx ends. It fails when the device went away, for example because somebody
+// Run keeps the device's peers in line with traffic until ctx ends. Packets from the host wait in the interface until it runs, and until the peers are
+// configured for which Want was called before. It fails when the device went away, for example because somebody
 // deleted the interface.
 func (e *Engine) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
@@ -194,6 +195,8 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) loop(ctx context.Context) error {
 	sweep := time.NewTicker(min(e.cfg.IdleAfter/4, time.Minute))
 	defer sweep.Stop()
+	e.configureWanted()
+	e.tun.Resume()
 	for {
 		select {
 		case <-ctx.Done():
@@ -204,14 +207,19 @@ func (e *Engine) loop(ctx context.Context) error {
 			}
 			return errors.New("the tunnel interface went away")
 		case <-e.want.wake:
-			for _, k := range e.want.take() {
-				e.change(func(now time.Time) { e.roster.want(k, now) })
-			}
+			e.configureWanted()
 		case <-e.wake:
 			e.change(func(time.Time) {})
 		case <-sweep.C:
 			e.change(e.roster.sweep)
 		}
+	}
+}
+
+// configureWanted is for loop, as change is.
+func (e *Engine) configureWanted() {
+	for _, k := range e.want.take() {
+		e.change(func(now time.Time) { e.roster.want(k, now) })
 	}
 }
 
@@ -367,6 +375,20 @@ func (e *Engine) Hosts(carried netip.Prefix) []tundev.Host { return e.tun.Hosts(
 func (e *Engine) Collect(tell func(*filter.Record), omitted func(*filter.Peer, filter.Omitted)) {
 	e.tun.Collect(tell, omitted)
 }
+
+// Active gives the keys under which peers are configured that were used within a time, the last used first: those with which a session goes on. A
+// process that takes over calls Want for them.
+func (e *Engine) Active(within time.Duration) []key.NodePublic {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.roster.active(time.Now().Add(-within))
+}
+
+// KeepFlows gives the flows that pass at present, and RestoreFlows takes up those of a process before this one; see tundev.Device.
+func (e *Engine) KeepFlows() []filter.Kept { return e.tun.KeepFlows() }
+
+// RestoreFlows is called once there is a map.
+func (e *Engine) RestoreFlows(flows []filter.Kept) (taken int) { return e.tun.RestoreFlows(flows) }
 
 // Flows visits the flows that pass at present, those of one device or, if that is zero, all, until visit has seen enough.
 func (e *Engine) Flows(device key.DevicePublic, visit func(*filter.Record) (more bool)) {

@@ -165,17 +165,36 @@ func (r *roster) sweep(now time.Time) {
 	r.remove(idle)
 }
 
-// evict makes room by removing the least recently used sixteenth: reading the device's counters costs in proportion to all peers.
-func (r *roster) evict(now time.Time) {
-	type use struct {
-		m    *member
-		last time.Time
-	}
+// use is when a configured member was last used.
+type use struct {
+	m    *member
+	last time.Time
+}
+
+// uses tells of all configured members, the least recently used first.
+func (r *roster) uses() []use {
 	all := make([]use, 0, len(r.configured))
 	for m := range r.configured {
 		all = append(all, use{m, r.lastUse(m)})
 	}
 	slices.SortFunc(all, func(a, b use) int { return a.last.Compare(b.last) })
+	return all
+}
+
+// active gives the keys of those that were used since a time, the last used first.
+func (r *roster) active(since time.Time) (out []key.NodePublic) {
+	for _, u := range slices.Backward(r.uses()) {
+		if u.last.Before(since) {
+			break
+		}
+		out = append(out, u.m.active)
+	}
+	return out
+}
+
+// evict makes room by removing the least recently used sixteenth: reading the device's counters costs in proportion to all peers.
+func (r *roster) evict(now time.Time) {
+	all := r.uses()
 	var out []*member
 	for _, u := range all[:min(len(all), max(1, r.max/16))] {
 		out = append(out, u.m)

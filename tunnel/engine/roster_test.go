@@ -279,6 +279,23 @@ func TestRosterBound(t *testing.T) {
 }
 
 // TestRosterCalls: whoever is configured gets a handshake, unless it began one itself.
+// TestRosterActive: those that were used lately come first, by the key that is in use; those of long ago do not come at all.
+func TestRosterActive(t *testing.T) {
+	w, k := newWorld(), nodes(5)
+	r := w.roster(10)
+	now := time.Now()
+	rotating := peerOf(k[1], "100.64.0.1/32")
+	rotating.NextNodeKey = k[4]
+	r.setPeers([]Peer{peerOf(k[0]), rotating, peerOf(k[2]), peerOf(k[3])})
+	for _, want := range []key.NodePublic{k[0], k[4], k[2]} { // k[3] is in the map only
+		r.want(want, now)
+	}
+	w.traffic[k[4].String()], w.traffic[k[0].String()] = now.Add(2*time.Minute), now.Add(time.Minute)
+	if diff := cmp.Diff([]key.NodePublic{k[4], k[0]}, r.active(now.Add(time.Minute)), cmp.Comparer(key.NodePublic.Equal)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 func TestRosterCalls(t *testing.T) {
 	w, k := newWorld(), nodes(2)
 	r := w.roster(10)

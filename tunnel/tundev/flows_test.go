@@ -306,3 +306,42 @@ func (s *site) pass(d filter.Direction, batch [][]byte) {
 		s.Fatal(err)
 	}
 }
+
+// TestFlowsOutliveTheProcess: the answer to a packet that left before the restart arrives after it; one to nothing does not, nor one of a device that
+// has left the map meanwhile.
+func TestFlowsOutliveTheProcess(t *testing.T) {
+	grants := []string{us + "/32 " + peerA + "/32 17 2"}
+	atSite(t, func(s *site) {
+		s.inner.feed(to(peerA, 1))
+		bufs, sizes := buffers(4)
+		if n, err := s.dev.Read(bufs, sizes, room); n != 1 || err != nil {
+			s.Fatalf("%d read, %v", n, err)
+		}
+		flows := s.dev.KeepFlows()
+		if len(flows) != 1 {
+			s.Fatalf("%d flows kept, want 1", len(flows))
+		}
+		answer := packet(peerA, us, 2, 0)
+		answer[20], answer[21], answer[22], answer[23] = 0, 2, 0, 1
+		for name, c := range map[string]struct {
+			flows   []filter.Kept
+			peers   int
+			arrives int
+		}{"with flows": {flows, 2, 1}, "without": {nil, 2, 0}, "its peer has left": {flows, 0, 0}} {
+			next := &site{T: s.T, inner: newFakeTUN(), nodes: s.nodes, ids: s.ids}
+			next.dev = Wrap(next.inner, Config{Filter: filter.Config{Records: true}})
+			defer next.dev.Close()
+			next.setMap(c.peers, grants...)
+			if taken := next.dev.RestoreFlows(c.flows); taken != c.arrives {
+				s.Errorf("%s: %d flows taken, want %d", name, taken, c.arrives)
+			}
+			buf := append(make([]byte, room), answer...)
+			if _, err := next.dev.Write([][]byte{buf}, room); err != nil {
+				s.Fatal(err)
+			}
+			if got := len(next.inner.written); got != c.arrives {
+				s.Errorf("%s: %d answers arrived, want %d", name, got, c.arrives)
+			}
+		}
+	}, grants...)
+}

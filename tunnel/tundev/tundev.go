@@ -50,6 +50,8 @@ type Config struct {
 	// Traffic. It is called from where packets pass, by several goroutines at once, and must not block.
 	OnUse  func()
 	Filter filter.Config
+	// Paused leaves what the host sends in the interface until Resume.
+	Paused bool
 }
 
 // peer is a device of the map. It stays the same object as long as its key is in the map.
@@ -92,6 +94,8 @@ type Device struct {
 	bytes    int
 	pending  atomic.Bool // there is something in released
 
+	resumed   chan struct{} // closed by Resume
+	resume    sync.Once
 	injected  queue
 	hostsTurn bool // belongs to Read
 	learnt    learnt
@@ -145,15 +149,22 @@ func Wrap(inner tun.Device, cfg Config) *Device {
 		us: new(peer), prober: new(peer), nobody: new(peer), contested: map[netip.Prefix][]*entry{},
 		peers: map[[key.Size]byte]*peer{}, accounts: map[[key.Size]byte]*account{}, holding: map[*peer]struct{}{}, inner: newReader(inner),
 	}
-	d.learnt.by = map[netip.Prefix][]Host{}
+	d.learnt.by, d.resumed = map[netip.Prefix][]Host{}, make(chan struct{})
+	if !cfg.Paused {
+		d.Resume()
+	}
 	d.view.Store(&view{routes: new(bart.Table[*entry])})
 	return d
 }
+
+// Resume has packets from the host read, where Config.Paused kept them waiting.
+func (d *Device) Resume() { d.resume.Do(func() { close(d.resumed) }) }
 
 // Close closes the inner device; reads in progress end.
 func (d *Device) Close() error {
 	err := d.Device.Close()
 	d.inner.close()
+	d.Resume()
 	return err
 }
 
@@ -180,6 +191,7 @@ func (d *Device) now() time.Duration { return time.Since(d.began) }
 // Read implements tun.Device: it gives packets whose peer is configured. Where much is to be sent that did not come from the host, the host has every
 // second turn. Only one Read may go on at a time.
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	<-d.resumed
 	for {
 		if d.pending.Load() {
 			if n := d.takeReleased(bufs, sizes, offset); n > 0 {
@@ -409,6 +421,21 @@ func (d *Device) Counters() Counters {
 // Collect tells what happened to flows since the last time; see filter.Collect.
 func (d *Device) Collect(tell func(*filter.Record), omitted func(*filter.Peer, filter.Omitted)) {
 	d.filter.Collect(d.now(), tell, omitted)
+}
+
+// KeepFlows gives the flows that pass at present, for RestoreFlows of the process that takes over.
+func (d *Device) KeepFlows() []filter.Kept { return d.filter.Keep(d.now()) }
+
+// RestoreFlows takes up flows of a process before this one, as far as map and rules, which are there by now, allow them. It tells how many those are.
+func (d *Device) RestoreFlows(flows []filter.Kept) (taken int) {
+	return d.filter.Restore(flows, func(id [32]byte) *filter.Peer {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if a := d.accounts[id]; a != nil {
+			return &a.Peer
+		}
+		return nil
+	}, d.now())
 }
 
 // Flows visits the flows that pass at present, those of one device or, if that is zero, all, until visit has seen enough.

@@ -405,3 +405,35 @@ func TestConcurrent(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPaused: until it is resumed nothing is read, and then all that has waited; one that is closed before does not block its reader.
+func TestPaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner, ks := newFakeTUN(), keys(1)
+		d := Wrap(inner, Config{Paused: true})
+		reads := readAll(d, 4)
+		go inner.feed(to("10.0.0.1", 1))
+		synctest.Wait()
+		setMap(t, d, ks, all, route{"10.0.0.1/32", 0})
+		d.Configured(ks[0], true)
+		synctest.Wait()
+		if got := reads.numbers(); len(got) > 0 {
+			t.Errorf("packets %v were read before", got)
+		}
+		d.Resume()
+		d.Resume()
+		synctest.Wait()
+		if got := reads.numbers(); !slices.Equal(got, []int{1}) {
+			t.Errorf("packets %v, want the one that has waited", got)
+		}
+		d.Close()
+		<-reads.err
+		d = Wrap(newFakeTUN(), Config{Paused: true})
+		reads = readAll(d, 4)
+		synctest.Wait()
+		d.Close()
+		if err := <-reads.err; !errors.Is(err, os.ErrClosed) {
+			t.Errorf("closed while paused: %v", err)
+		}
+	})
+}
