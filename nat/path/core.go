@@ -26,6 +26,7 @@ type Core struct {
 	relayUp  bool
 	sessions map[ID]*session
 	kept     map[ID]kept      // of sessions that have ended; one entry a peer of the map at most
+	restored map[ID]Restore   // what peers without a session were reached by before this process
 	quiet    map[ID]time.Time // until when a peer's checks do not ask for it; one entry a peer of the map at most
 	timers   timers
 	probes   map[stunmsg.TxID]*probe
@@ -52,7 +53,7 @@ func New(now time.Time, cfg Config) *Core {
 		cfg.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
 	return &Core{
-		cfg: cfg, start: now, now: now, sessions: map[ID]*session{}, kept: map[ID]kept{}, quiet: map[ID]time.Time{}, probes: map[stunmsg.TxID]*probe{},
+		cfg: cfg, start: now, now: now, sessions: map[ID]*session{}, kept: map[ID]kept{}, quiet: map[ID]time.Time{}, restored: map[ID]Restore{}, probes: map[stunmsg.TxID]*probe{},
 		budget: newBucket(totalRate, totalBurst, now), goneBudget: newBucket(goneRate, goneBurst, now), mtu: DefaultMTU,
 	}
 }
@@ -99,6 +100,7 @@ func (c *Core) session(id ID) *session {
 			budget: newBucket(peerRate, peerBurst, c.now), reflex: newBucket(reflexRate, reflexBurst, c.now),
 		}
 		c.resume(s)
+		c.restore(s)
 		c.sessions[id] = s
 	}
 	return s
@@ -170,6 +172,7 @@ func (e Deactivate) apply(c *Core) {
 
 func (e Forget) apply(c *Core) {
 	delete(c.quiet, e.Peer)
+	delete(c.restored, e.Peer)
 	if s := c.sessions[e.Peer]; s != nil {
 		c.end(s)
 	}
@@ -204,6 +207,7 @@ func (e SetRelay) apply(c *Core) {
 func (NetworkChanged) apply(c *Core) {
 	c.each((*session).networkChanged)
 	clear(c.kept)
+	clear(c.restored)
 }
 
 func (e PeerGone) apply(c *Core) {

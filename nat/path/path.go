@@ -15,6 +15,7 @@
 //   - A session without traffic sleeps and sends nothing. Traffic or a call of the peer wakes it.
 //   - A peer that the relay does not have is called ever more seldom; every goneRetry as long as there is data for it, within a rate for
 //     all such peers together; and at once when anything of it is heard.
+//   - A process that takes over from another is told by Restore of the paths of the one before, which are in doubt until they answer.
 //   - Whatever a peer can make grow is bounded: candidates, pairs, peer-reflexive addresses, transactions, and packets in a second.
 package path
 

@@ -3,6 +3,7 @@
 //
 // Make one with New, start Run, and tell it what happens: SetPeers, SetOverlay, SetCandidates, SetRelay, SetMTU, PeerGone, Active, Idle,
 // NetworkChanged, HandlePacket, HandleSignal. All of these may be called at any time, before Run too, from any goroutine, and do not block.
+// Keep and Restore have the process that takes over begin with the paths of the one before.
 // Config.OnPath gets each peer's path; Paths is a snapshot for people, Explain tells all that is known of one peer, and Ask has the peer tell
 // its side.
 package traversal
