@@ -129,6 +129,9 @@ func (s *Conn) seeFamilies(fd int) error {
 		}
 		s.mapped = only == 0
 	}
+	if _, err := unix.Getpeername(fd); err == nil {
+		return errors.New("the socket that was passed on is connected to one peer")
+	}
 	if fits := map[string]bool{"udp": !s.is6 || s.mapped, "udp4": !s.is6, "udp6": s.is6 && !s.mapped}[s.network]; !fits {
 		return fmt.Errorf("the socket that was passed on is not of network %s", s.network)
 	}

@@ -2,6 +2,7 @@ package udpbatch
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"testing"
@@ -166,6 +167,19 @@ func TestAdoptRefuses(t *testing.T) {
 		if _, err := file.Stat(); err != nil {
 			t.Error(err)
 		}
+	}
+	dialled, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dialled.Close()
+	file, err := dialled.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := Adopt("udp4", file, Options{}); err == nil {
+		t.Error("a connected socket was taken")
 	}
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -3,6 +3,7 @@ package bind
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"syscall"
 	"time"
 
@@ -23,8 +24,13 @@ func (b *Bind) inherit(network string, port uint16, o udpbatch.Options) *udpbatc
 	if f == nil {
 		return nil
 	}
-	s, err := udpbatch.Adopt(f, network, o)
-	if err == nil && port != 0 && s.Port() != port {
+	s, err := udpbatch.Adopt(network, f, o)
+	switch {
+	case err != nil:
+	case !s.UDPConn().LocalAddr().(*net.UDPAddr).IP.IsUnspecified():
+		err = fmt.Errorf("it has the address %s, not any", s.UDPConn().LocalAddr())
+		s.Close()
+	case port != 0 && s.Port() != port:
 		err = fmt.Errorf("it has port %d, and %d is asked for", s.Port(), port)
 		s.Close()
 	}

@@ -82,6 +82,19 @@ func TestInheritedSocketsUnfit(t *testing.T) {
 	if err := other.Close(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("a file that nobody wants was left open: %v", err)
 	}
+	one, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer one.Close()
+	file, err := one.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	narrow := newStation(t, func(c *Config) { c.Inherited = map[string]*os.File{"udp4": file} }, nil)
+	if int(narrow.LocalPort()) == one.LocalAddr().(*net.UDPAddr).Port {
+		t.Error("a socket of one address was taken")
+	}
 	files, port := held(t, before), before.LocalPort()
 	var told []string
 	moved := newStation(t, func(c *Config) {
