@@ -20,7 +20,18 @@ type reader interface {
 	close()
 }
 
+// interruptible is a device that is a reader by itself.
+type interruptible interface {
+	tun.Device
+	// Ready and Interrupt are reader's ready and interrupt.
+	Ready() bool
+	Interrupt()
+}
+
 func newReader(inner tun.Device) reader {
+	if r, ok := inner.(interruptible); ok {
+		return directReader{r}
+	}
 	if f := inner.File(); f != nil && f.SetReadDeadline(time.Time{}) == nil {
 		return &fileReader{inner, f}
 	}
@@ -51,6 +62,17 @@ func (r *fileReader) interrupt() {
 }
 
 func (r *fileReader) close() {}
+
+// directReader is for devices that have no file and can be interrupted all the same, as package netstack's.
+type directReader struct{ inner interruptible }
+
+func (r directReader) read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	return r.inner.Read(bufs, sizes, offset)
+}
+
+func (r directReader) ready() bool { return r.inner.Ready() }
+func (r directReader) interrupt()  { r.inner.Interrupt() }
+func (r directReader) close()      {}
 
 // pumpReader reads in a goroutine of its own and copies: for devices without a file, which are those of tests and of systems to come.
 type pumpReader struct {
