@@ -43,7 +43,7 @@ func policyMessage(p *store.Policy) *pb.Policy {
 func (a *admin) GetPolicy(ctx context.Context, req *connect.Request[pb.GetPolicyRequest]) (*connect.Response[pb.GetPolicyResponse], error) {
 	var out pb.GetPolicyResponse
 	err := a.store.View(ctx, func(tx store.Tx) error {
-		current, _, err := inForce(tx)
+		current, _, err := store.InForce(tx)
 		if err != nil {
 			return err
 		}
@@ -70,7 +70,7 @@ func (a *admin) GetPolicy(ctx context.Context, req *connect.Request[pb.GetPolicy
 func (a *admin) ListPolicies(ctx context.Context, _ *connect.Request[pb.ListPoliciesRequest]) (*connect.Response[pb.ListPoliciesResponse], error) {
 	var out pb.ListPoliciesResponse
 	err := a.store.View(ctx, func(tx store.Tx) error {
-		current, _, err := inForce(tx)
+		current, _, err := store.InForce(tx)
 		if err != nil {
 			return err
 		}

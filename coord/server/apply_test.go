@@ -96,7 +96,7 @@ func TestForgedApply(t *testing.T) {
 	n, foreign := c.srv.Network(), other.srv.Network()
 	good := func() *pb.ApplyBody {
 		m := setName("x")
-		m.NetworkId, m.CoordinatorKey, m.DeviceKey, m.Sequence = n[:], c.srv.id.signing.Public().Bytes(), a.key.Public().Bytes(), 1
+		m.NetworkId, m.CoordinatorKey, m.DeviceKey, m.Sequence = n[:], c.srv.id.Signing.Public().Bytes(), a.key.Public().Bytes(), 1
 		return m
 	}
 	send := func(k key.DevicePrivate, context record.Context, m *pb.ApplyBody) error {
@@ -107,7 +107,7 @@ func TestForgedApply(t *testing.T) {
 	}
 	for name, change := range map[string]func(*pb.ApplyBody){
 		"another network":     func(m *pb.ApplyBody) { m.NetworkId = foreign[:] },
-		"another coordinator": func(m *pb.ApplyBody) { m.CoordinatorKey = other.srv.id.signing.Public().Bytes() },
+		"another coordinator": func(m *pb.ApplyBody) { m.CoordinatorKey = other.srv.id.Signing.Public().Bytes() },
 		"another device":      func(m *pb.ApplyBody) { m.DeviceKey = b.key.Public().Bytes() },
 		"no device":           func(m *pb.ApplyBody) { m.DeviceKey = nil },
 		"no change":           func(m *pb.ApplyBody) { m.Change = nil },

@@ -38,7 +38,7 @@ func populate(b *testing.B, n int, text string, who func(i int) (owner string, t
 				Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), netip.AddrFrom16([16]byte{0xfd, 0, 0, 1, 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)})},
 			}}
 			d.Owner, d.Tags = who(i)
-			signed, err := record.SignDevice(s.id.authority, &d.Device)
+			signed, err := record.SignDevice(s.id.Authority, &d.Device)
 			if err != nil {
 				return err
 			}

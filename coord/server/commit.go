@@ -92,7 +92,7 @@ func (b *batch) put(d *domain.Device) error {
 	next := &store.Device{Device: *d}
 	if old != nil && old.Version == d.Version {
 		next.Signed = old.Signed
-	} else if next.Signed, err = record.SignDevice(b.s.id.authority, &d.Device); err != nil {
+	} else if next.Signed, err = record.SignDevice(b.s.id.Authority, &d.Device); err != nil {
 		return err
 	}
 	if err := b.tx.PutDevice(next); err != nil {

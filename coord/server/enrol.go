@@ -185,7 +185,7 @@ func (a *agents) enrolRelay(ctx context.Context, e *enrolment, r *pb.EnrolRespon
 		return err
 	}
 	if sum := e.GetRelaySpkiSha256(); len(sum) == 32 {
-		binding, err := record.BindTLSHash(a.id.authority, a.network.ID, pb.TLSRole_TLS_ROLE_RELAY, [32]byte(sum))
+		binding, err := record.BindTLSHash(a.id.Authority, a.network.ID, pb.TLSRole_TLS_ROLE_RELAY, [32]byte(sum))
 		if err != nil {
 			return err
 		}

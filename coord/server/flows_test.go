@@ -62,7 +62,7 @@ func (f *follower) asked() *pb.FlowsWanted {
 func (d *device) flowReport(q *pb.FlowsWanted, flows ...*pb.FlowRecord) *pb.FlowReport {
 	n := d.c.srv.Network()
 	return &pb.FlowReport{
-		NetworkId: n[:], CoordinatorKey: d.c.srv.id.signing.Public().Bytes(), DeviceKey: d.key.Public().Bytes(), Question: q.GetQuestion(),
+		NetworkId: n[:], CoordinatorKey: d.c.srv.id.Signing.Public().Bytes(), DeviceKey: d.key.Public().Bytes(), Question: q.GetQuestion(),
 		Time: timestamppb.New(d.c.now()), Flows: flows,
 	}
 }

@@ -293,7 +293,7 @@ func (d *device) apply(m *pb.ApplyBody) (*record.Device, error) {
 
 func (d *device) sendApply(m *pb.ApplyBody) (*record.Device, error) {
 	n := d.c.srv.Network()
-	m.NetworkId, m.CoordinatorKey, m.Time = n[:], d.c.srv.id.signing.Public().Bytes(), timestamppb.Now()
+	m.NetworkId, m.CoordinatorKey, m.Time = n[:], d.c.srv.id.Signing.Public().Bytes(), timestamppb.Now()
 	if m.DeviceKey == nil {
 		m.DeviceKey = d.key.Public().Bytes()
 	}

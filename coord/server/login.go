@@ -160,7 +160,7 @@ func (s *Server) checkAudience(network, coordinator []byte) error {
 		return fmt.Errorf("signed for network %x, and this is %s", network, s.network.ID)
 	}
 	own, err := key.SigningPublicFromBytes(coordinator)
-	if err != nil || !own.Equal(s.id.signing.Public()) {
+	if err != nil || !own.Equal(s.id.Signing.Public()) {
 		return errors.New("signed for another coordinator")
 	}
 	return nil

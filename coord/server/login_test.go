@@ -46,7 +46,7 @@ func TestForgedLogin(t *testing.T) {
 	}{
 		{"another network", d, func(m *pb.LoginBody) { n := other.srv.Network(); m.NetworkId = n[:] }, whyMalformed, connect.CodeInvalidArgument},
 		{"no network", d, func(m *pb.LoginBody) { m.NetworkId = nil }, whyMalformed, connect.CodeInvalidArgument},
-		{"another coordinator", d, func(m *pb.LoginBody) { m.CoordinatorKey = other.srv.id.signing.Public().Bytes() }, whyMalformed, connect.CodeInvalidArgument},
+		{"another coordinator", d, func(m *pb.LoginBody) { m.CoordinatorKey = other.srv.id.Signing.Public().Bytes() }, whyMalformed, connect.CodeInvalidArgument},
 		{"no coordinator", d, func(m *pb.LoginBody) { m.CoordinatorKey = nil }, whyMalformed, connect.CodeInvalidArgument},
 		{"another's key", d, func(m *pb.LoginBody) { m.DeviceKey = member.key.Public().Bytes() }, whyMalformed, connect.CodeInvalidArgument},
 		{"no key", d, func(m *pb.LoginBody) { m.DeviceKey = nil }, whyMalformed, connect.CodeInvalidArgument},
@@ -94,7 +94,7 @@ func TestChallengesGoStale(t *testing.T) {
 	_, err = d.sendLogin(m)
 	c.refused("from the future", err, whyChallenge, connect.CodeUnauthenticated)
 	c.restart()
-	m.CoordinatorKey = c.srv.id.signing.Public().Bytes()
+	m.CoordinatorKey = c.srv.id.Signing.Public().Bytes()
 	_, err = d.sendLogin(m)
 	c.refused("from another run", err, whyChallenge, connect.CodeUnauthenticated)
 }

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"encoding/binary"
 	"slices"
 
 	"warren/coord/store"
@@ -106,7 +105,7 @@ func (h *hub) planPolicy(b *batch) error {
 	default:
 		return nil
 	}
-	return b.tx.SetMeta(metaPolicyAt, binary.BigEndian.AppendUint64(nil, uint64(now.UnixNano())))
+	return store.SetMetaNumber(b.tx, metaPolicyAt, uint64(now.UnixNano()))
 }
 
 // planMoves plans for a change of the policy or of time: who gains or loses sight of others is told so, who only has other grants gets a statement.

@@ -66,38 +66,10 @@ func (s *Server) FirstPolicy() FirstPolicy { return s.firstPolicy }
 // Policy gives the document in force.
 func (s *Server) Policy(ctx context.Context) (p *store.Policy, err error) {
 	err = s.store.View(ctx, func(tx store.Tx) error {
-		p, _, err = inForce(tx)
+		p, _, err = store.InForce(tx)
 		return err
 	})
 	return p, err
-}
-
-// inForce finds the document that counts: the pending one, or else the active one. active is that to which a pending one is rolled back.
-func inForce(tx store.Tx) (current, active *store.Policy, err error) {
-	all, err := tx.Policies()
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, p := range all {
-		switch p.State {
-		case store.PolicyPending:
-			current = p
-		case store.PolicyActive:
-			active = p
-		default:
-		}
-	}
-	if active == nil {
-		return nil, nil, errors.New("database: no policy is active")
-	}
-	if current == nil {
-		current = active
-	}
-	if current, err = tx.Policy(current.Number); err != nil {
-		return nil, nil, err
-	}
-	active, err = tx.Policy(active.Number)
-	return current, active, err
 }
 
 // loadPolicy gives the policy that was in force when the coordinator stopped, and the time up to which its windows were opened and closed. What
@@ -105,11 +77,11 @@ func inForce(tx store.Tx) (current, active *store.Policy, err error) {
 func (s *Server) loadPolicy(ctx context.Context) (p *policy.Policy, confirmBy, at time.Time, err error) {
 	var current *store.Policy
 	err = s.store.View(ctx, func(tx store.Tx) (err error) {
-		if current, _, err = inForce(tx); err != nil {
+		if current, _, err = store.InForce(tx); err != nil {
 			return err
 		}
 		at = s.cfg.Now()
-		nano, err := metaNumber(tx, metaPolicyAt)
+		nano, err := store.MetaNumber(tx, metaPolicyAt)
 		if errors.Is(err, store.ErrNotFound) {
 			return nil
 		}
@@ -168,7 +140,7 @@ func (s *Server) SetPolicy(ctx context.Context, w PolicyWish) (set *store.Policy
 		next.State, next.ConfirmBy = store.PolicyPending, now.Add(w.ConfirmWithin)
 	}
 	err = s.commit(ctx, func(b *batch) error {
-		current, active, err := inForce(b.tx)
+		current, active, err := store.InForce(b.tx)
 		switch {
 		case err != nil:
 			return err
@@ -205,7 +177,7 @@ func errPending(p *store.Policy) error {
 // ConfirmPolicy makes the pending document stay in force.
 func (s *Server) ConfirmPolicy(ctx context.Context, author string) (confirmed *store.Policy, err error) {
 	err = s.commit(ctx, func(b *batch) error {
-		current, active, err := inForce(b.tx)
+		current, active, err := store.InForce(b.tx)
 		if err != nil {
 			return err
 		}
@@ -228,7 +200,7 @@ func (s *Server) ConfirmPolicy(ctx context.Context, author string) (confirmed *s
 // rollBackPending puts the active document back into force. With onlyDue it does so only if nobody confirmed the pending one in time.
 func (s *Server) rollBackPending(ctx context.Context, onlyDue bool) (from, to *store.Policy, err error) {
 	err = s.commit(ctx, func(b *batch) error {
-		current, active, err := inForce(b.tx)
+		current, active, err := store.InForce(b.tx)
 		if err != nil {
 			return err
 		}

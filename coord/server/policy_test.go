@@ -18,6 +18,7 @@ import (
 	"warren/coord/domain"
 	"warren/coord/policy"
 	"warren/coord/policy/compile"
+	"warren/coord/statedir"
 	"warren/coord/store"
 	pb "warren/proto/warrenv1"
 )
@@ -82,7 +83,7 @@ func TestBuiltInPolicy(t *testing.T) {
 	a := c.member(c.token(domain.TokenWish{}), "a")
 	c.member(c.token(domain.TokenWish{Tags: []string{"web"}}), "b")
 	c.stop()
-	db, err := sql.Open("sqlite", filepath.Join(c.cfg.StateDir, databaseName))
+	db, err := sql.Open("sqlite", filepath.Join(c.cfg.StateDir, statedir.Database))
 	c.must(err)
 	_, err = db.ExecContext(t.Context(), "DELETE FROM policies")
 	c.must(errors.Join(err, db.Close()))

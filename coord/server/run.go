@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"time"
 
@@ -165,17 +164,26 @@ func (s *Server) prune(ctx context.Context) error {
 	return err
 }
 
-// RaiseGeneration is for after a backup was restored: all records get versions above any that the lost state may have given, and maps a
-// new epoch. It is called between Open and serving.
-func (s *Server) RaiseGeneration(ctx context.Context) error {
+// Restored is what AfterRestore did.
+type Restored struct {
+	// Generation is that of all records now.
+	Generation uint64
+	// Devices counts the members.
+	Devices int
+	// Revoked counts the join tokens for one device that were open: whether one was used after the backup was made, nobody knows any more.
+	Revoked int
+}
+
+// AfterRestore is for when a backup was put back: all records get versions above any that the lost state may have given, and maps a new epoch. The
+// generation is the time, in Unix seconds, so that one backup may be restored twice; in any case it is above the one given, which the lost state is
+// known to have had. It is called between Open and serving.
+func (s *Server) AfterRestore(ctx context.Context, above uint64) (done Restored, err error) {
 	n := s.network
-	n.Generation++
+	n.Generation = max(n.Generation+1, above+1, uint64(max(s.cfg.Now().Unix(), 0)))
 	n.Epoch = newEpoch()
-	err := s.commit(ctx, func(b *batch) error {
-		err := errors.Join(
-			b.tx.SetMeta(metaGeneration, binary.BigEndian.AppendUint64(nil, n.Generation)),
-			b.tx.SetMeta(metaEpoch, binary.BigEndian.AppendUint64(nil, n.Epoch)))
-		if err != nil {
+	err = s.commit(ctx, func(b *batch) error {
+		done = Restored{Generation: n.Generation}
+		if err := store.WriteNetwork(b.tx, n, s.Authority()); err != nil {
 			return err
 		}
 		all, err := b.tx.Devices()
@@ -183,18 +191,41 @@ func (s *Server) RaiseGeneration(ctx context.Context) error {
 			return err
 		}
 		for _, d := range all {
+			if !d.Removed {
+				done.Devices++
+			}
 			if err := b.put(domain.Restore(&n, &d.Device)); err != nil {
 				return err
 			}
 		}
-		return nil
+		done.Revoked, err = revokeOpen(b.tx, s.cfg.Now())
+		return err
 	})
 	if err != nil {
-		return fmt.Errorf("raising the generation: %w", err)
+		return done, fmt.Errorf("raising the generation: %w", err)
 	}
 	s.network = n
 	s.log.Info("generation raised", "generation", n.Generation)
-	return nil
+	return done, nil
+}
+
+// revokeOpen revokes the tokens for one device that could still be used.
+func revokeOpen(tx store.Tx, now time.Time) (n int, err error) {
+	all, err := tx.Tokens()
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range all {
+		if t.Reusable || t.Uses > 0 || t.Revoked || !now.Before(t.ExpiresAt) {
+			continue
+		}
+		t.Revoked = true
+		if err := tx.PutToken(t); err != nil {
+			return 0, err
+		}
+		n++
+	}
+	return n, nil
 }
 
 // newEpoch draws an epoch: never 0, which means none.

@@ -3,7 +3,7 @@
 // Open reads or makes the state directory; Handler and AdminHandler serve the two APIs; Run does what happens by itself, such as
 // expiry. The rules are in coord/domain; this package checks who asks, runs one transaction per change, and publishes it.
 //
-//	identity.go   keys and lock of the state directory
+//	network.go    what was drawn at the first start
 //	commit.go     one change: transaction, signature, change log, publication
 //	hub.go        what has been published, in memory, and who watches; presence.go and starts.go: who is online, and where
 //	run.go        expiry and other things that happen by themselves
@@ -34,6 +34,7 @@ import (
 	"warren/coord/domain"
 	"warren/coord/policy"
 	"warren/coord/reason"
+	"warren/coord/statedir"
 	"warren/coord/store"
 	"warren/coord/store/sqlite"
 	"warren/proto/key"
@@ -108,7 +109,7 @@ func (c Config) withDefaults() Config {
 type Server struct {
 	cfg         Config
 	log         *slog.Logger
-	id          *identity
+	id          *statedir.Dir
 	store       store.Store
 	network     domain.Network
 	certificate *pb.Signed // SigningCertificate
@@ -130,16 +131,16 @@ type Server struct {
 // Open takes the state directory, which it makes at the first start.
 func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	cfg = cfg.withDefaults()
-	id, err := openIdentity(cfg.StateDir)
+	id, err := statedir.Open(cfg.StateDir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			id.close()
+			id.Close()
 		}
 	}()
-	st, err := sqlite.Open(ctx, filepath.Join(cfg.StateDir, databaseName))
+	st, err := sqlite.Open(ctx, filepath.Join(cfg.StateDir, statedir.Database))
 	if err != nil {
 		return nil, err
 	}
@@ -156,16 +157,16 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := s.loadNetwork(ctx); err != nil {
 		return nil, err
 	}
-	if s.certificate, err = record.Certify(id.authority, s.network.ID, id.signing.Public(), cfg.Now()); err != nil {
+	if s.certificate, err = record.Certify(id.Authority, s.network.ID, id.Signing.Public(), cfg.Now()); err != nil {
 		return nil, err
 	}
 	if cfg.Relay != nil {
-		cfg.Relay.RelayKey = id.relay.Public().Bytes()
+		cfg.Relay.RelayKey = id.Relay.Public().Bytes()
 	}
 	if err := s.loadHub(ctx); err != nil {
 		return nil, err
 	}
-	return s, writeVersion(cfg.StateDir)
+	return s, statedir.WriteLayout(cfg.StateDir)
 }
 
 // loadHub fills the hub from the store, and tells the relay whom not to serve.
@@ -205,7 +206,7 @@ func (s *Server) Close() error {
 	s.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return errors.Join(s.saveSightings(ctx), s.store.Close(), s.id.close())
+	return errors.Join(s.saveSightings(ctx), s.store.Close(), s.id.Close())
 }
 
 // Stop makes every Watch end, so that a graceful shutdown of the HTTP server does not wait for them.
@@ -221,10 +222,10 @@ func (s *Server) Network() record.NetworkID { return s.network.ID }
 func (s *Server) Prefixes() []netip.Prefix { return s.network.Prefixes }
 
 // Authority is the key that tokens pin.
-func (s *Server) Authority() key.AuthorityPublic { return s.id.authority.Public() }
+func (s *Server) Authority() key.AuthorityPublic { return s.id.Authority.Public() }
 
 // RelayKey is the identity of the relay in this process.
-func (s *Server) RelayKey() key.DevicePrivate { return s.id.relay }
+func (s *Server) RelayKey() key.DevicePrivate { return s.id.Relay }
 
 // maxRequest bounds what a caller can make the server read, in bytes. A report of flows may be longer.
 const maxRequest = 64 << 10
@@ -265,7 +266,7 @@ func (s *Server) statement(d key.DevicePublic, v view) (*pb.Signed, error) {
 			"routes", len(t.routes), "left_out", t.leftOut)
 	}
 	prefixes := record.PrefixesToProto(s.network.Prefixes)
-	return record.SignStatement(s.id.signing, &pb.MapStatement{
+	return record.SignStatement(s.id.Signing, &pb.MapStatement{
 		NetworkId: id[:], DeviceKey: d.Bytes(), Epoch: s.network.Epoch, Revision: v.revision,
 		IssuedAt: timestamp(now), GoodUntil: timestamp(now.Add(s.cfg.MapMaxAge)),
 		NetworkPrefixes: prefixes, Grants: t.grants, Routes: t.routes, Relays: v.relays, Endpoints: s.cfg.Endpoints, Digest: raw[:],

@@ -285,7 +285,7 @@ func (s *stream) sendTicket() error {
 		return nil
 	}
 	now := s.cfg.Now()
-	t, err := record.SignTicket(s.id.signing, s.network.ID, s.w.device, now, now.Add(s.cfg.MapMaxAge))
+	t, err := record.SignTicket(s.id.Signing, s.network.ID, s.w.device, now, now.Add(s.cfg.MapMaxAge))
 	if err != nil {
 		return s.internal("watch", err)
 	}

@@ -1,4 +1,5 @@
-// Package sqlite is the Store in a file, by modernc.org/sqlite: no server and no cgo. Open is all there is to call.
+// Package sqlite is the Store in a file, by modernc.org/sqlite: no server and no cgo. Open gives the Store; Copy and Examine look at a file that another
+// program may have open.
 package sqlite
 
 import (
@@ -29,7 +30,7 @@ type Store struct {
 	read  *sql.DB
 }
 
-// Open opens the database at path, or makes it, and brings its schema up to date after a backup to path.before-N.
+// Open opens the database at path, or makes it, and brings its schema up to date after a backup to path.before-N; the newest of those are kept.
 func Open(ctx context.Context, path string) (*Store, error) {
 	all, err := steps(migrations)
 	if err != nil {
@@ -42,22 +43,22 @@ func open(ctx context.Context, path string, all []step) (*Store, error) {
 	if err := touch(path); err != nil {
 		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
-	write, err := sql.Open("sqlite", dsn(path, false))
+	writer, err := sql.Open("sqlite", dsn(path, write))
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
-	write.SetMaxOpenConns(1)
-	if err := migrate(ctx, write, path, all); err != nil {
-		write.Close()
+	writer.SetMaxOpenConns(1)
+	if err := migrate(ctx, writer, path, all); err != nil {
+		writer.Close()
 		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
-	read, err := sql.Open("sqlite", dsn(path, true))
+	reader, err := sql.Open("sqlite", dsn(path, read))
 	if err != nil {
-		write.Close()
+		writer.Close()
 		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
-	read.SetMaxOpenConns(4)
-	return &Store{write, read}, nil
+	reader.SetMaxOpenConns(4)
+	return &Store{writer, reader}, nil
 }
 
 // touch makes the file readable by its owner only before SQLite creates it otherwise.
@@ -69,13 +70,26 @@ func touch(path string) error {
 	return f.Close()
 }
 
+// access is what a connection may do.
+type access int
+
+const (
+	write access = iota
+	read
+	look // and change nothing, not even how the file is kept
+)
+
 // dsn asks for a write-ahead log that is synced at every commit: what was answered is on the disk.
-func dsn(path string, readOnly bool) string {
-	q := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}}
-	q.Set("_txlock", "immediate")
-	if readOnly {
-		q.Set("_txlock", "deferred")
-		q["_pragma"] = append(q["_pragma"], "query_only(1)")
+func dsn(path string, a access) string {
+	q := url.Values{"_pragma": {"busy_timeout(10000)", "foreign_keys(1)"}, "_txlock": {"deferred"}}
+	switch a {
+	case write:
+		q.Set("_txlock", "immediate")
+		q["_pragma"] = append(q["_pragma"], "journal_mode(WAL)", "synchronous(FULL)")
+	case read:
+		q["_pragma"] = append(q["_pragma"], "journal_mode(WAL)", "synchronous(FULL)", "query_only(1)")
+	case look:
+		q.Set("mode", "ro")
 	}
 	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
 }
@@ -141,15 +155,15 @@ func migrate(ctx context.Context, db *sql.DB, path string, all []step) error {
 	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
 		return err
 	}
-	newest := all[len(all)-1].number
-	if have > newest {
-		return fmt.Errorf("%w (schema %d, this one knows %d); install that version again", store.ErrNewer, have, newest)
+	if err := tooNew(have, all); err != nil {
+		return err
 	}
+	newest := all[len(all)-1].number
 	if have == newest {
 		return nil
 	}
 	if have > 0 {
-		to := fmt.Sprintf("%s.before-%d", path, newest)
+		to := fmt.Sprint(path, beforeInfix, newest)
 		if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) { // left by an attempt that failed
 			return fmt.Errorf("backup before migration: %w", err)
 		}
@@ -157,7 +171,10 @@ func migrate(ctx context.Context, db *sql.DB, path string, all []step) error {
 			return fmt.Errorf("backup before migration: %w", err)
 		}
 	}
-	return apply(ctx, db, all, have)
+	if err := apply(ctx, db, all, have); err != nil {
+		return err
+	}
+	return dropBefore(path)
 }
 
 // apply takes the schema from number have to the newest.
