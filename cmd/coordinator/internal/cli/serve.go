@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"warren/cmd/coordinator/internal/config"
+	"warren/cmd/coordinator/internal/handover"
 	"warren/cmd/coordinator/internal/serve"
 	"warren/internal/runlog"
 )
@@ -54,8 +55,8 @@ prints the command that adds a device. Settings come from the defaults, then --c
 		}
 		log := runlog.Open(a.err, level)
 		o := serve.Options{Config: c, Log: log.Logger, LogLevel: log.Level, Out: a.out, Terminal: terminal(a.out)}
-		return a.asService(cmd.Context(), o.Log, a.answers(), func(ctx context.Context, ready func()) error {
-			o.Ready = ready
+		return a.asService(cmd.Context(), o.Log, a.answers(), func(ctx context.Context, v handover.Service, ready func()) error {
+			o.Ready, o.Handover = ready, v
 			return serve.Run(ctx, o)
 		})
 	}

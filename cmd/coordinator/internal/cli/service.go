@@ -6,17 +6,25 @@ import (
 
 	"connectrpc.com/connect"
 
+	"warren/cmd/coordinator/internal/handover"
 	"warren/internal/sdnotify"
 	pb "warren/proto/warrenv1"
 )
 
 // asService runs a server and tells systemd how it is, if that wants to know. The watchdog gets a word for as long as check, which may be nil, finds
-// nothing wrong.
-func (a *app) asService(ctx context.Context, log *slog.Logger, check func(context.Context) error, run func(context.Context, func()) error) error {
-	return sdnotify.FromEnvironment().Run(ctx, sdnotify.Service{
+// nothing wrong. run is given what systemd kept of the process before.
+func (a *app) asService(ctx context.Context, log *slog.Logger, check func(context.Context) error, run func(context.Context, handover.Service, func()) error) error {
+	kept, err := sdnotify.Inherited()
+	if err != nil {
+		log.Warn("not all that the process before left can be used", "err", err)
+	}
+	manager := sdnotify.FromEnvironment()
+	return manager.Run(ctx, sdnotify.Service{
 		Status: "serving", Check: check,
 		Failed: func(err error) { log.Warn("service manager not told that all is well", "err", err) },
-	}, run)
+	}, func(ctx context.Context, ready func()) error {
+		return run(ctx, handover.Service{Manager: manager, Kept: kept}, ready)
+	})
 }
 
 // answers gives a check that asks the running coordinator for what it needs the database for.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -24,8 +25,11 @@ func HTTPServer(h http.Handler, tlsConfig *tls.Config, log *slog.Logger) *http.S
 	return s
 }
 
-// ServeHTTP serves until ctx ends. stop then ends the streams that would never end by themselves; other calls get a moment.
+// ServeHTTP serves until ctx ends. stop then ends the streams that would never end by themselves. What has connected by then is answered, within
+// stopTimeout; what connects later is left to whoever has the socket next.
 func ServeHTTP(ctx context.Context, s *http.Server, l net.Listener, stop func()) error {
+	open := &connections{busy: map[net.Conn]struct{}{}, changed: make(chan struct{}, 1)}
+	s.ConnState = open.note
 	done := make(chan error, 1)
 	go func() {
 		if s.TLSConfig != nil {
@@ -39,14 +43,57 @@ func ServeHTTP(ctx context.Context, s *http.Server, l net.Listener, stop func())
 		return err
 	case <-ctx.Done():
 	}
-	stop()
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	if err := s.Shutdown(grace); err != nil {
+	l.Close()
+	err := <-done
+	s.SetKeepAlivesEnabled(false)
+	stop()
+	open.quiet(grace) // Shutdown hangs up on a connection that has not been heard of yet
+	if s.Shutdown(grace) != nil {
 		s.Close()
 	}
-	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-		return err
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
+		return nil
 	}
-	return nil
+	return err
+}
+
+// connections are those of a server which are being answered, or are to send a request yet.
+type connections struct {
+	mu      sync.Mutex
+	busy    map[net.Conn]struct{}
+	changed chan struct{} // has a word when there is one less
+}
+
+// note is the server's ConnState.
+func (c *connections) note(conn net.Conn, s http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s == http.StateNew || s == http.StateActive {
+		c.busy[conn] = struct{}{}
+		return
+	}
+	delete(c.busy, conn)
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// quiet returns when there is none, or ctx ends.
+func (c *connections) quiet(ctx context.Context) {
+	for {
+		c.mu.Lock()
+		n := len(c.busy)
+		c.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-c.changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

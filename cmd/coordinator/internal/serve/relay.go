@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"warren/cmd/coordinator/internal/config"
+	"warren/cmd/coordinator/internal/handover"
 	"warren/coord/client"
 	"warren/internal/atomicfile"
 	"warren/internal/buildversion"
@@ -57,6 +58,8 @@ type RelayOptions struct {
 	Out   io.Writer
 	// Ready is called once devices are served; it may be nil.
 	Ready func()
+	// Handover has the sockets of the process before, and keeps those of this one for the next.
+	Handover handover.Service
 }
 
 // relayState is relay.json: all that a separate relay must not lose.
@@ -91,7 +94,7 @@ func RunRelay(ctx context.Context, o RelayOptions) error {
 		return err
 	}
 	c := config.Config{Listen: o.Listen, STUN: o.STUN, Metrics: o.Metrics, TLS: "self", URLs: o.URLs, Relay: true}
-	socks, err := open(ctx, c, o.Log)
+	socks, err := open(ctx, c, o.Handover, o.Log)
 	if err != nil {
 		return err
 	}
@@ -247,16 +250,21 @@ func (r *separate) serve(ctx context.Context) error {
 	mux.Handle(relayframe.Path, relays)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	group, ctx := errgroup.WithContext(ctx)
+	last, endLast := context.WithCancel(context.WithoutCancel(ctx)) // packets are relayed until nothing else is left to do
+	defer endLast()
 	group.Go(func() error {
-		return ServeHTTP(ctx, HTTPServer(mux, tlsbind.ServerConfig(cert), r.Log), r.socks.https, relays.Close)
+		defer endLast()
+		defer relays.Close()
+		return ServeHTTP(ctx, HTTPServer(mux, tlsbind.ServerConfig(cert), r.Log), r.socks.https, func() {})
 	})
 	group.Go(func() error { return follow.Run(ctx) })
-	r.socks.stun.serve(ctx, group, stunserver.New(registry, nil), relays, r.Log)
+	r.socks.stun.serve(last, group, stunserver.New(registry, nil), relays, r.Log)
 	if r.socks.metrics != nil {
 		h := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 		group.Go(func() error { return ServeHTTP(ctx, HTTPServer(h, nil, r.Log), r.socks.metrics, func() {}) })
 	}
 	r.Log.Info("relay serving", "listen", r.socks.https.Addr(), "network", network)
+	r.socks.keep(r.Log)
 	if r.Ready != nil {
 		r.Ready()
 	}

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"warren/cmd/coordinator/internal/config"
+	"warren/cmd/coordinator/internal/handover"
 	"warren/coord/domain"
 	"warren/coord/server"
 	"warren/internal/buildversion"
@@ -46,8 +47,8 @@ const firstTokenLife = 24 * time.Hour
 
 const (
 	headerTimeout = 10 * time.Second
-	// stopTimeout is how long calls in progress may take at the end.
-	stopTimeout = 5 * time.Second
+	// stopTimeout is how long calls in progress may take at the end. The next process's connections wait as long.
+	stopTimeout = 3 * time.Second
 )
 
 // Options are where serve speaks.
@@ -61,26 +62,8 @@ type Options struct {
 	Terminal bool
 	// Ready is called once devices are served; it may be nil.
 	Ready func()
-}
-
-// sockets are opened before anything else, so that a port in use changes nothing.
-type sockets struct {
-	https   net.Listener
-	metrics net.Listener
-	stun    stunSockets
-	admin   *net.UnixListener
-}
-
-func (s *sockets) close() {
-	for _, c := range []io.Closer{s.https, s.metrics} {
-		if l, ok := c.(net.Listener); ok && l != nil {
-			l.Close()
-		}
-	}
-	s.stun.close()
-	if s.admin != nil {
-		s.admin.Close()
-	}
+	// Handover has the sockets of the process before, and keeps those of this one for the next.
+	Handover handover.Service
 }
 
 // Run serves until ctx ends, and then stops gracefully.
@@ -94,7 +77,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	socks, err := open(ctx, o.Config, o.Log)
+	socks, err := open(ctx, o.Config, o.Handover, o.Log)
 	if err != nil {
 		return err
 	}
@@ -167,31 +150,6 @@ func (b *blocklist) attach(r *relay.Server) {
 		r.Block(d)
 	}
 	b.waiting = nil
-}
-
-func open(ctx context.Context, c config.Config, log *slog.Logger) (_ *sockets, err error) {
-	s := new(sockets)
-	defer func() {
-		if err != nil {
-			s.close()
-		}
-	}()
-	listen := new(net.ListenConfig)
-	if s.https, err = listen.Listen(ctx, "tcp", c.Listen); err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w; choose another with --listen", c.Listen, err)
-	}
-	s.https = relay.Listener(s.https)
-	if c.STUN != "off" {
-		if s.stun, err = openSTUN(c.STUN, c.Relay, log); err != nil {
-			return nil, fmt.Errorf("cannot serve STUN on %s: %w; choose another with --stun, or none with --stun off", c.STUN, err)
-		}
-	}
-	if c.Metrics != "" {
-		if s.metrics, err = listen.Listen(ctx, "tcp", c.Metrics); err != nil {
-			return nil, fmt.Errorf("cannot serve metrics on %s: %w; choose another with --metrics", c.Metrics, err)
-		}
-	}
-	return s, nil
 }
 
 func (o Options) endpoints(s *sockets) ([]*pb.Endpoint, bool, error) {
@@ -280,16 +238,23 @@ func (o Options) serve(ctx context.Context, srv *server.Server, relays *relay.Se
 		mux.Handle(relayframe.Path, relays)
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	last, endLast := context.WithCancel(context.WithoutCancel(ctx)) // packets are relayed until nothing else is left to do
+	defer endLast()
 	public := HTTPServer(mux, tlsConfig, o.Log)
-	group.Go(func() error { return ServeHTTP(ctx, public, s.https, func() { srv.Stop(); closeRelay(relays) }) })
+	group.Go(func() error {
+		defer endLast()
+		defer closeRelay(relays)
+		return ServeHTTP(ctx, public, s.https, srv.Stop)
+	})
 	group.Go(func() error { return unixsock.Serve(ctx, s.admin, admit(srv.AdminHandler())) })
 	group.Go(func() error { return srv.Run(ctx) })
-	s.stun.serve(ctx, group, stunserver.New(registry, nil), relays, o.Log)
+	s.stun.serve(last, group, stunserver.New(registry, nil), relays, o.Log)
 	if s.metrics != nil {
 		h := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 		group.Go(func() error { return ServeHTTP(ctx, HTTPServer(h, nil, o.Log), s.metrics, func() {}) })
 	}
 	o.Log.Info("serving", "listen", s.https.Addr(), "version", buildversion.Get())
+	s.keep(o.Log)
 	if o.Ready != nil {
 		o.Ready()
 	}

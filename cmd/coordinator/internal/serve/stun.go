@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"warren/cmd/coordinator/internal/handover"
 	"warren/internal/udpbatch"
 	"warren/nat/relay"
 	"warren/nat/stunserver"
@@ -20,15 +21,15 @@ import (
 type stunSockets []*udpbatch.Conn
 
 // openSTUN opens both. The second one is done without where its port is taken.
-func openSTUN(address string, relay bool, log *slog.Logger) (stunSockets, error) {
-	first, err := udpbatch.Listen("udp", address, udpbatch.Options{GSO: relay, GRO: relay, Log: log})
+func openSTUN(h *handover.Sockets, address string, relay bool, log *slog.Logger) (stunSockets, error) {
+	first, err := h.ListenUDP(placeSTUN, address, udpbatch.Options{GSO: relay, GRO: relay, Log: log})
 	if err != nil {
 		return nil, err
 	}
 	out := stunSockets{first}
 	next := *first.UDPConn().LocalAddr().(*net.UDPAddr) // a port past the last is refused, as one that is taken
 	next.Port++
-	if second, err := udpbatch.Listen("udp", next.String(), udpbatch.Options{Log: log}); err == nil {
+	if second, err := h.ListenUDP(placeSTUN2, next.String(), udpbatch.Options{Log: log}); err == nil {
 		out = append(out, second)
 	}
 	return out, nil

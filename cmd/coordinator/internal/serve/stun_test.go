@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"warren/cmd/coordinator/internal/handover"
 	"warren/nat/stunmsg"
 	"warren/nat/stunserver"
 )
@@ -19,7 +20,7 @@ import (
 func openBoth(t *testing.T) stunSockets {
 	t.Helper()
 	for range 20 {
-		s, err := openSTUN("127.0.0.1:0", false, nil)
+		s, err := openSTUN(new(handover.Sockets), "127.0.0.1:0", false, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +70,7 @@ func TestSTUNOnTwoPorts(t *testing.T) {
 func TestSTUNWithoutTheSecondPort(t *testing.T) {
 	both := openBoth(t)
 	both[0].Close()
-	s, err := openSTUN(both[0].UDPConn().LocalAddr().String(), false, nil) // both[1] still has the next port
+	s, err := openSTUN(new(handover.Sockets), both[0].UDPConn().LocalAddr().String(), false, nil) // both[1] still has the next port
 	if err != nil {
 		t.Fatal(err)
 	}
