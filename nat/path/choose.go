@@ -16,6 +16,9 @@ func (s *session) consider(p *pair) {
 	case c.answers < recentMax && len(c.missed) < recentMax: // ... and one slow answer of the other, amid the fault that put it there, bad luck
 		s.send(c)
 		s.confirm(p)
+	case p.answers < recentMax && len(c.missed) < recentMax && p.bonus() == c.bonus(): // of two that are alike, both are measured as often in the same time
+		s.send(c)
+		s.confirm(p)
 	default:
 		s.promote(p, Better, fmt.Sprintf("better than %s, which takes %s", c.Remote, c.least()))
 	}

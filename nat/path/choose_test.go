@@ -37,6 +37,8 @@ func TestBetterThan(t *testing.T) {
 		{v4, 80 * ms, v4, 100 * ms, true, false},
 		{v4, 90 * ms, v4, 100 * ms, false, false}, // less than a seventh
 		{v4, 10 * ms, v4, 11 * ms, false, false},
+		{v4, 10 * ms, v4, 14 * ms, false, false}, // more than a seventh, and little
+		{v4, 10 * ms, v4, 15 * ms, true, false},
 	} {
 		p := &pair{Pair: Pair{Remote: netip.MustParseAddrPort(tc.better)}, rtt: tc.betterRTT}
 		o := &pair{Pair: Pair{Remote: netip.MustParseAddrPort(tc.other)}, rtt: tc.otherRTT}

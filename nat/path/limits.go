@@ -80,6 +80,7 @@ const (
 	bonusPrivate = 6 * time.Millisecond // kinds lie further apart than gainMin, or which of two that are as fast is taken would be chance
 	bonusIPv6    = 3 * time.Millisecond
 	gainMin      = 2 * time.Millisecond // hysteresis: what a better path must gain, or gainPart of the round trip
+	gainAlike    = 5 * time.Millisecond // ... if it is of the same kind: it wins little, and a busy host makes that much of nothing
 	gainPart     = 7                    // one seventh
 	answersFresh = 10 * time.Second     // answers further apart do not count together
 	recentMax    = 4                    // so many of the last round trips are compared; a path in use that has fewer is measured again first

@@ -98,6 +98,9 @@ func (p *pair) cost() time.Duration { return p.least() - p.bonus() }
 // take.
 func (p *pair) betterThan(o *pair) bool {
 	gain := gainMin
+	if p.bonus() == o.bonus() {
+		gain = gainAlike
+	}
 	if p.bonus() <= o.bonus() {
 		gain = max(gain, o.least()/gainPart)
 	}
