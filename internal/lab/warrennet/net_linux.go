@@ -297,8 +297,12 @@ func (d *Device) StartDaemon(ctx context.Context, flags ...string) error {
 	d.daemon = p
 	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Now()) })
 	defer stop()
-	if b, err := io.ReadAll(r); err != nil || string(b) != "ready\n" {
-		return fmt.Errorf("daemon of %s said %q, %w; its log:\n%s", d.Name, b, err, p.log)
+	b, err := io.ReadAll(r)
+	if err == nil && string(b) != "ready\n" {
+		err = errors.New("not that it is ready")
+	}
+	if err != nil {
+		return fmt.Errorf("daemon of %s said %q: %w; its log:\n%s", d.Name, b, err, p.log)
 	}
 	return nil
 }
