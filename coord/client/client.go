@@ -155,6 +155,23 @@ func (c *Client) load() error {
 	return nil
 }
 
+// Seen is a coordinator that answered.
+type Seen struct {
+	URL string
+	// Skew is how far this machine's clock is ahead of the coordinator's.
+	Skew time.Duration
+}
+
+// Probe finds out whether the coordinator answers and proves who it is. It does not log in, and needs no Run.
+func (c *Client) Probe(ctx context.Context) (Seen, error) {
+	l, err := c.place().connect(ctx)
+	if err != nil {
+		return Seen{}, err
+	}
+	defer l.close()
+	return Seen{l.endpoint.URL, l.skew}, nil
+}
+
 // Map gives the newest map, or nil.
 func (c *Client) Map() *Map { return c.current.Load() }
 

@@ -32,6 +32,9 @@ var (
 	ErrNoFirewall = errors.New("the kernel has no nftables")
 )
 
+// TUNFile is the device that tunnels are made with on Linux.
+const TUNFile = "/dev/net/tun"
+
 // Mark is the firewall mark (SO_MARK) of every socket of the agent's. Packets with it never enter the tunnel and pass the kill switch.
 const Mark = 0x77617272
 

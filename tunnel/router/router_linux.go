@@ -19,8 +19,6 @@ import (
 	"warren/internal/netdump"
 )
 
-const tunFile = "/dev/net/tun"
-
 // What IPv4 asks of every host (RFC 791), and what fits into a packet's length.
 const minMTU, maxMTU = 576, 65535
 
@@ -105,12 +103,12 @@ func checkMTU(mtu int) error {
 
 // explain says what a person can do.
 func explain(name string, err error) error {
-	_, missing := os.Stat(tunFile)
+	_, missing := os.Stat(TUNFile)
 	if errors.Is(missing, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
-		return fmt.Errorf("%w: %s is missing or has no driver; load the module with \"modprobe tun\", or give the container that device", ErrNoTUN, tunFile)
+		return fmt.Errorf("%w: %s is missing or has no driver; load the module with \"modprobe tun\", or give the container that device", ErrNoTUN, TUNFile)
 	}
 	if errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("%w: %s may not be opened; run as root, or let this user read and write that file", ErrPermission, tunFile)
+		return fmt.Errorf("%w: %s may not be opened; run as root, or let this user read and write that file", ErrPermission, TUNFile)
 	}
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w: %s; run as root, or give the program CAP_NET_ADMIN", ErrPermission, name)

@@ -82,7 +82,7 @@ func ours(f *os.File, name string) (*os.File, error) {
 		unix.Close(copied)
 		return nil, err
 	}
-	return os.NewFile(uintptr(copied), tunFile), nil
+	return os.NewFile(uintptr(copied), TUNFile), nil
 }
 
 func checkTUN(fd int, name string) error {

@@ -122,7 +122,7 @@ func TestSucceedRefuses(t *testing.T) {
 		says string
 	}{
 		"another name":      {made("another0"), "called another0"},
-		"no interface":      {openFile(t, tunFile), "no interface"},
+		"no interface":      {openFile(t, TUNFile), "no interface"},
 		"one that is gone":  {gone, "no interface"},
 		"another file":      {openFile(t, os.DevNull), "no interface"},
 		"another kind":      {tap(t, name), "flags"},
@@ -155,7 +155,7 @@ func openFile(t *testing.T, path string) *os.File {
 // tap is an interface that carries frames.
 func tap(t *testing.T, name string) *os.File {
 	t.Helper()
-	f := openFile(t, tunFile)
+	f := openFile(t, TUNFile)
 	ifr, err := unix.NewIfreq(name)
 	must(t, err)
 	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)

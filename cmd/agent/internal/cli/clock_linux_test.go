@@ -79,6 +79,9 @@ func TestClockFarOff(t *testing.T) {
 				if told := strings.Join(st.Warnings, "\n"); !strings.Contains(told, tc.want) || (tc.want == "") != (told == "") {
 					t.Errorf("%s: warnings %q, want %q", when, told, tc.want)
 				}
+				if out, err := left.Text(ctx, "doctor"); (tc.want != "") != strings.Contains(out, "\nfailed   clock ") || (tc.want != "") != (err != nil) {
+					t.Errorf("%s: doctor: %v:\n%s", when, err, out)
+				}
 				if out, err := left.Text(ctx, "ping", "right", "--interval", "100ms"); err != nil {
 					t.Errorf("%s: %v: %s", when, err, out)
 				}

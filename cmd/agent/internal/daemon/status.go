@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"warren/internal/buildversion"
@@ -72,6 +73,9 @@ func (s *session) fill(r *pb.StatusResponse, now time.Time) {
 	r.Coordinator.Connected = control.Connected
 	if control.Err != nil {
 		r.Coordinator.Error = control.Err.Error()
+	}
+	if control.Connected || control.Skew != 0 {
+		r.Coordinator.ClockAhead = durationpb.New(control.Skew)
 	}
 	if skewed(control.Skew) {
 		r.Warnings = append(r.Warnings, skewText(control.Skew))

@@ -103,7 +103,10 @@ func Open(path string) (*Dir, error) {
 func (d *Dir) Close() error { return d.unlock() }
 
 // MapFile is where the map is kept.
-func (d *Dir) MapFile() string { return filepath.Join(d.path, mapName) }
+func (d *Dir) MapFile() string { return MapFile(d.path) }
+
+// MapFile is where the map of a directory is kept.
+func MapFile(dir string) string { return filepath.Join(dir, mapName) }
 
 // JournalFile is where tunnel/router keeps what it has changed on the host, so that a crash leaves nothing behind for good.
 func JournalFile(dir string) string { return filepath.Join(dir, journalName) }
@@ -145,6 +148,9 @@ type endpointJSON struct {
 	URL string `json:"url"`
 	TLS string `json:"tls"`
 }
+
+// Read reads the state of a directory without taking it, for those who only look.
+func Read(dir string) (*State, error) { return (&Dir{path: dir}).Load() }
 
 // Load reads the state; a directory without one gives the zero State.
 func (d *Dir) Load() (*State, error) {
