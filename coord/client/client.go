@@ -27,6 +27,7 @@ import (
 	"warren/coord/client/mapsync"
 	"warren/coord/reason"
 	"warren/internal/atomicfile"
+	"warren/internal/backoff"
 	"warren/proto/key"
 	"warren/proto/record"
 	"warren/proto/token"
@@ -92,6 +93,9 @@ type Client struct {
 	core    *mapsync.Core
 	blocked *blocklist
 	state   State
+	stands  time.Time // when the coordinator greeted on this connection; zero: it has not
+	// returnWithin is the coordinator's wish for when the connection is lost.
+	returnWithin time.Duration
 	// questions bounds how often the coordinator is answered.
 	questions *rate.Limiter
 }
@@ -183,7 +187,7 @@ func (c *Client) Reset() {
 	}
 }
 
-// Waits between attempts: doubling, with full jitter.
+// Waits between attempts.
 const (
 	firstWait    = 200 * time.Millisecond
 	longestWait  = 30 * time.Second
@@ -192,27 +196,28 @@ const (
 
 // Run keeps the map in step until ctx ends.
 func (c *Client) Run(ctx context.Context) error {
-	wait := firstWait
+	pauses := &backoff.Backoff{First: firstWait, Longest: longestWait, Steady: longestWait, Rand: rand.N[time.Duration]}
 	for ctx.Err() == nil {
-		began := c.cfg.Now()
+		c.stands = time.Time{}
 		err := c.watchOnce(ctx)
 		if ctx.Err() != nil {
 			break
 		}
 		c.disconnected(err)
-		if c.cfg.Now().Sub(began) > longestWait {
-			wait = firstWait // it had worked for a while
-		}
-		pause := rand.N(wait)
-		wait = min(wait*2, longestWait)
-		if c.state.Rejected {
+		var pause time.Duration
+		switch {
+		case c.state.Rejected:
 			pause = rejectedWait/2 + rand.N(rejectedWait/2)
+		case !c.stands.IsZero():
+			pause = pauses.Lost(c.cfg.Now().Sub(c.stands), c.returnWithin)
+		default:
+			pause = pauses.Failed()
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 		case <-c.reset:
-			wait = firstWait
+			pauses.Reset()
 		case <-timer.C:
 		}
 		timer.Stop()

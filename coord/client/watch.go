@@ -100,6 +100,8 @@ func (c *Client) follow(ctx context.Context, cancel context.CancelCauseFunc, l *
 		m := stream.Msg()
 		if h := m.GetHello(); h != nil {
 			silence = deadAfter(time.Duration(h.GetKeepAliveSeconds()) * time.Second)
+			c.stands = c.cfg.Now()
+			c.returnWithin = time.Duration(h.GetReturnWithinMilliseconds()) * time.Millisecond
 			s := c.state
 			s.Connected, s.Err, s.Rejected, s.Reason = true, nil, false, ""
 			c.cfg.Log.Info("connected to the coordinator", "url", s.URL)

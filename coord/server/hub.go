@@ -10,6 +10,7 @@ import (
 
 	"warren/coord/policy"
 	"warren/coord/store"
+	"warren/internal/backoff"
 	"warren/internal/broadcast"
 	"warren/proto/key"
 	pb "warren/proto/warrenv1"
@@ -24,6 +25,7 @@ type hub struct {
 
 	mu        sync.Mutex
 	devices   map[rawKey]*store.Device // tombstones too
+	visible   int                      // of devices
 	access    *access
 	confirmBy time.Time // the policy in force is rolled back then; zero: it stays
 	relays    map[rawKey]*store.Relay
@@ -69,7 +71,26 @@ func (h *hub) set(d *store.Device) (blockedChanged bool) {
 		d = seenDevice(d, s)
 	}
 	h.devices[k] = d
+	if old != nil && old.Visible() {
+		h.visible--
+	}
+	if d.Visible() {
+		h.visible++
+	}
 	return (old == nil || old.Visible()) != d.Visible()
+}
+
+// returnsPerSecond is how many devices may come back in a second: each costs a TLS handshake, two signatures and what it has missed.
+const returnsPerSecond = 1000
+
+// longestReturn bounds how long a device is kept waiting for that.
+const longestReturn = 30 * time.Second
+
+// returnWithin is how long devices take to come back which all lose their connections at once.
+func (h *hub) returnWithin() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return backoff.Spread(h.visible, returnsPerSecond, longestReturn)
 }
 
 func seenDevice(d *store.Device, s store.Sighting) *store.Device {

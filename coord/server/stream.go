@@ -112,6 +112,7 @@ func (s *stream) begin(ctx context.Context) error {
 	hello := &pb.Hello{
 		Epoch: s.network.Epoch, Revision: revision, SigningCertificate: s.certificate,
 		ServerTime: timestamp(s.cfg.Now()), KeepAliveSeconds: uint32(max(1, s.cfg.KeepAlive/time.Second)),
+		ReturnWithinMilliseconds: uint32(s.hub.returnWithin().Milliseconds()),
 	}
 	if err := s.send(&pb.WatchResponse{Event: &pb.WatchResponse_Hello{Hello: hello}}); err != nil {
 		return err

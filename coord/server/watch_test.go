@@ -23,7 +23,7 @@ func TestWatch(t *testing.T) {
 	f := a.watch(0, 0)
 	f.sees("a", "b")
 	f.until("the snapshot's end", func() bool { return f.snapshots == 1 })
-	if f.tickets != 1 || f.changes != 0 || f.hello.GetKeepAliveSeconds() != 60 {
+	if f.tickets != 1 || f.changes != 0 || f.hello.GetKeepAliveSeconds() != 60 || f.hello.GetReturnWithinMilliseconds() != 2 {
 		t.Errorf("%d tickets, %d changes, hello %v", f.tickets, f.changes, f.hello)
 	}
 	if got := f.statement; len(got.GetGrants()) != 2 || len(got.GetRelays()) != 1 || len(got.GetEndpoints()) != 1 || len(got.Prefixes) != 2 {
@@ -49,6 +49,11 @@ func TestWatch(t *testing.T) {
 		if f.changes != i+1 || f.snapshots != 1 {
 			t.Errorf("after %s: %d changes and %d snapshots, want %d and 1", s.what, f.changes, f.snapshots, i+1)
 		}
+	}
+	f = a.watch(0, 0)
+	f.sees("me")
+	if got := f.hello.GetReturnWithinMilliseconds(); got != 1 { // one for each device that may come
+		t.Errorf("devices are to return within %d ms", got)
 	}
 }
 

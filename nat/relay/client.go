@@ -19,6 +19,7 @@ import (
 	"github.com/coder/websocket"
 	"golang.org/x/sync/errgroup"
 
+	"warren/internal/backoff"
 	"warren/internal/udpbatch"
 	"warren/proto/key"
 	"warren/proto/record"
@@ -70,7 +71,9 @@ type Client struct {
 	reset chan struct{}
 	queue atomic.Pointer[queue]   // nil while not connected
 	udp   atomic.Pointer[udpLink] // nil while not connected, or without UDP
-	best  int                     // the URL that answered last; Run's alone
+	// Run's alone:
+	best         int           // the URL that answered last
+	returnWithin time.Duration // as the relay wants it
 }
 
 // ErrNotConnected says that nothing can be sent now.
@@ -79,6 +82,10 @@ var ErrNotConnected = errors.New("not connected to the relay")
 const (
 	firstWait   = 100 * time.Millisecond
 	longestWait = 20 * time.Second
+	// steady is how long a connection has to stand until earlier failures are forgotten.
+	steady = 5 * time.Second
+	// longestReturn bounds how long a device without its relay waits for the sake of others who lost it too.
+	longestReturn = 1500 * time.Millisecond
 	// pingEvery keeps NAT entries alive, and pingDead is how long an answer may take.
 	pingEvery = 5 * time.Second
 	pingDead  = 5 * time.Second
@@ -166,25 +173,26 @@ var errReset = errors.New("connecting anew")
 
 // Run keeps the connection up until ctx ends.
 func (c *Client) Run(ctx context.Context) error {
-	wait := firstWait
+	pauses := &backoff.Backoff{First: firstWait, Longest: longestWait, Steady: steady, Rand: rand.N[time.Duration]}
 	for ctx.Err() == nil {
 		stood, err := c.once(ctx)
 		if ctx.Err() != nil {
 			break
 		}
-		if stood {
-			wait = firstWait
+		var pause time.Duration
+		switch {
+		case errors.Is(err, errReset):
+			pauses.Reset()
+		case stood > 0:
+			pause = pauses.Lost(stood, min(c.returnWithin, longestReturn))
+		default:
+			pause = pauses.Failed()
 		}
-		pause := rand.N(wait) + wait/4
-		if errors.Is(err, errReset) {
-			pause = 0
-		}
-		wait = min(wait*2, longestWait)
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 		case <-c.reset:
-			wait = firstWait
+			pauses.Reset()
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -192,8 +200,8 @@ func (c *Client) Run(ctx context.Context) error {
 	return nil
 }
 
-// once connects and serves one connection. stood tells whether it was ever of use.
-func (c *Client) once(ctx context.Context) (stood bool, err error) {
+// once connects and serves one connection. stood tells for how long it was of use; 0: never.
+func (c *Client) once(ctx context.Context) (stood time.Duration, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ended := make(chan struct{})
@@ -211,9 +219,10 @@ func (c *Client) once(ctx context.Context) (stood bool, err error) {
 			err = cause
 		}
 		c.cfg.OnState(false, netip.AddrPort{}, err)
-		return false, err
+		return 0, err
 	}
 	defer w.ws.CloseNow()
+	began := time.Now()
 	q := newQueue(c.cfg.QueueBytes)
 	c.queue.Store(q)
 	c.cfg.Tune(w.raw)
@@ -222,7 +231,7 @@ func (c *Client) once(ctx context.Context) (stood bool, err error) {
 	c.udp.Store(nil)
 	c.queue.Store(nil)
 	c.cfg.OnState(false, netip.AddrPort{}, fmt.Errorf("%s: %w", w.at, err))
-	return true, err
+	return max(time.Since(began), 1), err
 }
 
 // connect finds a URL that answers and shakes hands there.
@@ -300,6 +309,7 @@ func (c *Client) handshake(ctx context.Context, ws *websocket.Conn, state *tls.C
 	if welcome.GetRefused() != "" {
 		return nil, fmt.Errorf("the relay refused: %.200q", welcome.GetRefused())
 	}
+	c.returnWithin = time.Duration(welcome.GetReturnWithinMilliseconds()) * time.Millisecond
 	return welcome.GetUdp(), nil
 }
 

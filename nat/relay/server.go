@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"warren/internal/backoff"
 	"warren/internal/udpbatch"
 	"warren/nat/relay/datagram"
 	"warren/proto/key"
@@ -39,7 +40,9 @@ const (
 	writeTimeout = 20 * time.Second
 	// goneEvery limits how often a device is told that another is not here.
 	goneEvery = 100 * time.Millisecond
-	maxGone   = 256 // peers remembered for that, for each connection
+	// returnsPerSecond is how many devices may come back in a second: each costs a TLS handshake and three signatures.
+	returnsPerSecond = 2000
+	maxGone          = 256 // peers remembered for that, for each connection
 )
 
 // ServerConfig is what a relay is made with. Key, Network and Authority are needed.
@@ -252,7 +255,10 @@ func (s *Server) handshake(ctx context.Context, end context.CancelCauseFunc, t *
 		s.metrics.refusals.WithLabelValues(reason).Inc()
 		return nil, errors.Join(err, writeMessage(ctx, ws, &pb.RelayWelcome{Refused: err.Error()}))
 	}
-	return c, writeMessage(ctx, ws, &pb.RelayWelcome{MaxPayload: relayframe.MaxPayload, Udp: offer})
+	within := backoff.Spread(s.count(), returnsPerSecond, longestReturn)
+	return c, writeMessage(ctx, ws, &pb.RelayWelcome{
+		MaxPayload: relayframe.MaxPayload, Udp: offer, ReturnWithinMilliseconds: uint32(within.Milliseconds()),
+	})
 }
 
 // newRate makes the limit of one device. A whole message always fits.

@@ -25,9 +25,10 @@ import (
 type pipes struct {
 	conns  chan net.Conn
 	closed chan struct{}
+	close  sync.Once
 }
 
-func newPipes() *pipes { return &pipes{make(chan net.Conn), make(chan struct{})} }
+func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), closed: make(chan struct{})} }
 
 func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	near, far := net.Pipe()
@@ -48,7 +49,7 @@ func (p *pipes) Accept() (net.Conn, error) {
 	}
 }
 
-func (p *pipes) Close() error   { close(p.closed); return nil }
+func (p *pipes) Close() error   { p.close.Do(func() { close(p.closed) }); return nil }
 func (p *pipes) Addr() net.Addr { return new(net.IPAddr) }
 
 // attempt is what a client said of one connection.

@@ -1738,8 +1738,10 @@ type Hello struct {
 	ServerTime         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
 	// The caller is dead to the coordinator, and the reverse, after keep_alive_seconds * 8 / 3.
 	KeepAliveSeconds uint32 `protobuf:"varint,5,opt,name=keep_alive_seconds,json=keepAliveSeconds,proto3" json:"keep_alive_seconds,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Who loses the connection comes back within this time, at a moment drawn by chance: as many lose it together. At most a minute counts.
+	ReturnWithinMilliseconds uint32 `protobuf:"varint,6,opt,name=return_within_milliseconds,json=returnWithinMilliseconds,proto3" json:"return_within_milliseconds,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -1803,6 +1805,13 @@ func (x *Hello) GetServerTime() *timestamppb.Timestamp {
 func (x *Hello) GetKeepAliveSeconds() uint32 {
 	if x != nil {
 		return x.KeepAliveSeconds
+	}
+	return 0
+}
+
+func (x *Hello) GetReturnWithinMilliseconds() uint32 {
+	if x != nil {
+		return x.ReturnWithinMilliseconds
 	}
 	return 0
 }
@@ -2293,14 +2302,15 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"\vFlowsWanted\x12\x1a\n" +
 	"\bquestion\x18\x01 \x01(\fR\bquestion\x12/\n" +
 	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xe8\x01\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\"\xa6\x02\n" +
 	"\x05Hello\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12B\n" +
 	"\x13signing_certificate\x18\x03 \x01(\v2\x11.warren.v1.SignedR\x12signingCertificate\x12;\n" +
 	"\vserver_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"serverTime\x12,\n" +
-	"\x12keep_alive_seconds\x18\x05 \x01(\rR\x10keepAliveSeconds\"A\n" +
+	"\x12keep_alive_seconds\x18\x05 \x01(\rR\x10keepAliveSeconds\x12<\n" +
+	"\x1areturn_within_milliseconds\x18\x06 \x01(\rR\x18returnWithinMilliseconds\"A\n" +
 	"\rSnapshotBegin\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\"?\n" +

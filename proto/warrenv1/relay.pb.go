@@ -564,9 +564,11 @@ type RelayWelcome struct {
 	// Empty when welcome; else why not, and the connection is closed.
 	Refused string `protobuf:"bytes,2,opt,name=refused,proto3" json:"refused,omitempty"`
 	// Unset where the relay has no UDP, or the device did not ask.
-	Udp           *RelayUDP `protobuf:"bytes,3,opt,name=udp,proto3" json:"udp,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Udp *RelayUDP `protobuf:"bytes,3,opt,name=udp,proto3" json:"udp,omitempty"`
+	// As of Hello.
+	ReturnWithinMilliseconds uint32 `protobuf:"varint,4,opt,name=return_within_milliseconds,json=returnWithinMilliseconds,proto3" json:"return_within_milliseconds,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *RelayWelcome) Reset() {
@@ -618,6 +620,13 @@ func (x *RelayWelcome) GetUdp() *RelayUDP {
 		return x.Udp
 	}
 	return nil
+}
+
+func (x *RelayWelcome) GetReturnWithinMilliseconds() uint32 {
+	if x != nil {
+		return x.ReturnWithinMilliseconds
+	}
+	return 0
 }
 
 // RelayUDP is a session for datagrams, which ends with the connection. They go to this port of each host in the relay's
@@ -1046,12 +1055,13 @@ const file_warren_v1_relay_proto_rawDesc = "" +
 	"\tchallenge\x18\x03 \x01(\fR\tchallenge\x12\x1d\n" +
 	"\n" +
 	"device_key\x18\x04 \x01(\fR\tdeviceKey\x12!\n" +
-	"\ftls_exporter\x18\x05 \x01(\fR\vtlsExporter\"p\n" +
+	"\ftls_exporter\x18\x05 \x01(\fR\vtlsExporter\"\xae\x01\n" +
 	"\fRelayWelcome\x12\x1f\n" +
 	"\vmax_payload\x18\x01 \x01(\rR\n" +
 	"maxPayload\x12\x18\n" +
 	"\arefused\x18\x02 \x01(\tR\arefused\x12%\n" +
-	"\x03udp\x18\x03 \x01(\v2\x13.warren.v1.RelayUDPR\x03udp\"j\n" +
+	"\x03udp\x18\x03 \x01(\v2\x13.warren.v1.RelayUDPR\x03udp\x12<\n" +
+	"\x1areturn_within_milliseconds\x18\x04 \x01(\rR\x18returnWithinMilliseconds\"j\n" +
 	"\bRelayUDP\x12\x18\n" +
 	"\asession\x18\x01 \x01(\rR\asession\x12\x15\n" +
 	"\x06up_key\x18\x02 \x01(\fR\x05upKey\x12\x19\n" +
