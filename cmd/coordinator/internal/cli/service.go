@@ -7,6 +7,7 @@ import (
 	"connectrpc.com/connect"
 
 	"warren/cmd/coordinator/internal/handover"
+	"warren/internal/publicroots"
 	"warren/internal/sdnotify"
 	pb "warren/proto/warrenv1"
 )
@@ -14,6 +15,7 @@ import (
 // asService runs a server and tells systemd how it is, if that wants to know. The watchdog gets a word for as long as check, which may be nil, finds
 // nothing wrong. run is given what systemd kept of the process before.
 func (a *app) asService(ctx context.Context, log *slog.Logger, check func(context.Context) error, run func(context.Context, handover.Service, func()) error) error {
+	publicroots.Use()
 	kept, err := sdnotify.Inherited()
 	if err != nil {
 		log.Warn("not all that the process before left can be used", "err", err)
