@@ -25,7 +25,7 @@ type program struct {
 }
 
 var programs = []program{
-	{"warren", "cmd/agent", "warren.default", "etc/default/warren", []string{"warren-killswitch.service", "warren.service"}},
+	{"warren", "cmd/agent", "agent.toml", "etc/warren/agent.toml", []string{"warren-killswitch.service", "warren.service"}},
 	{"warren-coordinator", "cmd/coordinator", "coordinator.toml", "etc/warren-coordinator/coordinator.toml", []string{"warren-coordinator.service"}},
 }
 

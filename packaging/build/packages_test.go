@@ -83,7 +83,7 @@ func TestChecksums(t *testing.T) {
 // contents are files that both packages of a program must have.
 var contents = map[string][]string{
 	"warren": {
-		"/usr/bin/warren", "/etc/default/warren", "/usr/lib/systemd/system/warren.service", "/usr/lib/systemd/system/warren-killswitch.service",
+		"/usr/bin/warren", "/etc/warren/agent.toml", "/usr/lib/systemd/system/warren.service", "/usr/lib/systemd/system/warren-killswitch.service",
 		"/usr/share/man/man1/warren.1.gz", "/usr/share/man/man1/warren-up.1.gz", "/usr/share/bash-completion/completions/warren",
 		"/usr/share/zsh/vendor-completions/_warren", "/usr/share/fish/vendor_completions.d/warren.fish",
 	},

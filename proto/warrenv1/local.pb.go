@@ -1139,7 +1139,9 @@ type StatusResponse struct {
 	KillSwitch   bool                `protobuf:"varint,14,opt,name=kill_switch,json=killSwitch,proto3" json:"kill_switch,omitempty"`
 	AcceptRoutes bool                `protobuf:"varint,15,opt,name=accept_routes,json=acceptRoutes,proto3" json:"accept_routes,omitempty"`
 	// What the tunnel has changed on the host besides its interface, in words, the oldest first.
-	HostChanges   []string `protobuf:"bytes,16,rep,name=host_changes,json=hostChanges,proto3" json:"host_changes,omitempty"`
+	HostChanges []string `protobuf:"bytes,16,rep,name=host_changes,json=hostChanges,proto3" json:"host_changes,omitempty"`
+	// What the daemon runs with, by name.
+	Settings      []*SettingStatus `protobuf:"bytes,17,rep,name=settings,proto3" json:"settings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1286,6 +1288,76 @@ func (x *StatusResponse) GetHostChanges() []string {
 	return nil
 }
 
+func (x *StatusResponse) GetSettings() []*SettingStatus {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+// SettingStatus is a setting of the daemon or the device.
+type SettingStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of its flag.
+	Name  string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Where it was set: a flag, a variable, FILE:LINE or "warren set"; empty: nowhere.
+	Origin        string `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingStatus) Reset() {
+	*x = SettingStatus{}
+	mi := &file_warren_v1_local_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingStatus) ProtoMessage() {}
+
+func (x *SettingStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingStatus.ProtoReflect.Descriptor instead.
+func (*SettingStatus) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SettingStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SettingStatus) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *SettingStatus) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
 // RouteStatus is a CIDR behind gateways.
 type RouteStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1305,7 +1377,7 @@ type RouteStatus struct {
 
 func (x *RouteStatus) Reset() {
 	*x = RouteStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[21]
+	mi := &file_warren_v1_local_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1389,7 @@ func (x *RouteStatus) String() string {
 func (*RouteStatus) ProtoMessage() {}
 
 func (x *RouteStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[21]
+	mi := &file_warren_v1_local_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1402,7 @@ func (x *RouteStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
 func (*RouteStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{21}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RouteStatus) GetPrefix() string {
@@ -1390,7 +1462,7 @@ type GatewayStatus struct {
 
 func (x *GatewayStatus) Reset() {
 	*x = GatewayStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[22]
+	mi := &file_warren_v1_local_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1474,7 @@ func (x *GatewayStatus) String() string {
 func (*GatewayStatus) ProtoMessage() {}
 
 func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[22]
+	mi := &file_warren_v1_local_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1487,7 @@ func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayStatus.ProtoReflect.Descriptor instead.
 func (*GatewayStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{22}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GatewayStatus) GetName() string {
@@ -1475,7 +1547,7 @@ type AdvertisedStatus struct {
 
 func (x *AdvertisedStatus) Reset() {
 	*x = AdvertisedStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[23]
+	mi := &file_warren_v1_local_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1559,7 @@ func (x *AdvertisedStatus) String() string {
 func (*AdvertisedStatus) ProtoMessage() {}
 
 func (x *AdvertisedStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[23]
+	mi := &file_warren_v1_local_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1572,7 @@ func (x *AdvertisedStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvertisedStatus.ProtoReflect.Descriptor instead.
 func (*AdvertisedStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{23}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AdvertisedStatus) GetPrefix() string {
@@ -1576,7 +1648,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1660,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1673,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExitStatus) GetWanted() string {
@@ -1660,7 +1732,7 @@ type NATStatus struct {
 
 func (x *NATStatus) Reset() {
 	*x = NATStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1744,7 @@ func (x *NATStatus) String() string {
 func (*NATStatus) ProtoMessage() {}
 
 func (x *NATStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1757,7 @@ func (x *NATStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATStatus.ProtoReflect.Descriptor instead.
 func (*NATStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NATStatus) GetIpv4() *NATMapping {
@@ -1730,7 +1802,7 @@ type NATMapping struct {
 
 func (x *NATMapping) Reset() {
 	*x = NATMapping{}
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1814,7 @@ func (x *NATMapping) String() string {
 func (*NATMapping) ProtoMessage() {}
 
 func (x *NATMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1827,7 @@ func (x *NATMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATMapping.ProtoReflect.Descriptor instead.
 func (*NATMapping) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NATMapping) GetBehaviour() string {
@@ -1797,7 +1869,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +1881,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +1894,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PortMapping) GetEnabled() bool {
@@ -1889,7 +1961,7 @@ type PortMappingProtocol struct {
 
 func (x *PortMappingProtocol) Reset() {
 	*x = PortMappingProtocol{}
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +1973,7 @@ func (x *PortMappingProtocol) String() string {
 func (*PortMappingProtocol) ProtoMessage() {}
 
 func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +1986,7 @@ func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMappingProtocol.ProtoReflect.Descriptor instead.
 func (*PortMappingProtocol) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PortMappingProtocol) GetName() string {
@@ -1958,7 +2030,7 @@ type Self struct {
 
 func (x *Self) Reset() {
 	*x = Self{}
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2042,7 @@ func (x *Self) String() string {
 func (*Self) ProtoMessage() {}
 
 func (x *Self) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2055,7 @@ func (x *Self) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Self.ProtoReflect.Descriptor instead.
 func (*Self) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Self) GetName() string {
@@ -2038,7 +2110,7 @@ type CoordinatorStatus struct {
 
 func (x *CoordinatorStatus) Reset() {
 	*x = CoordinatorStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[30]
+	mi := &file_warren_v1_local_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2050,7 +2122,7 @@ func (x *CoordinatorStatus) String() string {
 func (*CoordinatorStatus) ProtoMessage() {}
 
 func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[30]
+	mi := &file_warren_v1_local_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2063,7 +2135,7 @@ func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinatorStatus.ProtoReflect.Descriptor instead.
 func (*CoordinatorStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{30}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CoordinatorStatus) GetUrl() string {
@@ -2127,7 +2199,7 @@ type PeerStatus struct {
 
 func (x *PeerStatus) Reset() {
 	*x = PeerStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[31]
+	mi := &file_warren_v1_local_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2211,7 @@ func (x *PeerStatus) String() string {
 func (*PeerStatus) ProtoMessage() {}
 
 func (x *PeerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[31]
+	mi := &file_warren_v1_local_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2224,7 @@ func (x *PeerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerStatus.ProtoReflect.Descriptor instead.
 func (*PeerStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{31}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PeerStatus) GetName() string {
@@ -2245,7 +2317,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_warren_v1_local_proto_msgTypes[32]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2257,7 +2329,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[32]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2270,7 +2342,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{32}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PathChange) GetAt() *timestamppb.Timestamp {
@@ -2346,7 +2418,7 @@ type PathStatus struct {
 
 func (x *PathStatus) Reset() {
 	*x = PathStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[33]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2430,7 @@ func (x *PathStatus) String() string {
 func (*PathStatus) ProtoMessage() {}
 
 func (x *PathStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[33]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2443,7 @@ func (x *PathStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathStatus.ProtoReflect.Descriptor instead.
 func (*PathStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{33}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PathStatus) GetKind() string {
@@ -2439,7 +2511,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[34]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2523,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[34]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2536,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{34}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PingRequest) GetPeer() string {
@@ -2515,7 +2587,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[35]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2527,7 +2599,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[35]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2540,7 +2612,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{35}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PingResponse) GetSequence() uint32 {
@@ -2590,7 +2662,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[36]
+	mi := &file_warren_v1_local_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2674,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[36]
+	mi := &file_warren_v1_local_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2687,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{36}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WhyRequest) GetPeer() string {
@@ -2654,7 +2726,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[37]
+	mi := &file_warren_v1_local_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +2738,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[37]
+	mi := &file_warren_v1_local_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +2751,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{37}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WhyResponse) GetPeer() string {
@@ -2778,7 +2850,7 @@ type FlowAnswer struct {
 
 func (x *FlowAnswer) Reset() {
 	*x = FlowAnswer{}
-	mi := &file_warren_v1_local_proto_msgTypes[38]
+	mi := &file_warren_v1_local_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +2862,7 @@ func (x *FlowAnswer) String() string {
 func (*FlowAnswer) ProtoMessage() {}
 
 func (x *FlowAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[38]
+	mi := &file_warren_v1_local_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2803,7 +2875,7 @@ func (x *FlowAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAnswer.ProtoReflect.Descriptor instead.
 func (*FlowAnswer) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{38}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FlowAnswer) GetDirection() string {
@@ -2862,7 +2934,7 @@ type GrantMiss struct {
 
 func (x *GrantMiss) Reset() {
 	*x = GrantMiss{}
-	mi := &file_warren_v1_local_proto_msgTypes[39]
+	mi := &file_warren_v1_local_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +2946,7 @@ func (x *GrantMiss) String() string {
 func (*GrantMiss) ProtoMessage() {}
 
 func (x *GrantMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[39]
+	mi := &file_warren_v1_local_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +2959,7 @@ func (x *GrantMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantMiss.ProtoReflect.Descriptor instead.
 func (*GrantMiss) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{39}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GrantMiss) GetGrant() string {
@@ -2928,7 +3000,7 @@ type SideStatus struct {
 
 func (x *SideStatus) Reset() {
 	*x = SideStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[40]
+	mi := &file_warren_v1_local_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +3012,7 @@ func (x *SideStatus) String() string {
 func (*SideStatus) ProtoMessage() {}
 
 func (x *SideStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[40]
+	mi := &file_warren_v1_local_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3025,7 @@ func (x *SideStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SideStatus.ProtoReflect.Descriptor instead.
 func (*SideStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{40}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SideStatus) GetUdp() string {
@@ -3010,7 +3082,7 @@ type PairStatus struct {
 
 func (x *PairStatus) Reset() {
 	*x = PairStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[41]
+	mi := &file_warren_v1_local_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3022,7 +3094,7 @@ func (x *PairStatus) String() string {
 func (*PairStatus) ProtoMessage() {}
 
 func (x *PairStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[41]
+	mi := &file_warren_v1_local_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3035,7 +3107,7 @@ func (x *PairStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PairStatus.ProtoReflect.Descriptor instead.
 func (*PairStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{41}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PairStatus) GetLocal() string {
@@ -3111,7 +3183,7 @@ type WhoIsRequest struct {
 
 func (x *WhoIsRequest) Reset() {
 	*x = WhoIsRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[42]
+	mi := &file_warren_v1_local_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3123,7 +3195,7 @@ func (x *WhoIsRequest) String() string {
 func (*WhoIsRequest) ProtoMessage() {}
 
 func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[42]
+	mi := &file_warren_v1_local_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3136,7 +3208,7 @@ func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsRequest.ProtoReflect.Descriptor instead.
 func (*WhoIsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{42}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WhoIsRequest) GetAddress() string {
@@ -3170,7 +3242,7 @@ type WhoIsResponse struct {
 
 func (x *WhoIsResponse) Reset() {
 	*x = WhoIsResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[43]
+	mi := &file_warren_v1_local_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3254,7 @@ func (x *WhoIsResponse) String() string {
 func (*WhoIsResponse) ProtoMessage() {}
 
 func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[43]
+	mi := &file_warren_v1_local_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3267,7 @@ func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsResponse.ProtoReflect.Descriptor instead.
 func (*WhoIsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{43}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WhoIsResponse) GetDevice() string {
@@ -3283,7 +3355,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[44]
+	mi := &file_warren_v1_local_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3295,7 +3367,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[44]
+	mi := &file_warren_v1_local_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3308,7 +3380,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{44}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *FlowsRequest) GetKinds() []string {
@@ -3379,7 +3451,7 @@ type FlowsResponse struct {
 
 func (x *FlowsResponse) Reset() {
 	*x = FlowsResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[45]
+	mi := &file_warren_v1_local_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3391,7 +3463,7 @@ func (x *FlowsResponse) String() string {
 func (*FlowsResponse) ProtoMessage() {}
 
 func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[45]
+	mi := &file_warren_v1_local_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3404,7 +3476,7 @@ func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsResponse.ProtoReflect.Descriptor instead.
 func (*FlowsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{45}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *FlowsResponse) GetRecords() []*FlowRecord {
@@ -3429,7 +3501,7 @@ type NetcheckRequest struct {
 
 func (x *NetcheckRequest) Reset() {
 	*x = NetcheckRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[46]
+	mi := &file_warren_v1_local_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3513,7 @@ func (x *NetcheckRequest) String() string {
 func (*NetcheckRequest) ProtoMessage() {}
 
 func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[46]
+	mi := &file_warren_v1_local_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3526,7 @@ func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckRequest.ProtoReflect.Descriptor instead.
 func (*NetcheckRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{46}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{47}
 }
 
 type NetcheckResponse struct {
@@ -3478,7 +3550,7 @@ type NetcheckResponse struct {
 
 func (x *NetcheckResponse) Reset() {
 	*x = NetcheckResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[47]
+	mi := &file_warren_v1_local_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3490,7 +3562,7 @@ func (x *NetcheckResponse) String() string {
 func (*NetcheckResponse) ProtoMessage() {}
 
 func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[47]
+	mi := &file_warren_v1_local_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3503,7 +3575,7 @@ func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckResponse.ProtoReflect.Descriptor instead.
 func (*NetcheckResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{47}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *NetcheckResponse) GetAt() *timestamppb.Timestamp {
@@ -3590,7 +3662,7 @@ type FamilyReport struct {
 
 func (x *FamilyReport) Reset() {
 	*x = FamilyReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[48]
+	mi := &file_warren_v1_local_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3602,7 +3674,7 @@ func (x *FamilyReport) String() string {
 func (*FamilyReport) ProtoMessage() {}
 
 func (x *FamilyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[48]
+	mi := &file_warren_v1_local_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3615,7 +3687,7 @@ func (x *FamilyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FamilyReport.ProtoReflect.Descriptor instead.
 func (*FamilyReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{48}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FamilyReport) GetLocal() string {
@@ -3685,7 +3757,7 @@ type RelayReport struct {
 
 func (x *RelayReport) Reset() {
 	*x = RelayReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[49]
+	mi := &file_warren_v1_local_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3697,7 +3769,7 @@ func (x *RelayReport) String() string {
 func (*RelayReport) ProtoMessage() {}
 
 func (x *RelayReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[49]
+	mi := &file_warren_v1_local_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3710,7 +3782,7 @@ func (x *RelayReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayReport.ProtoReflect.Descriptor instead.
 func (*RelayReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{49}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RelayReport) GetName() string {
@@ -3836,7 +3908,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x05force\x18\x01 \x01(\bR\x05force\")\n" +
 	"\rLeaveResponse\x12\x18\n" +
 	"\awarning\x18\x01 \x01(\tR\awarning\"\x0f\n" +
-	"\rStatusRequest\"\x82\x06\n" +
+	"\rStatusRequest\"\xb8\x06\n" +
 	"\x0eStatusResponse\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.warren.v1.StatusResponse.StateR\x05state\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12#\n" +
@@ -3857,7 +3929,8 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\vkill_switch\x18\x0e \x01(\bR\n" +
 	"killSwitch\x12#\n" +
 	"\raccept_routes\x18\x0f \x01(\bR\facceptRoutes\x12!\n" +
-	"\fhost_changes\x18\x10 \x03(\tR\vhostChanges\"|\n" +
+	"\fhost_changes\x18\x10 \x03(\tR\vhostChanges\x124\n" +
+	"\bsettings\x18\x11 \x03(\v2\x18.warren.v1.SettingStatusR\bsettings\"|\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12STATE_NOT_ENROLLED\x10\x01\x12\x0e\n" +
@@ -3865,7 +3938,11 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"STATE_DOWN\x10\x02\x12\x12\n" +
 	"\x0eSTATE_STARTING\x10\x03\x12\f\n" +
 	"\bSTATE_UP\x10\x04\x12\x12\n" +
-	"\x0eSTATE_REJECTED\x10\x05\"\xbd\x01\n" +
+	"\x0eSTATE_REJECTED\x10\x05\"Q\n" +
+	"\rSettingStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06origin\x18\x03 \x01(\tR\x06origin\"\xbd\x01\n" +
 	"\vRouteStatus\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x124\n" +
@@ -4111,7 +4188,7 @@ func file_warren_v1_local_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_local_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_warren_v1_local_proto_goTypes = []any{
 	(StatusResponse_State)(0),     // 0: warren.v1.StatusResponse.State
 	(*DiagnosticsRequest)(nil),    // 1: warren.v1.DiagnosticsRequest
@@ -4135,38 +4212,39 @@ var file_warren_v1_local_proto_goTypes = []any{
 	(*LeaveResponse)(nil),         // 19: warren.v1.LeaveResponse
 	(*StatusRequest)(nil),         // 20: warren.v1.StatusRequest
 	(*StatusResponse)(nil),        // 21: warren.v1.StatusResponse
-	(*RouteStatus)(nil),           // 22: warren.v1.RouteStatus
-	(*GatewayStatus)(nil),         // 23: warren.v1.GatewayStatus
-	(*AdvertisedStatus)(nil),      // 24: warren.v1.AdvertisedStatus
-	(*ExitStatus)(nil),            // 25: warren.v1.ExitStatus
-	(*NATStatus)(nil),             // 26: warren.v1.NATStatus
-	(*NATMapping)(nil),            // 27: warren.v1.NATMapping
-	(*PortMapping)(nil),           // 28: warren.v1.PortMapping
-	(*PortMappingProtocol)(nil),   // 29: warren.v1.PortMappingProtocol
-	(*Self)(nil),                  // 30: warren.v1.Self
-	(*CoordinatorStatus)(nil),     // 31: warren.v1.CoordinatorStatus
-	(*PeerStatus)(nil),            // 32: warren.v1.PeerStatus
-	(*PathChange)(nil),            // 33: warren.v1.PathChange
-	(*PathStatus)(nil),            // 34: warren.v1.PathStatus
-	(*PingRequest)(nil),           // 35: warren.v1.PingRequest
-	(*PingResponse)(nil),          // 36: warren.v1.PingResponse
-	(*WhyRequest)(nil),            // 37: warren.v1.WhyRequest
-	(*WhyResponse)(nil),           // 38: warren.v1.WhyResponse
-	(*FlowAnswer)(nil),            // 39: warren.v1.FlowAnswer
-	(*GrantMiss)(nil),             // 40: warren.v1.GrantMiss
-	(*SideStatus)(nil),            // 41: warren.v1.SideStatus
-	(*PairStatus)(nil),            // 42: warren.v1.PairStatus
-	(*WhoIsRequest)(nil),          // 43: warren.v1.WhoIsRequest
-	(*WhoIsResponse)(nil),         // 44: warren.v1.WhoIsResponse
-	(*FlowsRequest)(nil),          // 45: warren.v1.FlowsRequest
-	(*FlowsResponse)(nil),         // 46: warren.v1.FlowsResponse
-	(*NetcheckRequest)(nil),       // 47: warren.v1.NetcheckRequest
-	(*NetcheckResponse)(nil),      // 48: warren.v1.NetcheckResponse
-	(*FamilyReport)(nil),          // 49: warren.v1.FamilyReport
-	(*RelayReport)(nil),           // 50: warren.v1.RelayReport
-	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
-	(*FlowRecord)(nil),            // 53: warren.v1.FlowRecord
+	(*SettingStatus)(nil),         // 22: warren.v1.SettingStatus
+	(*RouteStatus)(nil),           // 23: warren.v1.RouteStatus
+	(*GatewayStatus)(nil),         // 24: warren.v1.GatewayStatus
+	(*AdvertisedStatus)(nil),      // 25: warren.v1.AdvertisedStatus
+	(*ExitStatus)(nil),            // 26: warren.v1.ExitStatus
+	(*NATStatus)(nil),             // 27: warren.v1.NATStatus
+	(*NATMapping)(nil),            // 28: warren.v1.NATMapping
+	(*PortMapping)(nil),           // 29: warren.v1.PortMapping
+	(*PortMappingProtocol)(nil),   // 30: warren.v1.PortMappingProtocol
+	(*Self)(nil),                  // 31: warren.v1.Self
+	(*CoordinatorStatus)(nil),     // 32: warren.v1.CoordinatorStatus
+	(*PeerStatus)(nil),            // 33: warren.v1.PeerStatus
+	(*PathChange)(nil),            // 34: warren.v1.PathChange
+	(*PathStatus)(nil),            // 35: warren.v1.PathStatus
+	(*PingRequest)(nil),           // 36: warren.v1.PingRequest
+	(*PingResponse)(nil),          // 37: warren.v1.PingResponse
+	(*WhyRequest)(nil),            // 38: warren.v1.WhyRequest
+	(*WhyResponse)(nil),           // 39: warren.v1.WhyResponse
+	(*FlowAnswer)(nil),            // 40: warren.v1.FlowAnswer
+	(*GrantMiss)(nil),             // 41: warren.v1.GrantMiss
+	(*SideStatus)(nil),            // 42: warren.v1.SideStatus
+	(*PairStatus)(nil),            // 43: warren.v1.PairStatus
+	(*WhoIsRequest)(nil),          // 44: warren.v1.WhoIsRequest
+	(*WhoIsResponse)(nil),         // 45: warren.v1.WhoIsResponse
+	(*FlowsRequest)(nil),          // 46: warren.v1.FlowsRequest
+	(*FlowsResponse)(nil),         // 47: warren.v1.FlowsResponse
+	(*NetcheckRequest)(nil),       // 48: warren.v1.NetcheckRequest
+	(*NetcheckResponse)(nil),      // 49: warren.v1.NetcheckResponse
+	(*FamilyReport)(nil),          // 50: warren.v1.FamilyReport
+	(*RelayReport)(nil),           // 51: warren.v1.RelayReport
+	(*timestamppb.Timestamp)(nil), // 52: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
+	(*FlowRecord)(nil),            // 54: warren.v1.FlowRecord
 }
 var file_warren_v1_local_proto_depIdxs = []int32{
 	9,  // 0: warren.v1.SiteCheckResponse.result:type_name -> warren.v1.CheckResult
@@ -4180,82 +4258,83 @@ var file_warren_v1_local_proto_depIdxs = []int32{
 	11, // 8: warren.v1.SetRequest.settings:type_name -> warren.v1.Settings
 	21, // 9: warren.v1.SetResponse.status:type_name -> warren.v1.StatusResponse
 	0,  // 10: warren.v1.StatusResponse.state:type_name -> warren.v1.StatusResponse.State
-	30, // 11: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
-	31, // 12: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
-	32, // 13: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
-	26, // 14: warren.v1.StatusResponse.nat:type_name -> warren.v1.NATStatus
-	22, // 15: warren.v1.StatusResponse.routes:type_name -> warren.v1.RouteStatus
-	24, // 16: warren.v1.StatusResponse.advertised:type_name -> warren.v1.AdvertisedStatus
-	25, // 17: warren.v1.StatusResponse.exit:type_name -> warren.v1.ExitStatus
-	23, // 18: warren.v1.RouteStatus.gateways:type_name -> warren.v1.GatewayStatus
-	51, // 19: warren.v1.GatewayStatus.since:type_name -> google.protobuf.Timestamp
-	51, // 20: warren.v1.AdvertisedStatus.answered:type_name -> google.protobuf.Timestamp
-	27, // 21: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
-	27, // 22: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
-	28, // 23: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
-	51, // 24: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
-	29, // 25: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
-	52, // 26: warren.v1.CoordinatorStatus.clock_ahead:type_name -> google.protobuf.Duration
-	34, // 27: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
-	51, // 28: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
-	33, // 29: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
-	51, // 30: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
-	51, // 31: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
-	52, // 32: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
-	52, // 33: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
-	34, // 34: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
-	34, // 35: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
-	41, // 36: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
-	41, // 37: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
-	42, // 38: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
-	33, // 39: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
-	39, // 40: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
-	40, // 41: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
-	51, // 42: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
-	51, // 43: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
-	51, // 44: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
-	53, // 45: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
-	52, // 46: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
-	53, // 47: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
-	51, // 48: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
-	49, // 49: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
-	49, // 50: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
-	28, // 51: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
-	50, // 52: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
-	27, // 53: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
-	10, // 54: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
-	14, // 55: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
-	16, // 56: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
-	18, // 57: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
-	20, // 58: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
-	35, // 59: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
-	37, // 60: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
-	43, // 61: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
-	45, // 62: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
-	47, // 63: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
-	5,  // 64: warren.v1.LocalService.SiteCheck:input_type -> warren.v1.SiteCheckRequest
-	7,  // 65: warren.v1.LocalService.LeakTest:input_type -> warren.v1.LeakTestRequest
-	3,  // 66: warren.v1.LocalService.LogLevel:input_type -> warren.v1.LogLevelRequest
-	1,  // 67: warren.v1.LocalService.Diagnostics:input_type -> warren.v1.DiagnosticsRequest
-	13, // 68: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
-	15, // 69: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
-	17, // 70: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
-	19, // 71: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
-	21, // 72: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
-	36, // 73: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
-	38, // 74: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
-	44, // 75: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
-	46, // 76: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
-	48, // 77: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
-	6,  // 78: warren.v1.LocalService.SiteCheck:output_type -> warren.v1.SiteCheckResponse
-	8,  // 79: warren.v1.LocalService.LeakTest:output_type -> warren.v1.LeakTestResponse
-	4,  // 80: warren.v1.LocalService.LogLevel:output_type -> warren.v1.LogLevelResponse
-	2,  // 81: warren.v1.LocalService.Diagnostics:output_type -> warren.v1.DiagnosticsResponse
-	68, // [68:82] is the sub-list for method output_type
-	54, // [54:68] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	31, // 11: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
+	32, // 12: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
+	33, // 13: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
+	27, // 14: warren.v1.StatusResponse.nat:type_name -> warren.v1.NATStatus
+	23, // 15: warren.v1.StatusResponse.routes:type_name -> warren.v1.RouteStatus
+	25, // 16: warren.v1.StatusResponse.advertised:type_name -> warren.v1.AdvertisedStatus
+	26, // 17: warren.v1.StatusResponse.exit:type_name -> warren.v1.ExitStatus
+	22, // 18: warren.v1.StatusResponse.settings:type_name -> warren.v1.SettingStatus
+	24, // 19: warren.v1.RouteStatus.gateways:type_name -> warren.v1.GatewayStatus
+	52, // 20: warren.v1.GatewayStatus.since:type_name -> google.protobuf.Timestamp
+	52, // 21: warren.v1.AdvertisedStatus.answered:type_name -> google.protobuf.Timestamp
+	28, // 22: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
+	28, // 23: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
+	29, // 24: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
+	52, // 25: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
+	30, // 26: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
+	53, // 27: warren.v1.CoordinatorStatus.clock_ahead:type_name -> google.protobuf.Duration
+	35, // 28: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
+	52, // 29: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
+	34, // 30: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
+	52, // 31: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
+	52, // 32: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
+	53, // 33: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
+	53, // 34: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
+	35, // 35: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
+	35, // 36: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
+	42, // 37: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
+	42, // 38: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
+	43, // 39: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
+	34, // 40: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
+	40, // 41: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
+	41, // 42: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
+	52, // 43: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
+	52, // 44: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
+	52, // 45: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
+	54, // 46: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
+	53, // 47: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
+	54, // 48: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
+	52, // 49: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
+	50, // 50: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
+	50, // 51: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
+	29, // 52: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
+	51, // 53: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
+	28, // 54: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
+	10, // 55: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
+	14, // 56: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
+	16, // 57: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
+	18, // 58: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
+	20, // 59: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
+	36, // 60: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
+	38, // 61: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
+	44, // 62: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
+	46, // 63: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
+	48, // 64: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
+	5,  // 65: warren.v1.LocalService.SiteCheck:input_type -> warren.v1.SiteCheckRequest
+	7,  // 66: warren.v1.LocalService.LeakTest:input_type -> warren.v1.LeakTestRequest
+	3,  // 67: warren.v1.LocalService.LogLevel:input_type -> warren.v1.LogLevelRequest
+	1,  // 68: warren.v1.LocalService.Diagnostics:input_type -> warren.v1.DiagnosticsRequest
+	13, // 69: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
+	15, // 70: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
+	17, // 71: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
+	19, // 72: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
+	21, // 73: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
+	37, // 74: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
+	39, // 75: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
+	45, // 76: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
+	47, // 77: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
+	49, // 78: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
+	6,  // 79: warren.v1.LocalService.SiteCheck:output_type -> warren.v1.SiteCheckResponse
+	8,  // 80: warren.v1.LocalService.LeakTest:output_type -> warren.v1.LeakTestResponse
+	4,  // 81: warren.v1.LocalService.LogLevel:output_type -> warren.v1.LogLevelResponse
+	2,  // 82: warren.v1.LocalService.Diagnostics:output_type -> warren.v1.DiagnosticsResponse
+	69, // [69:83] is the sub-list for method output_type
+	55, // [55:69] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_local_proto_init() }
@@ -4271,7 +4350,7 @@ func file_warren_v1_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_local_proto_rawDesc), len(file_warren_v1_local_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   50,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -17,6 +17,7 @@ import (
 
 	"warren/cmd/agent/internal/local"
 	"warren/internal/buildversion"
+	"warren/internal/publicroots"
 	"warren/internal/runlog"
 	"warren/proto/token"
 	"warren/proto/warrenv1/warrenv1connect"
@@ -43,6 +44,20 @@ func (u usageError) Unwrap() error { return u.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
+// flagError is a value that a flag cannot have.
+type flagError struct {
+	flag string
+	err  error // what follows the flag's name
+}
+
+func (f flagError) Error() string { return "--" + f.flag + f.err.Error() }
+func (f flagError) Unwrap() error { return f.err }
+
+// flagf is usagef for the value of a flag, which may be from elsewhere than the command line.
+func flagf(flag, format string, args ...any) error {
+	return usageError{flagError{flag, fmt.Errorf(format, args...)}}
+}
+
 // app is what all commands share.
 type app struct {
 	in       io.Reader
@@ -52,23 +67,28 @@ type app struct {
 	tun      string
 	json     bool
 	now      func() time.Time
+	// begin is called once by a program that runs for long.
+	begin func()
 }
 
 // Main runs the command that args name.
 func Main(args []string, in io.Reader, out, errw io.Writer) int {
-	return runAt(time.Now, args, in, out, errw)
+	return (&app{in: in, out: out, err: errw, now: time.Now, begin: publicroots.Use}).main(args)
 }
 
 // runAt is Main on a machine with a clock of its own.
 func runAt(now func() time.Time, args []string, in io.Reader, out, errw io.Writer) int {
+	return (&app{in: in, out: out, err: errw, now: now, begin: func() {}}).main(args)
+}
+
+func (a *app) main(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	a := &app{in: in, out: out, err: errw, now: now}
 	root := a.root()
 	root.SetArgs(args)
-	root.SetIn(in)
-	root.SetOut(out)
-	root.SetErr(errw)
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
 	cmd, err := root.ExecuteContextC(ctx)
 	return a.report(ctx, cmd.CommandPath(), err)
 }
@@ -125,7 +145,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.tun, "tun", defaultTUN, "`name` of the tunnel's interface")
 	f.BoolVar(&a.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(a.daemon(), a.up(), a.set(), a.down(), a.leave(), a.status(), a.ping(), a.why(), a.whoIs(), a.flows(), a.netcheck(), a.leakTest(), a.site(), a.ip(), a.cleanUp(), a.doctor(), a.logLevel(), a.version())
+	root.AddCommand(a.daemon(), a.up(), a.set(), a.down(), a.leave(), a.status(), a.config(), a.ping(), a.why(), a.whoIs(), a.flows(), a.netcheck(), a.leakTest(), a.site(), a.ip(), a.cleanUp(), a.doctor(), a.logLevel(), a.version())
 	return root
 }
 

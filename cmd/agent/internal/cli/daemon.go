@@ -18,7 +18,6 @@ import (
 	"warren/internal/runlog"
 	"warren/nat/gather"
 	"warren/nat/portmap"
-	"warren/tunnel/router"
 )
 
 // serviceUnit is the systemd unit that the packages install.
@@ -31,60 +30,51 @@ const defaultHardNATRate, maxHardNATRate = 100, 1000
 const readyWord = "ready"
 
 func (a *app) daemon() *cobra.Command {
-	var cfg daemon.Config
+	o := new(daemonOptions)
 	var readyFD int
-	var mapping, levelName string
-	var flows flowOptions
-	hardNATRate := defaultHardNATRate
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon in the foreground",
-		Args:  args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			level, err := runlog.ParseLevel(levelName)
-			if err != nil {
-				return usagef("--log-level: %w", err)
-			}
-			if err := router.CheckName(a.tun); err != nil {
-				return usagef("--tun: %w", err)
-			}
-			if err := natFlags(&cfg, mapping, hardNATRate); err != nil {
-				return err
-			}
-			if err := flows.apply(&cfg); err != nil {
-				return err
-			}
-			cfg.StateDir, cfg.Socket, cfg.Interface, cfg.Now = a.state, a.socket, a.tun, a.now
-			log := runlog.Open(a.err, level)
-			cfg.Log, cfg.LogLevel, cfg.RecentLog = log.Logger, log.Level, log.Recent.Bytes
-			if readyFD > 0 {
-				tell := tellParent(readyFD)
-				err := daemon.Run(cmd.Context(), cfg, func() { tell(nil) })
-				if err != nil {
-					tell(err)
-				}
-				return err
-			}
-			return a.runService(cmd.Context(), cfg)
-		},
+		Long: `Runs the daemon in the foreground. Each flag but --state, --socket and --config may be set in three ways: by the flag, --exit-node; by a
+variable of the environment, WARREN_EXIT_NODE; by the configuration file, exit-node. The first of these counts. What they set of a device's
+settings goes before what "warren up" and "warren set" have stored, and cannot be changed by them. "warren config" shows what is set, and where.
+
+With a join token, in ` + tokenVariable + ` or a file, a device that belongs to no network joins by itself, as soon as the coordinator can be
+reached. The file is removed once the device has joined. Without --token-file it is the file token beside the configuration file.
+
+SIGHUP has it read the configuration file and the token again.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDaemon(cmd, o, readyFD) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&levelName, "log-level", "info", logLevelUsage)
-	f.Uint16Var(&cfg.Port, "port", 0, "UDP `port`; 0 keeps the one of the last run")
-	f.StringVar(&cfg.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
-	f.StringVar(&cfg.Proxy, "proxy", "", "reach coordinator and relays through this HTTP proxy `URL`, or off (default: HTTPS_PROXY of the environment)")
-	f.StringArrayVar(&cfg.Endpoints, "endpoint", nil, "tell peers that this device can be reached at `HOST:PORT` too; may be repeated")
-	f.StringVar(&mapping, "port-mapping", "pcp,nat-pmp,upnp", "have the gateway map the port by these `protocols`, or off")
-	f.BoolVar(&cfg.DisableGSO, "disable-gso", false, "send UDP without segmentation offload")
-	f.BoolVar(&cfg.DisableGRO, "disable-gro", false, "receive UDP without receive offload")
-	f.IntVar(&hardNATRate, "hard-nat-rate", hardNATRate, "`ports` of a peer's hard NAT to try in a second when traffic wants a direct path; 0 tries none")
-	flows.register(f)
-	f.StringVar(&cfg.WhoIsGroup, "whois-group", "", "let this `group` ask who is behind an address, and nothing else, on whois.sock beside the daemon's socket")
+	o.register(f)
 	f.IntVar(&readyFD, "ready-fd", 0, "")
 	if err := f.MarkHidden("ready-fd"); err != nil {
 		panic(err) // the flag was defined two lines up
 	}
 	return cmd
+}
+
+func (a *app) runDaemon(cmd *cobra.Command, o *daemonOptions, readyFD int) error {
+	r := newReloader(a, cmd.Flags())
+	cfg, err := r.start(o)
+	if err != nil {
+		return err
+	}
+	cfg.StateDir, cfg.Socket, cfg.Interface, cfg.Now = a.state, a.socket, a.tun, a.now
+	log := runlog.Open(a.err, o.level)
+	cfg.Log, cfg.LogLevel, cfg.RecentLog = log.Logger, log.Level, log.Recent.Bytes
+	r.logTo(log.Logger, log.Level)
+	a.begin()
+	if readyFD > 0 {
+		tell := tellParent(readyFD)
+		err := r.run(cmd.Context(), cfg, daemon.Run, func() { tell(nil) })
+		if err != nil {
+			tell(err)
+		}
+		return err
+	}
+	return a.runService(cmd.Context(), cfg, r)
 }
 
 // maxEndpoints bounds fixed endpoints: all candidates of a device go into one message.
@@ -93,20 +83,20 @@ const maxEndpoints = 8
 // natFlags checks the flags about reachability before anything is started.
 func natFlags(cfg *daemon.Config, mapping string, hardNATRate int) (err error) {
 	if hardNATRate < 0 || hardNATRate > maxHardNATRate {
-		return usagef("--hard-nat-rate %d: want 0 to %d", hardNATRate, maxHardNATRate)
+		return flagf("hard-nat-rate", " %d: want 0 to %d", hardNATRate, maxHardNATRate)
 	}
 	if cfg.HardNATRate = hardNATRate; hardNATRate == 0 {
 		cfg.HardNATRate = -1
 	}
 	if cfg.PortMapping, err = portmap.ParseProtocols(mapping); err != nil {
-		return usagef("--port-mapping: %w", err)
+		return flagf("port-mapping", ": %w", err)
 	}
 	if len(cfg.Endpoints) > maxEndpoints {
-		return usagef("--endpoint: %d of them, at most %d", len(cfg.Endpoints), maxEndpoints)
+		return flagf("endpoint", ": %d of them, at most %d", len(cfg.Endpoints), maxEndpoints)
 	}
 	for _, e := range cfg.Endpoints {
 		if err := gather.CheckEndpoint(e); err != nil {
-			return usagef("--endpoint: %w", err)
+			return flagf("endpoint", ": %w", err)
 		}
 	}
 	return nil
@@ -178,7 +168,7 @@ func (a *app) startDetached(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
-	cmd := exec.Command(self, "daemon", "--state", a.state, "--socket", a.socket, "--tun", a.tun, "--ready-fd", "3")
+	cmd := exec.Command(self, a.daemonArgs()...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = logFile, logFile, []*os.File{w}
 	cmd.SysProcAttr = detached()
 	cmd.Env = withoutToken(os.Environ())
@@ -192,6 +182,18 @@ func (a *app) startDetached(ctx context.Context) error {
 	}
 	fmt.Fprintf(a.err, "started a daemon (process %d); it logs to %s\n", cmd.Process.Pid, logPath)
 	return cmd.Process.Release()
+}
+
+// daemonArgs are those of a daemon that serves this command line. The interface is named only if it was, since it may be in the configuration file.
+func (a *app) daemonArgs() []string {
+	args := []string{"daemon", "--ready-fd", "3", "--socket", a.socket}
+	if a.state != defaultState {
+		args = append(args, "--state", a.state)
+	}
+	if a.tun != defaultTUN {
+		args = append(args, "--tun", a.tun)
+	}
+	return args
 }
 
 func withoutToken(env []string) []string {

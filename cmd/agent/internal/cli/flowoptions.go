@@ -37,17 +37,17 @@ func (o *flowOptions) register(f *pflag.FlagSet) {
 func (o *flowOptions) apply(cfg *daemon.Config) error {
 	switch {
 	case o.max < minFlows || o.max > maxFlows:
-		return usagef("--max-flows %d: want %d to %d", o.max, minFlows, maxFlows)
+		return flagf("max-flows", " %d: want %d to %d", o.max, minFlows, maxFlows)
 	case o.fileSize < minFlowFile || o.fileSize > maxFlowFile:
-		return usagef("--flow-file-size %d: want %d to %d", o.fileSize, minFlowFile, maxFlowFile)
+		return flagf("flow-file-size", " %d: want %d to %d", o.fileSize, minFlowFile, maxFlowFile)
 	case !o.records && len(o.exports) > 0:
-		return usagef("--flow-export %s: there is nothing to export with --flow-records=false", o.exports[0])
+		return flagf("flow-export", " %s: there is nothing to export with --flow-records=false", o.exports[0])
 	case len(o.exports) > maxFlowExports:
-		return usagef("--flow-export: %d of them, at most %d", len(o.exports), maxFlowExports)
+		return flagf("flow-export", ": %d of them, at most %d", len(o.exports), maxFlowExports)
 	}
 	for _, dest := range o.exports {
 		if err := flowsink.Check(dest); err != nil {
-			return usagef("--flow-export: %w", err)
+			return flagf("flow-export", ": %w", err)
 		}
 	}
 	cfg.MaxFlows, cfg.NoFlowRecords, cfg.FlowExports, cfg.FlowFileSize = o.max, !o.records, o.exports, int64(o.fileSize)*megabyte

@@ -1,53 +1,77 @@
 package cli
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 )
 
-// TestReferenceFile: the file of the service's flags tells of each, with its default, and of no other, and what it suggests is taken.
+const referenceFile = "../../../../packaging/config/agent.toml"
+
+// loadFile loads a configuration file alone.
+func loadFile(path string, environ ...string) (*loaded, error) {
+	a := &app{state: defaultState, tun: defaultTUN}
+	f, o := pflag.NewFlagSet("daemon", pflag.ContinueOnError), new(daemonOptions)
+	newReloader(a, f).register(o, f)
+	o.file = path
+	return a.load(o, f, environ)
+}
+
+// values are those of all settings, and of which a source has said something.
+func values(l *loaded) map[string]string {
+	out := map[string]string{}
+	for _, f := range l.source.Settings(l.flags) {
+		out[f.Name] = f.Value.String()
+	}
+	return out
+}
+
+// TestReferenceFile: the file that the packages install changes nothing as it is, and uncommented says each setting once, with its default and its range.
 func TestReferenceFile(t *testing.T) {
-	b, err := os.ReadFile("../../../../packaging/config/warren.default")
+	b, err := os.ReadFile(referenceFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := map[string]string{}
-	for _, m := range regexp.MustCompile(`(?m)^#   --([a-z-]+)=(\S*) `).FindAllStringSubmatch(string(b), -1) {
-		if _, twice := told[m[1]]; twice {
-			t.Errorf("--%s is told twice", m[1])
+	asIs, err := loadFile(referenceFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	setting := regexp.MustCompile(`(?m)^#([a-z0-9-]+) = `)
+	count := map[string]int{}
+	for _, m := range setting.FindAllStringSubmatch(string(b), -1) {
+		count[m[1]]++
+	}
+	for name := range values(asIs) {
+		if count[name] != 1 {
+			t.Errorf("%s is there %d times", name, count[name])
 		}
-		told[m[1]] = m[2]
+		if o := asIs.from.Origin(name); o != "" {
+			t.Errorf("as it is the file sets %s at %s", name, o)
+		}
 	}
-	cmd, _, err := Definitions().Find([]string{"daemon"})
+	all := filepath.Join(t.TempDir(), "all.toml")
+	if err := os.WriteFile(all, setting.ReplaceAll(b, []byte("$1 = ")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	uncommented, err := loadFile(all)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, set := range []*pflag.FlagSet{cmd.LocalFlags(), cmd.InheritedFlags()} {
-		set.VisitAll(func(f *pflag.Flag) {
-			value, ok := told[f.Name]
-			delete(told, f.Name)
-			if f.Hidden || f.Name == "json" { // which does nothing for a daemon
-				return
-			}
-			if !ok || value != f.DefValue {
-				t.Errorf("--%s: told %t, with %q; its default is %q", f.Name, ok, value, f.DefValue)
-			}
-		})
+	if diff := cmp.Diff(values(asIs), values(uncommented)); diff != "" {
+		t.Errorf("uncommented: %s", diff)
 	}
-	for name := range told {
-		t.Errorf("--%s is told, and there is no such flag", name)
-	}
-	line := regexp.MustCompile(`(?m)^#WARREN_DAEMON_FLAGS="(.*)"$`).FindStringSubmatch(string(b))
-	if line == nil {
-		t.Fatal("no line to uncomment")
-	}
-	if err := cmd.ParseFlags(strings.Fields(line[1])); err != nil {
-		t.Errorf("%s: %v", line[1], err)
+	for name, r := range asIs.source.Ranges {
+		about := regexp.MustCompile(`#[^\n]*\n#` + name + " = ").FindString(string(b))
+		if !strings.Contains(about, fmt.Sprint(r.Max)) {
+			t.Errorf("the range %s of %s is not told: %s", r, name, about)
+		}
 	}
 	unit, err := os.ReadFile("../../../../packaging/systemd/warren.service")
 	if err != nil {
@@ -57,5 +81,65 @@ func TestReferenceFile(t *testing.T) {
 		if !slices.Contains(strings.Split(string(unit), "\n"), want) {
 			t.Errorf("the unit has no line %s", want)
 		}
+	}
+	if !regexp.MustCompile(`(?m)^ReadWritePaths=.*-/etc/warren\b`).Match(unit) {
+		t.Error("the unit does not let the service remove the token")
+	}
+}
+
+// TestLoad: flags, environment and file come together, and what is wrong is told with its place.
+func TestLoad(t *testing.T) {
+	write := func(text string) string {
+		path := filepath.Join(t.TempDir(), "agent.toml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := write("name = \"gw\"\nadvertise = [\"10.1.0.0/16\"]\nprobe = [\"10.1.0.9\"]\npriority = 7\ntun = \"w1\"\ntoken-file = \"/run/secrets/t\"\n")
+	l, err := loadFile(good, "WARREN_NAME=other", "WARREN_PORT=51820", "WARREN_ROUTES=x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := l.cfg.Managed.Settings
+	if s.GetName() != "other" || s.GetAdvertise().GetValues()[0] != "10.1.0.0/16" || s.GetPriority() != 7 || s.ExitNode != nil || l.cfg.Port != 51820 ||
+		l.cfg.Join.Files[0].Path != "/run/secrets/t" || l.cfg.Managed.Origin("priority") != good+":4" || l.cfg.Managed.Origin("name") != "WARREN_NAME" {
+		t.Errorf("%v, port %d, %+v", s, l.cfg.Port, l.cfg.Join)
+	}
+	shown := map[string]string{}
+	for _, o := range l.options() {
+		shown[o.Name] = o.Value + " by " + o.Origin
+	}
+	if shown["tun"] != "w1 by "+good+":5" || shown["port"] != "51820 by WARREN_PORT" || shown["metrics"] != " by " || shown["token"] != "" || shown["name"] != "" {
+		t.Errorf("options %v", shown)
+	}
+	if len(l.from.Unknown) != 1 {
+		t.Errorf("unknown: %q", l.from.Unknown)
+	}
+	for text, want := range map[string]string{
+		"\nadvertise = [\"10.1.2.3/16\"]":                  "agent.toml:2: advertise: ",
+		"site = [\"10.1.0.0/16=10.2.0.0/16\"]":             "agent.toml:1: site: ",
+		"priority = 256":                                   "agent.toml:1: priority: want a whole number, from 1 to 255",
+		"probe = [\"printer\"]":                            "agent.toml:1: probe \"printer\": not an address",
+		"prefer-lan = [\"10.1.2.0/16\"]":                   "agent.toml:1: prefer-lan 10.1.2.0/16: has bits set beyond its length; write 10.1.0.0/16",
+		"exit-node = \"x\"\nadvertise-exit = true":         "agent.toml:1: exit-node and --advertise-exit: ",
+		"max-flows = 7":                                    "agent.toml:1: max-flows: want a whole number, from 1024 to 4194304",
+		"port-mapping = \"smoke\"":                         "agent.toml:1: port-mapping: ",
+		"endpoint = [\"nowhere\"]":                         "agent.toml:1: endpoint: ",
+		"flow-records = false\nflow-export = [\"syslog\"]": "agent.toml:2: flow-export syslog: there is nothing to export",
+		"tun = \"a b\"":                                    "agent.toml:1: tun: ",
+		"name = \"Two Words\"":                             "agent.toml:1: name: ",
+		"token = \"wrn1x\"":                                "agent.toml:1: token: malformed join token",
+		"token-file = \"token\"":                           "agent.toml:1: token-file: \"token\": want the whole path",
+		"token = \"a\"\ntoken-file = \"/b\"":               "agent.toml:1: token and token-file: give one of them",
+		"exitnode = \"x\"":                                 "agent.toml:1: unknown setting exitnode; there are accept-routes, advertise, ",
+		"socket = \"/x\"":                                  "unknown setting socket",
+	} {
+		if _, err := loadFile(write(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	if _, err := loadFile(good, "WARREN_EXIT_NODE=x", "WARREN_ADVERTISE_EXIT=true"); err == nil || !strings.Contains(err.Error(), "WARREN_EXIT_NODE and --advertise-exit") {
+		t.Errorf("two variables that do not go together: %v", err)
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // runService runs the daemon and tells systemd how it is, if that wants to know. The watchdog gets a word for as long as the local API answers.
-func (a *app) runService(ctx context.Context, cfg daemon.Config) error {
+func (a *app) runService(ctx context.Context, cfg daemon.Config, r *reloader) error {
 	client := a.client() // one for all checks, which share its connection
 	return sdnotify.FromEnvironment().Run(ctx, sdnotify.Service{
 		Status: "answering on " + cfg.Socket,
@@ -20,5 +20,5 @@ func (a *app) runService(ctx context.Context, cfg daemon.Config) error {
 			return err
 		},
 		Failed: func(err error) { cfg.Log.Warn("service manager not told that all is well", "err", err) },
-	}, func(ctx context.Context, ready func()) error { return daemon.Run(ctx, cfg, ready) })
+	}, func(ctx context.Context, ready func()) error { return r.run(ctx, cfg, daemon.Run, ready) })
 }

@@ -1,11 +1,11 @@
 package cli
 
 import (
-	"fmt"
 	"math"
 	"net/netip"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"warren/proto/cidr"
 	"warren/proto/record"
@@ -26,7 +26,11 @@ type settingValues struct {
 // settingsFlags adds the flags for what up and set can change.
 func settingsFlags(cmd *cobra.Command) settingsGiven {
 	v := new(settingValues)
-	f := cmd.Flags()
+	v.register(cmd.Flags())
+	return func(cmd *cobra.Command) (*pb.Settings, error) { return v.given(cmd.Flags()) }
+}
+
+func (v *settingValues) register(f *pflag.FlagSet) {
 	f.StringVar(&v.name, "name", "", "`name` of this device in the network")
 	f.StringVar(&v.operator, "operator", "", "`user`, or group:NAME, who may use warren without root; \"\" for nobody")
 	f.StringSliceVar(&v.advertise, "advertise", nil,
@@ -40,12 +44,11 @@ func settingsFlags(cmd *cobra.Command) settingsGiven {
 	f.StringVar(&v.exitNode, "exit-node", "", "send all traffic through this `device`, or auto to have one chosen; \"\" for none")
 	f.BoolVar(&v.allow, "exit-allow-lan", false, "beside an exit node, reach the networks that this host is connected to")
 	f.BoolVar(&v.kill, "kill-switch", false, "let nothing leave this host but through the tunnel, until it is set to false")
-	return func(cmd *cobra.Command) (*pb.Settings, error) { return v.given(cmd) }
 }
 
-func (v *settingValues) given(cmd *cobra.Command) (*pb.Settings, error) {
+// given has those of the settings whose flags are set in f.
+func (v *settingValues) given(f *pflag.FlagSet) (*pb.Settings, error) {
 	s := new(pb.Settings)
-	changed := cmd.Flags().Changed
 	for flag, set := range map[string]func(){
 		"name":           func() { s.Name = &v.name },
 		"operator":       func() { s.Operator = &v.operator },
@@ -60,7 +63,7 @@ func (v *settingValues) given(cmd *cobra.Command) (*pb.Settings, error) {
 		"exit-allow-lan": func() { s.ExitAllowLan = &v.allow },
 		"kill-switch":    func() { s.KillSwitch = &v.kill },
 	} {
-		if changed(flag) {
+		if f.Changed(flag) {
 			set()
 		}
 	}
@@ -69,28 +72,43 @@ func (v *settingValues) given(cmd *cobra.Command) (*pb.Settings, error) {
 
 // checkSettings refuses before anything is started or changed what no network makes right. The daemon checks again, with what it knows.
 func checkSettings(s *pb.Settings) error {
-	if _, err := cidr.Parse(s.GetAdvertise().GetValues(), s.GetSite().GetValues(), s.GetAdvertiseExit(), nil); err != nil {
-		return usageError{err}
+	if err := checkRoutes(s); err != nil {
+		return err
 	}
 	if p := s.GetPriority(); s.Priority != nil && (p < 1 || p > math.MaxUint8) {
-		return usagef("--priority %d: a priority is 1 to 255", p)
+		return flagf("priority", " %d: a priority is 1 to 255", p)
 	}
 	for _, t := range s.GetProbe().GetValues() {
 		if a, err := netip.ParseAddr(t); err != nil || a.Zone() != "" {
-			return usagef("--probe %.60q: not an address; name a host by its address, such as 192.168.10.1", t)
+			return flagf("probe", " %.60q: not an address; name a host by its address, such as 192.168.10.1", t)
 		}
 	}
 	for _, t := range s.GetPreferLan().GetValues() {
 		p, err := netip.ParsePrefix(t)
 		if err != nil {
-			return usagef("--prefer-lan %.60q: not a CIDR, such as 192.168.10.0/24", t)
+			return flagf("prefer-lan", " %.60q: not a CIDR, such as 192.168.10.0/24", t)
 		}
 		if p != p.Masked() {
-			return usageError{fmt.Errorf("--prefer-lan %s: has bits set beyond its length; write %s", p, p.Masked())}
+			return flagf("prefer-lan", " %s: has bits set beyond its length; write %s", p, p.Masked())
 		}
 	}
 	if s.GetAdvertiseExit() && s.GetExitNode() != "" {
-		return usagef("--advertise-exit and --exit-node: an exit node sends its own traffic out by itself; choose one of the two")
+		return flagf("exit-node", " and --advertise-exit: an exit node sends its own traffic out by itself; choose one of the two")
+	}
+	return nil
+}
+
+// checkRoutes tells which of the two lists is wrong, or that they do not go together.
+func checkRoutes(s *pb.Settings) error {
+	advertise, site := s.GetAdvertise().GetValues(), s.GetSite().GetValues()
+	if _, err := cidr.Parse(advertise, nil, false, nil); err != nil {
+		return flagf("advertise", ": %w", err)
+	}
+	if _, err := cidr.Parse(nil, site, false, nil); err != nil {
+		return flagf("site", ": %w", err)
+	}
+	if _, err := cidr.Parse(advertise, site, s.GetAdvertiseExit(), nil); err != nil {
+		return flagf("advertise", ": %w", err)
 	}
 	return nil
 }

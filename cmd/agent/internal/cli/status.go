@@ -37,6 +37,8 @@ type (
 		KillSwitch   bool             `json:"kill_switch"`
 		// HostChanges is in words.
 		HostChanges []string `json:"host_changes"`
+		// Settings are by name; "warren config" shows them, too.
+		Settings []settingJSON `json:"settings"`
 	}
 	selfJSON struct {
 		Name      string   `json:"name"`
@@ -95,7 +97,7 @@ func statusView(s *pb.StatusResponse) statusJSON {
 		Peers:       []peerJSON{},
 		Warnings:    list(s.GetWarnings()),
 	}
-	v.NAT = natView(s.GetNat())
+	v.NAT, v.Settings = natView(s.GetNat()), settingsView(s.GetSettings())
 	v.Routes, v.Advertised, v.Exit = routesView(s.GetRoutes()), advertisedView(s.GetAdvertised()), exitView(s.GetExit())
 	v.AcceptRoutes, v.KillSwitch, v.HostChanges = s.GetAcceptRoutes(), s.GetKillSwitch(), list(s.GetHostChanges())
 	for _, p := range s.GetPeers() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -92,12 +93,13 @@ func (a *api) bringUp(ctx context.Context, caller unixsock.Caller, m *pb.UpReque
 		}
 	}
 	if next.Membership == nil {
-		return nil, nil, errNotEnrolled
+		return nil, nil, d.notJoined()
 	}
 	if !enrolling {
 		next.Name = d.state.Name // until the coordinator has agreed
 	}
 	next.Up = true
+	next = d.effective(next)
 	if err := d.holdKillSwitch(next); err != nil {
 		return nil, nil, err
 	}
@@ -152,28 +154,42 @@ func (d *daemon) enrol(ctx context.Context, next *state.State, text string) ([]s
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf(
 			"this token is for network %s, but this device belongs to %s; run \"warren leave\" first", t.Network, m.Network))
 	}
-	if next.Device.IsZero() {
-		next.Device, next.Node = key.NewDevice(), key.NewNode()
-		keysOnly := *d.state
-		keysOnly.Device, keysOnly.Node = next.Device, next.Node
-		if err := d.save(&keysOnly); err != nil {
-			return nil, internal(err)
-		}
+	if err := d.ensureKeys(next); err != nil {
+		return nil, internal(err)
 	}
-	hostname, _ := os.Hostname() // an empty one is fine: the coordinator makes up a name
-	e, err := client.Enrol(ctx, client.EnrolConfig{
-		Token: t, Device: next.Device, Node: next.Node.Public(), Name: next.Name,
-		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(), Now: d.cfg.Now, Dial: client.DialFunc(d.dial),
-	})
+	e, err := d.askToEnrol(ctx, t, next)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
 	}
 	next.Membership = &state.Membership{Network: t.Network, Authority: t.Authority, Endpoints: t.Endpoints, Record: e.Signed}
-	d.log.Info("enrolled", "name", e.Record.Name, "addresses", e.Record.Addresses, "renewed", e.Renewed)
 	if skewed(e.ClockSkew) {
 		return []string{skewText(e.ClockSkew)}, nil
 	}
 	return nil, nil
+}
+
+// ensureKeys gives next the keys of the device, which are made, and stored, if there are none. The caller holds mu.
+func (d *daemon) ensureKeys(next *state.State) error {
+	if !next.Device.IsZero() {
+		return nil
+	}
+	next.Device, next.Node = key.NewDevice(), key.NewNode()
+	keysOnly := *d.state
+	keysOnly.Device, keysOnly.Node = next.Device, next.Node
+	return d.save(&keysOnly)
+}
+
+// askToEnrol asks the coordinator to admit the device with the keys and the name of s. It needs no lock.
+func (d *daemon) askToEnrol(ctx context.Context, t *token.Token, s *state.State) (*client.Enrolled, error) {
+	hostname, _ := os.Hostname() // an empty one is fine: the coordinator makes up a name
+	e, err := client.Enrol(ctx, client.EnrolConfig{
+		Token: t, Device: s.Device, Node: s.Node.Public(), Name: s.Name,
+		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(), Now: d.cfg.Now, Dial: client.DialFunc(d.dial),
+	})
+	if err == nil {
+		d.log.Info("enrolled", "name", e.Record.Name, "addresses", e.Record.Addresses, "renewed", e.Renewed)
+	}
+	return e, err
 }
 
 // maxSkew is how far off a clock may be before a person is told.
@@ -203,6 +219,11 @@ func (a *api) Down(ctx context.Context, req *connect.Request[pb.DownRequest]) (*
 		return nil, connect.NewError(connect.CodeFailedPrecondition,
 			errors.New("the kill switch is on, and without the tunnel nothing would leave this host; lift it first with \"warren up --kill-switch=false\""))
 	}
+	if next.Routing.KillSwitch {
+		if err := d.cfg.Managed.mayLiftKillSwitch(); err != nil {
+			return nil, err
+		}
+	}
 	next.Routing.KillSwitch = false
 	if err := d.save(&next); err != nil {
 		return nil, internal(err)
@@ -226,7 +247,7 @@ func (a *api) Leave(ctx context.Context, req *connect.Request[pb.LeaveRequest]) 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.state.Membership == nil {
-		return nil, errNotEnrolled
+		return nil, d.notJoined()
 	}
 	var out pb.LeaveResponse
 	if err := d.tellLeaving(ctx); err != nil {
@@ -241,8 +262,12 @@ func (a *api) Leave(ctx context.Context, req *connect.Request[pb.LeaveRequest]) 
 	if err != nil {
 		return nil, internal(err)
 	}
-	d.state, d.lastErr = kept, nil
+	d.stored, d.lastErr = kept, nil
+	d.state = d.effective(kept)
 	d.log.Info("left the network")
+	if o := d.cfg.Join.Origin; o != "" {
+		out.Warning = strings.TrimPrefix(out.Warning+"; ", "; ") + "there is a join token in " + o + ": take it away, or the device joins again when the daemon starts anew"
+	}
 	return connect.NewResponse(&out), nil
 }
 

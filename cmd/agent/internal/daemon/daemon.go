@@ -12,6 +12,7 @@
 //	flows.go    records of flows; refused.go: what the coordinator is told of them
 //	loglevel.go how much is logged
 //	netcheck.go what the network here lets through; sitecheck.go: whether a gateway does its work
+//	managed.go  settings that the configuration makes; joining.go: enrolment without anybody there
 //	killswitch.go what keeps the kill switch set; exitdns.go: names for users of this exit node
 package daemon
 
@@ -71,7 +72,13 @@ type Config struct {
 	FlowFileSize int64
 	// WhoIsGroup may ask who is behind an address, and nothing else, on a socket beside Socket; empty: there is none.
 	WhoIsGroup string
-	Log        *slog.Logger
+	// Managed are settings that go before the stored ones, Join is where a token is found, and Options are what "warren config" shows besides.
+	Managed Managed
+	Join    Join
+	Options []Option
+	// Changes are taken over while the daemon runs; nil: none come.
+	Changes <-chan Change
+	Log     *slog.Logger
 	// LogLevel is that of Log, for the local API to change; nil: it cannot.
 	LogLevel *slog.LevelVar
 	// RecentLog gives the newest lines of Log, for reports; nil: none.
@@ -92,9 +99,11 @@ type daemon struct {
 	dial     connectproxy.DialFunc
 	mapping  *portmapper.Metrics
 	flows    *flowlog.Log // outlives sessions
+	joiner   *joiner
 
 	mu       sync.Mutex
-	state    *state.State
+	stored   *state.State // as it is on disk
+	state    *state.State // with what is managed over it: what counts
 	session  *session
 	lastErr  error // why there is no session though the tunnel is wanted
 	killErr  error // why the kill switch is not set though it is wanted
@@ -125,7 +134,14 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, state: st, registry: prometheus.NewRegistry(), names: book, dial: dialer.DialContext}
+	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, stored: st, state: st, registry: prometheus.NewRegistry(), names: book, dial: dialer.DialContext}
+	d.state = d.effective(st)
+	d.joiner = newJoiner(d)
+	if st.Routing.KillSwitch && !d.state.Routing.KillSwitch {
+		if err := d.liftKillSwitch(); err != nil {
+			cfg.Log.Error("kill switch not lifted, as the configuration says", "err", err)
+		}
+	}
 	d.keepKillSwitch() // before anything else: the host may have been without it since it started
 	// The tunnel may not be wanted any more, so that nobody else would do it.
 	left, err := router.CleanUp(state.JournalFile(cfg.StateDir))
@@ -161,6 +177,8 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		}
 	}
 	group.Go(func() error { return d.keepUp(ctx) })
+	group.Go(func() error { return d.joiner.run(ctx) })
+	group.Go(func() error { return d.takeOver(ctx) })
 	ready()
 	return group.Wait()
 }
@@ -273,11 +291,12 @@ func (d *daemon) stopSession() {
 	d.session = nil
 }
 
-// save makes next the state, on disk first. The caller holds mu.
+// save makes next the state, on disk first, where what is managed stays as it was. The caller holds mu.
 func (d *daemon) save(next *state.State) error {
-	if err := d.dir.Save(next); err != nil {
+	stored := d.cfg.Managed.under(next, d.stored)
+	if err := d.dir.Save(stored); err != nil {
 		return err
 	}
-	d.state = next
+	d.stored, d.state = stored, next
 	return nil
 }

@@ -28,6 +28,9 @@ func (d *daemon) withSettings(caller unixsock.Caller, s *pb.Settings, up bool) (
 	if s == nil {
 		return &next, nil
 	}
+	if err := d.cfg.Managed.refuse(s); err != nil {
+		return nil, err
+	}
 	if s.Name != nil {
 		if err := record.CheckLabel(s.GetName()); err != nil {
 			return nil, connect.NewError(connect.CodeInvalidArgument, err)
@@ -51,6 +54,18 @@ func (d *daemon) withSettings(caller unixsock.Caller, s *pb.Settings, up bool) (
 
 // withRouting applies those of the settings that concern routes to r, a copy. up says that the tunnel is, or will be.
 func (d *daemon) withRouting(r *state.Routing, s *pb.Settings, up bool) error {
+	if s.KillSwitch != nil {
+		if s.GetKillSwitch() && !up {
+			return connect.NewError(connect.CodeFailedPrecondition,
+				errors.New("the tunnel is down, and nothing at all would leave this host; bring both up with \"warren up --kill-switch\""))
+		}
+		r.KillSwitch = s.GetKillSwitch()
+	}
+	return errors.Join(setRouting(r, s), d.checkRouting(r, s))
+}
+
+// setRouting applies those of the settings that concern routes, but for the kill switch, to r, a copy.
+func setRouting(r *state.Routing, s *pb.Settings) error {
 	if s.Advertise != nil {
 		r.Advertise = slices.Clone(s.GetAdvertise().GetValues())
 	}
@@ -75,15 +90,8 @@ func (d *daemon) withRouting(r *state.Routing, s *pb.Settings, up bool) error {
 	if s.ExitAllowLan != nil {
 		r.ExitAllowLAN = s.GetExitAllowLan()
 	}
-	if s.KillSwitch != nil {
-		if s.GetKillSwitch() && !up {
-			return connect.NewError(connect.CodeFailedPrecondition,
-				errors.New("the tunnel is down, and nothing at all would leave this host; bring both up with \"warren up --kill-switch\""))
-		}
-		r.KillSwitch = s.GetKillSwitch()
-	}
 	return errors.Join(setList(&r.Probe, s.GetProbe(), "probe", parseHost),
-		setList(&r.PreferLAN, s.GetPreferLan(), "prefer-lan", parsePrefix), d.checkRouting(r, s))
+		setList(&r.PreferLAN, s.GetPreferLan(), "prefer-lan", parsePrefix))
 }
 
 func parseHost(text string) (netip.Addr, error) {

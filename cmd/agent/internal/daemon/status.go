@@ -33,6 +33,10 @@ func (d *daemon) status() *pb.StatusResponse {
 	if w := d.killSwitchWarning(); w != "" {
 		r.Warnings = append(r.Warnings, w)
 	}
+	r.Settings = d.settings()
+	if w := d.joiner.warning(); w != "" {
+		r.Warnings = append(r.Warnings, w)
+	}
 	if m == nil {
 		return r
 	}

@@ -1,0 +1,11 @@
+//go:build unix
+
+package cli
+
+import (
+	"os"
+	"syscall"
+)
+
+// reloadSignals have the daemon read its configuration again.
+func reloadSignals() []os.Signal { return []os.Signal{syscall.SIGHUP} }
