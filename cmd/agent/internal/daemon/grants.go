@@ -13,8 +13,8 @@ import (
 )
 
 // findFor gives the peer of a question and, if it is about a flow, what the map's grants say of that. own are this device's addresses as
-// long as the map does not tell them.
-func (k *known) findFor(m *pb.WhyRequest, own []netip.Addr) (*record.Device, []*pb.FlowAnswer, error) {
+// long as the map does not tell them; inUse is that of carrier.
+func (k *known) findFor(m *pb.WhyRequest, own []netip.Addr, inUse func(netip.Prefix) *record.Device) (*record.Device, []*pb.FlowAnswer, error) {
 	peer, addr, err := k.find(m.GetPeer())
 	if m.GetFlow() == "" {
 		if err != nil {
@@ -29,7 +29,7 @@ func (k *known) findFor(m *pb.WhyRequest, own []netip.Addr) (*record.Device, []*
 	named, addrErr := netip.ParseAddr(m.GetPeer())
 	if err != nil && addrErr == nil {
 		addr = named.Unmap()
-		if gateway, _, ok := k.carrier(addr); ok {
+		if gateway, _, ok := k.carrier(addr, inUse); ok {
 			peer, err = gateway, nil
 		}
 	}
@@ -52,8 +52,8 @@ func (k *known) findFor(m *pb.WhyRequest, own []netip.Addr) (*record.Device, []*
 	return peer, answers, nil
 }
 
-// carrier gives the peer that may carry an address besides its own, and in which CIDR.
-func (k *known) carrier(a netip.Addr) (peer *record.Device, route netip.Prefix, ok bool) {
+// carrier gives the peer that carries an address besides its own, and in which CIDR. Where several may, it is the one that inUse tells; nil: none is.
+func (k *known) carrier(a netip.Addr, inUse func(netip.Prefix) *record.Device) (peer *record.Device, route netip.Prefix, ok bool) {
 	if k.m == nil {
 		return nil, route, false
 	}
@@ -63,6 +63,9 @@ func (k *known) carrier(a netip.Addr) (peer *record.Device, route netip.Prefix, 
 				peer, route, ok = p, r, true
 			}
 		}
+	}
+	if used := inUse(route); used != nil {
+		peer = used
 	}
 	return peer, route, ok
 }

@@ -79,7 +79,7 @@ func TestFindFor(t *testing.T) {
 		"a range":                     {peer: "desk", flow: "tcp/1-9", code: connect.CodeInvalidArgument, err: "one port at a time"},
 		"nonsense about nobody known": {peer: "nobody", flow: "x", code: connect.CodeInvalidArgument, err: `"x"`},
 	} {
-		peer, answers, err := k.findFor(&pb.WhyRequest{Peer: c.peer, Flow: c.flow}, nil)
+		peer, answers, err := k.findFor(&pb.WhyRequest{Peer: c.peer, Flow: c.flow}, nil, notUsed)
 		if c.err != "" {
 			if connect.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.err) || peer != nil || answers != nil {
 				t.Errorf("%s: %v", name, err)
@@ -105,7 +105,7 @@ func TestFindFor(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	if _, _, err := newKnown(nil).findFor(&pb.WhyRequest{Peer: "10.0.0.1", Flow: "icmp"}, nil); connect.CodeOf(err) != connect.CodeNotFound {
+	if _, _, err := newKnown(nil).findFor(&pb.WhyRequest{Peer: "10.0.0.1", Flow: "icmp"}, nil, notUsed); connect.CodeOf(err) != connect.CodeNotFound {
 		t.Errorf("without a map: %v", err)
 	}
 }

@@ -163,6 +163,13 @@ func (n *networks) gatewayOf(a netip.Addr) *record.Device {
 	return n.known.byDevice[n.chosen[longest]]
 }
 
+// inUse is the gateway in use for a CIDR, or nil.
+func (n *networks) inUse(p netip.Prefix) *record.Device {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.known.byDevice[n.chosen[p]]
+}
+
 // accounted reports whether the map says of all that this device advertises whether it is approved.
 func (n *networks) accounted() bool {
 	n.mu.Lock()

@@ -87,7 +87,7 @@ func (d *daemon) whoIs(req *connect.Request[pb.WhoIsRequest]) (*connect.Response
 	if s == nil {
 		return nil, errDown
 	}
-	m, device, err := s.known.Load().whoIs(addr, s.self)
+	m, device, err := s.known.Load().whoIs(addr, s.self, s.networks.inUse)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeNotFound, err)
 	}
@@ -98,7 +98,9 @@ func (d *daemon) whoIs(req *connect.Request[pb.WhoIsRequest]) (*connect.Response
 }
 
 // whoIs answers from the map; device is the peer that flows of the address go through, or zero for this device.
-func (k *known) whoIs(a netip.Addr, self *record.Device) (m *pb.WhoIsResponse, device key.DevicePublic, err error) {
+func (k *known) whoIs(a netip.Addr, self *record.Device, inUse func(netip.Prefix) *record.Device) (
+	m *pb.WhoIsResponse, device key.DevicePublic, err error,
+) {
 	if k.m == nil {
 		return nil, device, errors.New("no network map yet; see \"warren status\"")
 	}
@@ -115,7 +117,7 @@ func (k *known) whoIs(a netip.Addr, self *record.Device) (m *pb.WhoIsResponse, d
 			return k.identify(p), p.Key, nil
 		}
 	}
-	if p, route, ok := k.carrier(a); ok {
+	if p, route, ok := k.carrier(a, inUse); ok {
 		return &pb.WhoIsResponse{Gateway: p.Name, Route: route.String()}, p.Key, nil
 	}
 	return nil, device, fmt.Errorf("nobody in this device's map has the address %s; \"warren status\" lists the peers", a)

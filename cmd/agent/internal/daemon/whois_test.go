@@ -32,7 +32,7 @@ func TestWhoIs(t *testing.T) {
 		"10.2.0.9":   {Gateway: "desk", Route: "10.2.0.0/16"}, // and not ann
 		"10.2.3.9":   {Gateway: "gate", Route: "10.2.3.0/24"},
 	} {
-		got, device, err := k.whoIs(netip.MustParseAddr(in), nil)
+		got, device, err := k.whoIs(netip.MustParseAddr(in), nil, notUsed)
 		if diff := cmp.Diff(want, got, protocmp.Transform()); err != nil || diff != "" {
 			t.Errorf("%s: %v (-want +got):\n%s", in, err, diff)
 		}
@@ -44,16 +44,38 @@ func TestWhoIs(t *testing.T) {
 	k.m.Statement = &record.Statement{MapStatement: &pb.MapStatement{Groups: told}}
 	gate.Owner = "ann" // but it has tags
 	for in, want := range map[string][]string{"100.64.0.2": {"group:eng"}, "100.64.0.1": {"group:all", "group:ops"}, "100.64.0.4": nil, "10.2.0.9": nil} {
-		got, _, err := k.whoIs(netip.MustParseAddr(in), nil)
+		got, _, err := k.whoIs(netip.MustParseAddr(in), nil, notUsed)
 		if err != nil || !slices.Equal(got.GetGroups(), want) {
 			t.Errorf("%s: groups %q, %v; want %q", in, got.GetGroups(), err, want)
 		}
 	}
-	if m, _, err := k.whoIs(netip.MustParseAddr("9.9.9.9"), nil); err == nil || m != nil || !strings.Contains(err.Error(), "9.9.9.9") {
+	if m, _, err := k.whoIs(netip.MustParseAddr("9.9.9.9"), nil, notUsed); err == nil || m != nil || !strings.Contains(err.Error(), "9.9.9.9") {
 		t.Errorf("nobody's: %v, %v", m, err)
 	}
-	if _, _, err := newKnown(nil).whoIs(netip.MustParseAddr("9.9.9.9"), nil); err == nil {
+	if _, _, err := newKnown(nil).whoIs(netip.MustParseAddr("9.9.9.9"), nil, notUsed); err == nil {
 		t.Error("without a map")
+	}
+}
+
+func notUsed(netip.Prefix) *record.Device { return nil }
+
+// TestWhoIsBehindPair: of two gateways that carry a CIDR, the flows go through the one in use.
+func TestWhoIsBehindPair(t *testing.T) {
+	k := grantsMap()
+	desk, gate := k.m.Peers[0], k.m.Peers[1]
+	route := desk.Routes[0]
+	gate.Routes = append(gate.Routes, route)
+	for _, used := range []*record.Device{desk, gate} {
+		inUse := func(p netip.Prefix) *record.Device {
+			if p != route {
+				t.Errorf("asked for %s", p)
+			}
+			return used
+		}
+		got, device, err := k.whoIs(netip.MustParseAddr("10.2.0.9"), nil, inUse)
+		if err != nil || got.GetGateway() != used.Name || !device.Equal(used.Key) {
+			t.Errorf("%v, %v, want %s", got, err, used.Name)
+		}
 	}
 }
 

@@ -54,7 +54,7 @@ func (a *api) Why(ctx context.Context, req *connect.Request[pb.WhyRequest]) (*co
 		return nil, err
 	}
 	k := s.known.Load()
-	peer, flows, err := k.findFor(req.Msg, s.self.Addresses)
+	peer, flows, err := k.findFor(req.Msg, s.self.Addresses, s.networks.inUse)
 	if err != nil {
 		return nil, err
 	}
