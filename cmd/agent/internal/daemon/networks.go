@@ -155,10 +155,13 @@ func (n *networks) close(shut func() error) error {
 	return shut()
 }
 
-// problem is why the host is not as it should be, if it is not.
+// problem is why the host is not as it should be, if it is not. It tries again first, for what was in the way may be gone: a full disk.
 func (n *networks) problem() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.err != nil && !n.closed {
+		n.renew()
+	}
 	return n.err
 }
 

@@ -27,6 +27,7 @@ type host struct {
 	peers   map[string][]netip.Prefix
 	carries []netip.Prefix
 	state   router.State
+	refuses error // what Apply answers
 	links   []routeplan.Link
 
 	neighbours, probed []netip.Addr
@@ -46,7 +47,7 @@ func (h *host) Update(c engine.Change) {
 	}
 }
 
-func (h *host) Apply(s router.State) error { h.state = s; return nil }
+func (h *host) Apply(s router.State) error { h.state = s; return h.refuses }
 
 func (h *host) SendWord(key.DevicePublic, []byte) error { return nil }
 func (h *host) Probe(a netip.Addr, _, _ uint16) error {

@@ -190,7 +190,7 @@ func TestNoExitNode(t *testing.T) {
 	}
 }
 
-// TestRoutingProblem: without a session nothing is said of the host.
+// TestRoutingProblem: without a session nothing is said of the host, and with one what is in the way now.
 func TestRoutingProblem(t *testing.T) {
 	o := newOffice(t, state.Routing{}).use()
 	d := settled(nil, state.Routing{})
@@ -198,8 +198,13 @@ func TestRoutingProblem(t *testing.T) {
 		t.Error(err)
 	}
 	d.session = &session{networks: o.networks}
-	o.networks.err = os.ErrPermission
+	o.host.refuses = os.ErrPermission
+	o.networks.reapply()
 	if err := d.routingProblem(); err != os.ErrPermission {
 		t.Errorf("%v", err)
+	}
+	o.host.refuses = nil
+	if err := d.routingProblem(); err != nil {
+		t.Errorf("what was in the way is gone: %v", err)
 	}
 }
