@@ -61,7 +61,10 @@ func TestBootWithoutNetwork(t *testing.T) {
 	must(t, m.PowerOn(w.ctx))
 	must(t, m.AwaitBooted(w.ctx))
 	m.await("up without a network", func(s *warrennet.Status) bool { return s.State == "up" })
-	if _, err := p.pinger.Ping(100 * time.Millisecond); err == nil {
+	pinger, err := warrennet.NewPinger(p.Host, p.addr)
+	must(t, err)
+	defer pinger.Close()
+	if _, err := pinger.Ping(100 * time.Millisecond); err == nil {
 		t.Fatal("a machine without a cable answers")
 	}
 	must(t, m.Plug())

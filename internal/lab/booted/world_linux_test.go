@@ -103,8 +103,7 @@ func (w *world) joined(name string) (*machine, *peer) {
 // peer is a device of the lab's own with a public address.
 type peer struct {
 	*warrennet.Device
-	pinger *warrennet.Pinger
-	addr   string // of the machine that it pings
+	addr string // of the machine that it pings
 }
 
 // peer adds one and pings the machine until an answer comes.
@@ -116,9 +115,6 @@ func (w *world) peer(m *machine) *peer {
 	must(w.t, err)
 	must(w.t, d.Up(w.ctx, token))
 	p := &peer{Device: d, addr: m.address()}
-	p.pinger, err = warrennet.NewPinger(d.Host, p.addr)
-	must(w.t, err)
-	w.t.Cleanup(p.pinger.Close)
 	w.reached(p, "at first")
 	return p
 }
@@ -126,8 +122,11 @@ func (w *world) peer(m *machine) *peer {
 // reached waits until the peer's pings are answered, and tells how long that took.
 func (w *world) reached(p *peer, when string) time.Duration {
 	w.t.Helper()
+	pinger, err := warrennet.NewPinger(p.Host, p.addr) // a new one sees no answers to what was asked before
+	must(w.t, err)
+	defer pinger.Close()
 	began := time.Now()
-	if err := p.pinger.First(w.ctx, 10*time.Millisecond); err != nil {
+	if err := pinger.First(w.ctx, 10*time.Millisecond); err != nil {
 		w.t.Fatalf("%s: %v", when, err)
 	}
 	took := time.Since(began)
