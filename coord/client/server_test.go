@@ -138,6 +138,7 @@ type device struct {
 	m       *client.Map
 	state   client.State
 	online  map[[key.Size]byte]bool
+	blocked map[[key.Size]byte]bool // of a relay
 }
 
 func (n *network) enrol(tok *token.Token, name string) (*device, error) {
@@ -150,15 +151,20 @@ func (n *network) enrol(tok *token.Token, name string) (*device, error) {
 // watch starts the client until the test ends or stop is called.
 func (d *device) watch(tok *token.Token, mapFile string) (stop func()) {
 	d.t.Helper()
-	var err error
-	d.client, err = client.New(client.Config{
+	return d.follow(client.Config{
 		Network: tok.Network, Authority: tok.Authority, Device: d.key, Node: d.node.Public, Endpoints: tok.Endpoints,
 		MapFile: mapFile, Hostname: "host", Log: slog.New(slog.NewTextHandler(d.t.Output(), nil)),
 		OnMap:      func(m *client.Map) { d.update(func() { d.m = m }) },
 		OnPresence: func(k [key.Size]byte, on bool) { d.update(func() { d.online[k] = on }) },
 		OnState:    func(s client.State) { d.update(func() { d.state = s }) },
 	})
-	if err != nil {
+}
+
+// follow is watch with any configuration.
+func (d *device) follow(cfg client.Config) (stop func()) {
+	d.t.Helper()
+	var err error
+	if d.client, err = client.New(cfg); err != nil {
 		d.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

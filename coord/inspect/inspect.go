@@ -97,7 +97,10 @@ func (r *Report) state(ctx context.Context, o Options) {
 	r.add("keys", err, "%d are there and whole", len(statedir.KeyFiles()))
 	path := filepath.Join(o.Dir, statedir.Database)
 	wrong, err := sqlite.Examine(ctx, path)
-	if len(wrong) > 0 {
+	switch {
+	case err != nil:
+		err = fmt.Errorf("%w; restore a backup if it is damaged", err)
+	case len(wrong) > 0:
 		err = fmt.Errorf("%s is damaged: %q; restore a backup", path, wrong)
 	}
 	r.add("database", err, "no damage")
