@@ -93,13 +93,17 @@ func TestDirectory(t *testing.T) {
 			"permissions", `authority.key has mode 0644, so that others have access; run "chmod go= `},
 		"open directory": {func(t *testing.T, dir string) { must(t, os.Chmod(dir, 0o755)) }, "permissions", "has mode 0755"},
 		"no key":         {func(t *testing.T, dir string) { must(t, os.Remove(filepath.Join(dir, "relay.key"))) }, "keys", "relay.key"},
-		"short key": {func(t *testing.T, dir string) { must(t, os.WriteFile(filepath.Join(dir, "signing.key"), []byte("x"), 0o600)) },
+		"short key": {func(t *testing.T, dir string) {
+			must(t, os.WriteFile(filepath.Join(dir, "signing.key"), []byte("x"), 0o600))
+		},
 			"keys", "signing.key is damaged"},
 		"lost authority": {func(t *testing.T, dir string) { must(t, os.Remove(filepath.Join(dir, "authority.key"))) }, "layout", "has lost its file authority.key"},
 		"another authority": {func(t *testing.T, dir string) {
 			must(t, os.WriteFile(filepath.Join(dir, "authority.key"), bytes.Repeat([]byte{7}, 32), 0o600))
 		}, "network", "not the one that the devices in the database were enrolled with"},
-		"newer layout": {func(t *testing.T, dir string) { must(t, os.WriteFile(filepath.Join(dir, "version"), []byte("9"), 0o600)) }, "layout", "newer"},
+		"newer layout": {func(t *testing.T, dir string) {
+			must(t, os.WriteFile(filepath.Join(dir, "version"), []byte("9"), 0o600))
+		}, "layout", "newer"},
 		"no database": {func(t *testing.T, dir string) {
 			must(t, os.WriteFile(filepath.Join(dir, statedir.Database), bytes.Repeat([]byte("x"), 9000), 0o600))
 		}, "database", "not a database"},
