@@ -45,6 +45,8 @@ type manager struct {
 
 	mu   sync.Mutex
 	kept []keptFile
+	told []string // RELOADING=1 and READY=1
+	log  string   // of the last process
 }
 
 type keptFile struct {
@@ -105,9 +107,12 @@ func (m *manager) handle(state []string, files []*os.File) {
 		}
 	}
 	switch state[0] {
+	case "RELOADING=1":
+		m.told = append(m.told, state[0])
 	case "FDSTOREREMOVE=1":
 		m.kept = slices.DeleteFunc(m.kept, func(k keptFile) bool { return k.name == name && k.file.Close() == nil })
 	case "READY=1":
+		m.told = append(m.told, state[0])
 		m.ready <- struct{}{}
 	}
 }
@@ -134,6 +139,13 @@ func (m *manager) names() (out []string) {
 
 // start runs warren-coordinator, with what is kept, and returns when it is ready. stop sends it a signal and waits until it is gone.
 func (m *manager) start(args ...string) (stop func(os.Signal)) {
+	m.t.Helper()
+	stop, _ = m.run(args...)
+	return stop
+}
+
+// run is start, and gives the process too.
+func (m *manager) run(args ...string) (stop func(os.Signal), process *os.Process) {
 	m.t.Helper()
 	// The shell's process becomes the program's, so that LISTEN_PID is right.
 	cmd := exec.Command("/bin/sh", append([]string{"-c", `export LISTEN_PID=$$; exec "$0" "$@"`, os.Args[0]}, args...)...)
@@ -172,10 +184,11 @@ func (m *manager) start(args ...string) (stop func(os.Signal)) {
 				m.t.Errorf("it ended: %v\n%s", err, log.String())
 			}
 			ended <- nil
+			m.log = log.String()
 		}
 	})()
 	m.t.Cleanup(func() { stop(os.Kill) })
-	return stop
+	return stop, cmd.Process
 }
 
 // freePort is a TCP port that is free with both UDP ports of STUN.
@@ -345,4 +358,41 @@ func TestRestartWithOtherAddresses(t *testing.T) {
 		t.Errorf("kept are %q, want %q", got, want)
 	}
 	stop(syscall.SIGTERM)
+}
+
+// TestReload: SIGHUP has the file read again, systemd told, and the process go on.
+func TestReload(t *testing.T) {
+	m, port, file := newManager(t), freePort(t), filepath.Join(t.TempDir(), "coordinator.toml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	common := fmt.Sprintf("listen = \"127.0.0.1:%d\"\nstun = \"off\"\n", port)
+	write(common)
+	stop, process := m.run("serve", "--state", t.TempDir(), "--config", file)
+	for _, text := range []string{common + "log-level = \"debug\"\nregion = \"here\"\n", common + "metrics = 7\n"} {
+		write(text)
+		if err := process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-m.ready:
+		case <-time.After(patience):
+			t.Fatal("never ready again")
+		}
+	}
+	if err := get(new(net.Dialer).DialContext, port); err != nil {
+		t.Error(err)
+	}
+	stop(syscall.SIGTERM)
+	if want := []string{"READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1"}; !slices.Equal(m.told, want) {
+		t.Errorf("the manager was told %q, want %q", m.told, want)
+	}
+	for _, want := range []string{"log level changed", "setting=region", "needs a restart", "nothing was changed", file + ":3: metrics: want an address"} {
+		if !strings.Contains(m.log, want) {
+			t.Errorf("the log does not say %q:\n%s", want, m.log)
+		}
+	}
 }

@@ -2,6 +2,8 @@ package sdnotify
 
 import (
 	"context"
+	"errors"
+	"strconv"
 	"sync"
 )
 
@@ -38,4 +40,19 @@ func (n Notifier) Run(ctx context.Context, s Service, run func(ctx context.Conte
 			report(n.stopping())
 		})
 	})
+}
+
+// Reload tells the manager that the service takes its settings anew while do runs, and then that it is ready again. It is what a program does on SIGHUP
+// whose unit has "ExecReload=kill -HUP $MAINPID".
+func (n Notifier) Reload(do func()) error {
+	if n.socket == "" {
+		do()
+		return nil
+	}
+	now, err := monotonic()
+	if err == nil {
+		err = n.send("RELOADING=1\nMONOTONIC_USEC=" + strconv.FormatInt(now.Microseconds(), 10))
+	}
+	do()
+	return errors.Join(err, n.send("READY=1"))
 }

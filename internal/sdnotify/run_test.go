@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 )
@@ -68,5 +69,27 @@ func TestRunWithoutManager(t *testing.T) {
 	}
 	if len(told) != 2 {
 		t.Errorf("%d complaints, want those of ready and stopping", len(told))
+	}
+}
+
+// TestReload: the manager hears when settings are taken anew and when that is done.
+func TestReload(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	c := manager(t, path)
+	if err := (Notifier{socket: path}).Reload(func() {
+		if got := heard(t, c); !regexp.MustCompile(`^RELOADING=1\nMONOTONIC_USEC=[1-9][0-9]+$`).MatchString(got) {
+			t.Errorf("first %q", got)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := heard(t, c); got != "READY=1" {
+		t.Errorf("then %q", got)
+	}
+	for name, n := range map[string]Notifier{"none": {}, "gone": {socket: filepath.Join(t.TempDir(), "gone")}} {
+		done := false
+		if err := n.Reload(func() { done = true }); !done || (err != nil) != (name == "gone") {
+			t.Errorf("manager %s: done %t, %v", name, done, err)
+		}
 	}
 }

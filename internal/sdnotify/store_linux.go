@@ -7,6 +7,9 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Keep gives the manager files, such as *os.File, *net.TCPListener or *net.UDPConn, which it holds open while the program is restarted and passes to the
@@ -87,4 +90,13 @@ func inherit(fd int, name string) (*os.File, error) {
 		return nil, os.NewSyscallError("fcntl", errno)
 	}
 	return os.NewFile(uintptr(fd), name), nil
+}
+
+// monotonic is the time of the clock that systemd compares words by.
+func monotonic() (time.Duration, error) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		return 0, os.NewSyscallError("clock_gettime", err)
+	}
+	return time.Duration(t.Nano()), nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"syscall"
+	"time"
 )
 
 // Keep does nothing on this system, which has no systemd.
@@ -16,3 +17,5 @@ func (n Notifier) Keep(name string, _ ...syscall.Conn) error { return checkName(
 func (n Notifier) Barrier(context.Context) error { return nil }
 
 func inherit(int, string) (*os.File, error) { return nil, errors.ErrUnsupported }
+
+func monotonic() (time.Duration, error) { return 0, errors.ErrUnsupported }

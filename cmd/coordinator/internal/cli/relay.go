@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"warren/cmd/coordinator/internal/config"
-	"warren/cmd/coordinator/internal/handover"
 	"warren/cmd/coordinator/internal/serve"
 	"warren/internal/runlog"
 	"warren/proto/record"
@@ -62,8 +61,8 @@ func (a *app) relay() *cobra.Command {
 			o.Token = t
 		}
 		o.State, o.Log, o.Out = a.state, runlog.Open(a.err, level).Logger, a.out
-		err = a.asService(cmd.Context(), o.Log, nil, func(ctx context.Context, v handover.Service, ready func()) error {
-			o.Ready, o.Handover = ready, v
+		err = a.asService(cmd.Context(), o.Log, nil, func(ctx context.Context, v service) error {
+			o.Ready, o.Handover = v.ready, v.handover
 			return serve.RunRelay(ctx, o)
 		})
 		if errors.Is(err, serve.ErrNoToken) {

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"warren/cmd/coordinator/internal/config"
-	"warren/cmd/coordinator/internal/handover"
 	"warren/cmd/coordinator/internal/serve"
 	"warren/internal/runlog"
 )
@@ -24,7 +23,8 @@ func (a *app) serve() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the coordinator, with STUN server and relay",
 		Long: `Runs the coordinator. The first start makes the network: keys, database, TLS identity, address prefixes; on a terminal it
-prints the command that adds a device. Settings come from the defaults, then --config, then flags.`,
+prints the command that adds a device. Settings come from the defaults, then --config, then flags. On SIGHUP they are read again, and so are the
+files of --tls: a new certificate and log level hold at once, what else has changed after a restart.`,
 		Args: args(cobra.NoArgs),
 	}
 	f := cmd.Flags()
@@ -55,8 +55,16 @@ prints the command that adds a device. Settings come from the defaults, then --c
 		}
 		log := runlog.Open(a.err, level)
 		o := serve.Options{Config: c, Log: log.Logger, LogLevel: log.Level, Out: a.out, Terminal: terminal(a.out)}
-		return a.asService(cmd.Context(), o.Log, a.answers(), func(ctx context.Context, v handover.Service, ready func()) error {
-			o.Ready, o.Handover = ready, v
+		a.state = c.State
+		o.Read = func() (config.Config, error) {
+			c, err := a.settings(cmd.Flags(), file, flags)
+			if err == nil {
+				err = c.Check()
+			}
+			return c, err
+		}
+		return a.asService(cmd.Context(), o.Log, a.answers(), func(ctx context.Context, v service) error {
+			o.Ready, o.Handover, o.Reload = v.ready, v.handover, v.reload
 			return serve.Run(ctx, o)
 		})
 	}
@@ -94,6 +102,5 @@ func (a *app) settings(set *pflag.FlagSet, file string, flags config.Config) (co
 			take()
 		}
 	}
-	a.state = c.State
 	return c, nil
 }

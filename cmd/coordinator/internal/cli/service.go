@@ -3,6 +3,9 @@ package cli
 import (
 	"context"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"connectrpc.com/connect"
 
@@ -12,21 +15,49 @@ import (
 	pb "warren/proto/warrenv1"
 )
 
+// service is what a server has of the manager that started it.
+type service struct {
+	ready func()
+	// handover has what the manager kept of the process before.
+	handover handover.Service
+	// reload calls its argument whenever the settings are to be taken anew, until its context ends.
+	reload func(context.Context, func()) error
+}
+
 // asService runs a server and tells systemd how it is, if that wants to know. The watchdog gets a word for as long as check, which may be nil, finds
-// nothing wrong. run is given what systemd kept of the process before.
-func (a *app) asService(ctx context.Context, log *slog.Logger, check func(context.Context) error, run func(context.Context, handover.Service, func()) error) error {
+// nothing wrong.
+func (a *app) asService(ctx context.Context, log *slog.Logger, check func(context.Context) error, run func(context.Context, service) error) error {
 	publicroots.Use()
 	kept, err := sdnotify.Inherited()
 	if err != nil {
 		log.Warn("not all that the process before left can be used", "err", err)
 	}
 	manager := sdnotify.FromEnvironment()
-	return manager.Run(ctx, sdnotify.Service{
-		Status: "serving", Check: check,
-		Failed: func(err error) { log.Warn("service manager not told that all is well", "err", err) },
-	}, func(ctx context.Context, ready func()) error {
-		return run(ctx, handover.Service{Manager: manager, Kept: kept}, ready)
+	failed := func(err error) { log.Warn("service manager not told that all is well", "err", err) }
+	return manager.Run(ctx, sdnotify.Service{Status: "serving", Check: check, Failed: failed}, func(ctx context.Context, ready func()) error {
+		return run(ctx, service{ready, handover.Service{Manager: manager, Kept: kept}, func(ctx context.Context, take func()) error {
+			return onHangup(ctx, func() {
+				if err := manager.Reload(take); err != nil {
+					failed(err)
+				}
+			})
+		}})
 	})
+}
+
+// onHangup calls do for each SIGHUP until ctx ends.
+func onHangup(ctx context.Context, do func()) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			do()
+		}
+	}
 }
 
 // answers gives a check that asks the running coordinator for what it needs the database for.

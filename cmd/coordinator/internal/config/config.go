@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -156,6 +157,24 @@ func CheckRelayRate(mbit int) error {
 
 // RelayBytes is RelayRate in bytes a second.
 func RelayBytes(mbit int) int { return mbit * 1_000_000 / 8 }
+
+// Change is a setting that differs between two configurations, as text.
+type Change struct{ Setting, From, To string }
+
+// Changes are the settings in which next differs from c, in the order of Config.
+func (c *Config) Changes(next *Config) (out []Change) {
+	was, is := reflect.ValueOf(c).Elem(), reflect.ValueOf(next).Elem()
+	for _, f := range reflect.VisibleFields(was.Type()) {
+		name := f.Tag.Get("toml")
+		if name == "" {
+			continue
+		}
+		if from, to := fmt.Sprint(was.FieldByIndex(f.Index)), fmt.Sprint(is.FieldByIndex(f.Index)); from != to {
+			out = append(out, Change{name, from, to})
+		}
+	}
+	return out
+}
 
 // wrong says which setting is wrong, and in which file or flag it was made.
 func (c *Config) wrong(name string, err error) error {

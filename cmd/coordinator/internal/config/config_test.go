@@ -3,9 +3,11 @@ package config
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -238,5 +240,28 @@ func TestSTUNHosts(t *testing.T) {
 	}
 	if got := STUNHosts(nil, []uint16{3478}); len(got) != 0 {
 		t.Errorf("no hosts gave %v", got)
+	}
+}
+
+// TestChanges: each setting is compared, and only those that differ are told.
+func TestChanges(t *testing.T) {
+	a, b := Default("/a"), Default("/a")
+	if got := a.Changes(&b); len(got) != 0 {
+		t.Errorf("no change: %v", got)
+	}
+	b = Config{State: "/b", Listen: ":1", URLs: []string{"https://x"}, STUN: "off", TLS: "off", Metrics: ":2", Region: "r", RelayRate: 1, IPv4: "4", IPv6: "6",
+		LogLevel: "warn", MapMaxAge: time.Hour}
+	var names []string
+	for _, c := range a.Changes(&b) {
+		names = append(names, c.Setting)
+	}
+	slices.Sort(names)
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(forms())), names); diff != "" {
+		t.Error(diff)
+	}
+	b = a
+	b.URLs = []string{"https://x"}
+	if diff := cmp.Diff([]Change{{"url", "[]", "[https://x]"}}, a.Changes(&b)); diff != "" {
+		t.Error(diff)
 	}
 }

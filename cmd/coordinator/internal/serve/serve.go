@@ -62,6 +62,9 @@ type Options struct {
 	Terminal bool
 	// Ready is called once devices are served; it may be nil.
 	Ready func()
+	// Read takes the settings anew, whenever Reload calls its argument. Reload returns when its context ends; nil: the settings stay.
+	Read   func() (config.Config, error)
+	Reload func(context.Context, func()) error
 	// Handover has the sockets of the process before, and keeps those of this one for the next.
 	Handover handover.Service
 }
@@ -71,7 +74,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := o.Config.Check(); err != nil {
 		return err
 	}
-	own, err := o.ownCertificate()
+	own, err := ownCertificate(o.Config)
 	if err != nil {
 		return err
 	}
@@ -113,7 +116,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return errors.Join(err, srv.Close())
 	}
-	err = o.serve(ctx, srv, relays, socks, tlsConfig, registry)
+	err = o.serve(ctx, srv, relays, socks, tlsConfig, registry, own)
 	if relays != nil {
 		relays.Close()
 	}
@@ -230,7 +233,7 @@ func (o Options) greetPolicy(ctx context.Context, srv *server.Server) error {
 }
 
 // serve runs all tasks until ctx ends or one fails.
-func (o Options) serve(ctx context.Context, srv *server.Server, relays *relay.Server, s *sockets, tlsConfig *tls.Config, registry *prometheus.Registry) error {
+func (o Options) serve(ctx context.Context, srv *server.Server, relays *relay.Server, s *sockets, tlsConfig *tls.Config, registry *prometheus.Registry, own *certificate) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", srv.Handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -248,6 +251,9 @@ func (o Options) serve(ctx context.Context, srv *server.Server, relays *relay.Se
 	})
 	group.Go(func() error { return unixsock.Serve(ctx, s.admin, admit(srv.AdminHandler())) })
 	group.Go(func() error { return srv.Run(ctx) })
+	if o.Reload != nil {
+		group.Go(func() error { return o.Reload(ctx, newReloader(o, own).reload) })
+	}
 	s.stun.serve(last, group, stunserver.New(registry, nil), relays, o.Log)
 	if s.metrics != nil {
 		h := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
@@ -269,37 +275,15 @@ func closeRelay(r *relay.Server) {
 	}
 }
 
-// ownCertificate loads the files of --tls CERT,KEY, before anything is made; nil with another mode. Devices will look for the names in the URLs.
-func (o Options) ownCertificate() (*tls.Certificate, error) {
-	mode, certFile, keyFile, err := o.Config.TLSMode()
-	if err != nil || mode != pb.TLSMode_TLS_MODE_PUBLIC {
-		return nil, err
-	}
-	c, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("tls %s: %w", o.Config.TLS, err)
-	}
-	for _, text := range o.Config.URLs {
-		u, err := url.Parse(text)
-		if err == nil {
-			err = c.Leaf.VerifyHostname(u.Hostname())
-		}
-		if err != nil {
-			return nil, fmt.Errorf("tls %s: the certificate does not fit %s: %w", certFile, text, err)
-		}
-	}
-	return &c, nil
-}
-
 // tls is how the public port speaks TLS; nil where a proxy does.
-func (o Options) tls(srv *server.Server, own *tls.Certificate) (*tls.Config, error) {
+func (o Options) tls(srv *server.Server, own *certificate) (*tls.Config, error) {
 	switch mode, _, _, err := o.Config.TLSMode(); {
 	case err != nil:
 		return nil, err
 	case mode == pb.TLSMode_TLS_MODE_OFF:
 		return nil, nil
 	case mode == pb.TLSMode_TLS_MODE_PUBLIC:
-		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*own}}, nil
+		return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: own.get}, nil
 	}
 	k, binding, err := srv.TLSKey()
 	if err != nil {
