@@ -21,3 +21,16 @@ func (a *admin) SetLogLevel(_ context.Context, req *connect.Request[pb.SetLogLev
 	}
 	return connect.NewResponse(&pb.SetLogLevelResponse{Level: name}), nil
 }
+
+// ServerDiagnostics implements AdminService.
+func (a *admin) ServerDiagnostics(_ context.Context, _ *connect.Request[pb.ServerDiagnosticsRequest], out *connect.ServerStream[pb.ServerDiagnosticsResponse]) error {
+	if a.cfg.Diagnostics == nil {
+		return nil
+	}
+	for _, p := range a.cfg.Diagnostics() {
+		if err := out.Send(&pb.ServerDiagnosticsResponse{Name: p.Name, Content: p.Content}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

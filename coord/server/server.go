@@ -37,6 +37,7 @@ import (
 	"warren/coord/statedir"
 	"warren/coord/store"
 	"warren/coord/store/sqlite"
+	"warren/internal/bugreport"
 	"warren/proto/key"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
@@ -56,8 +57,10 @@ type Config struct {
 	Log      *slog.Logger
 	// LogLevel is that of Log, for administrators to change; nil: it cannot be.
 	LogLevel *slog.LevelVar
-	Now      func() time.Time
-	Version  string
+	// Diagnostics gives files for a report about this process, without secrets; nil: there are none.
+	Diagnostics func() []bugreport.Piece
+	Now         func() time.Time
+	Version     string
 	// Prefix4 and Prefix6 are where devices get addresses; zero: drawn at the first start. They cannot be changed later.
 	Prefix4, Prefix6 netip.Prefix
 	// Endpoints are the URLs in tokens and in map statements.

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime/debug"
 	"time"
 
@@ -69,6 +70,24 @@ func Write(ctx context.Context, w io.Writer, r *Redactor, now time.Time, sources
 		}
 	}
 	return errors.Join(archive.Close(), zip.Close())
+}
+
+// Create makes the file of a report, which nobody else may read. One that is there already is an error, and after an error nothing is left.
+func Create(ctx context.Context, path string, r *Redactor, now time.Time, sources []Source) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("report: %w; name another file with --output", err)
+	}
+	defer func() {
+		err = errors.Join(err, f.Close())
+		if err != nil {
+			err = fmt.Errorf("report: %w", errors.Join(err, os.Remove(path)))
+		}
+	}()
+	if err := Write(ctx, f, r, now, sources); err != nil {
+		return err
+	}
+	return ctx.Err()
 }
 
 // collect waits for the source no longer than it may take, whether it heeds its context or not.

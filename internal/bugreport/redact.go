@@ -163,20 +163,27 @@ func (r *Redactor) rename(b []byte) []byte {
 	return r.words.ReplaceAllFunc(b, func(m []byte) []byte { return []byte(r.names[strings.ToLower(string(m))]) })
 }
 
-// address replaces what is an address of the internet; with a dot or a port after it, too. A time of day is none.
+// address replaces what is an address of the internet, also with a port or the end of a sentence after it. A time of day is none.
 func (r *Redactor) address(m []byte) []byte {
 	text := string(m)
-	for _, end := range []string{"", text[max(0, strings.LastIndexByte(text, ':')):], text[len(strings.TrimRight(text, ".:")):]} {
-		a, err := netip.ParseAddr(strings.TrimSuffix(text, end))
+	for _, end := range ends(text) {
+		a, err := netip.ParseAddr(text[:end])
 		if err != nil {
 			continue
 		}
 		if !isPublic(a.Unmap()) {
 			return m
 		}
-		return append(r.pseudonym("address", a.Unmap().String()), end...)
+		return append(r.pseudonym("address", a.Unmap().String()), text[end:]...)
 	}
 	return m
+}
+
+// ends are where an address in the text may end.
+func ends(text string) []int {
+	trimmed := strings.TrimRight(text, ".:")
+	port := max(strings.LastIndexByte(trimmed, ':'), 0)
+	return []int{len(text), len(trimmed), port, min(len(trimmed)+2, len(text))} // the last is of an IPv6 address that ends so
 }
 
 // isPublic reports whether an address tells where somebody is. A link-local IPv6 address may have the hardware's in it.

@@ -74,7 +74,7 @@ again address-1. and address-1 and address-2/64, address-3 mac-1 mac-1 key-1 key
 	if diff := cmp.Diff(want, string(r.Clean([]byte(in)))); diff != "" {
 		t.Error(diff)
 	}
-	if got := string(r.Clean([]byte("203.0.113.9 198.51.100.1 desk"))); got != "address-1 address-4 device-1" {
+	if got := string(r.Clean([]byte("dial 203.0.113.9:9: refused 198.51.100.1:80. by 2001:db8:: and 2001:db8:::, desk"))); got != "dial address-1:9: refused address-4:80. by address-5 and address-5:, device-1" {
 		t.Errorf("later: %q", got)
 	}
 	plain := NewRedactor(false)

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -127,4 +128,37 @@ func Directory(name, path string) Source {
 // Text is a source that is there already.
 func Text(name, text string) Source {
 	return Source{Name: name, Collect: func(context.Context) ([]byte, error) { return []byte(text), nil }}
+}
+
+// LinuxHost are facts about kernel, system and units of systemd.
+func LinuxHost(units ...string) []Source {
+	of := strings.Join(units, " ")
+	return []Source{
+		Commands("system.txt", "uname -a", "uptime", "timedatectl", "systemd-detect-virt", "df -h", "df -i", "id"),
+		File("os-release.txt", "/etc/os-release", false),
+		File("memory.txt", "/proc/meminfo", false),
+		File("mounts.txt", "/proc/self/mountinfo", false),
+		Commands("units.txt", "systemctl show --no-pager --property=Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,ExecMainStatus,MemoryCurrent,ActiveEnterTimestamp "+of,
+			"systemctl cat --no-pager "+of, "systemctl list-units --no-pager --failed"),
+	}
+}
+
+// Once has one question answered for several files: ask is called when the first of them is asked for, and adds them by name.
+func Once(ask func(ctx context.Context, add func(name string, content []byte)) error) func(ctx context.Context, name string) ([]byte, error) {
+	var once sync.Once
+	var failed error
+	files := map[string][]byte{}
+	return func(ctx context.Context, name string) ([]byte, error) {
+		once.Do(func() {
+			failed = ask(ctx, func(name string, content []byte) { files[name] = content })
+		})
+		b, ok := files[name]
+		if !ok && failed == nil {
+			return nil, errors.New("it was not given")
+		}
+		if ok {
+			return b, nil
+		}
+		return nil, failed
+	}
 }

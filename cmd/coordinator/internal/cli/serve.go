@@ -54,7 +54,7 @@ files of --tls: a new certificate and log level hold at once, what else has chan
 			return err
 		}
 		log := runlog.Open(a.err, level)
-		o := serve.Options{Config: c, Log: log.Logger, LogLevel: log.Level, Out: a.out, Terminal: terminal(a.out)}
+		o := serve.Options{Config: c, Log: log.Logger, LogLevel: log.Level, RecentLog: log.Recent.Bytes, Out: a.out, Terminal: terminal(a.out)}
 		a.state = c.State
 		o.Read = func() (config.Config, error) {
 			c, err := a.settings(cmd.Flags(), file, flags)

@@ -28,6 +28,7 @@ import (
 	"warren/cmd/coordinator/internal/handover"
 	"warren/coord/domain"
 	"warren/coord/server"
+	"warren/internal/bugreport"
 	"warren/internal/buildversion"
 	"warren/internal/unixsock"
 	"warren/nat/gather"
@@ -57,6 +58,8 @@ type Options struct {
 	Log    *slog.Logger
 	// LogLevel is that of Log, for administrators to change; nil: it cannot be.
 	LogLevel *slog.LevelVar
+	// RecentLog gives the newest lines of Log, for reports; nil: none.
+	RecentLog func() []byte
 	// Out is for people. Terminal says that it is one: only then a token is printed on it.
 	Out      io.Writer
 	Terminal bool
@@ -92,6 +95,7 @@ func Run(ctx context.Context, o Options) error {
 	cfg := o.serverConfig(endpoints, socks, registry)
 	blocked := new(blocklist)
 	cfg.OnBlocked = blocked.set
+	cfg.Diagnostics = func() []bugreport.Piece { return o.diagnostics(registry) }
 	srv, err := server.Open(ctx, cfg)
 	if err != nil {
 		return err
