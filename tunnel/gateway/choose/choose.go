@@ -106,6 +106,9 @@ type (
 		Gateway ID
 		Auto    bool
 	}
+	// Restore says which gateways a process before this one used. With the next routes each CIDR has the same again, if it is among its gateways,
+	// until something is known that speaks against it.
+	Restore struct{ Chosen map[netip.Prefix]ID }
 	// Sent says that packets were read from the host for a CIDR: the one whose route led into the tunnel. Told for each CIDR at its first packet, and
 	// then not more often than every second.
 	Sent struct{ Prefix netip.Prefix }
@@ -127,6 +130,7 @@ type (
 
 func (SetRoutes) event()      {}
 func (SetExit) event()        {}
+func (Restore) event()        {}
 func (Sent) event()           {}
 func (Received) event()       {}
 func (Heard) event()          {}
@@ -176,8 +180,9 @@ type Core struct {
 	carried  []netip.Prefix
 	routes   []Route // as last given
 	exit     SetExit
-	others   []*link   // room for needs to work in
-	surveyAt time.Time // when the next first ping of one that nothing waits for may go out
+	restored map[netip.Prefix]ID // nil once there were routes
+	others   []*link             // room for needs to work in
+	surveyAt time.Time           // when the next first ping of one that nothing waits for may go out
 }
 
 // New makes a core without routes.
@@ -201,6 +206,8 @@ func (c *Core) Handle(now time.Time, e Event) ([]Action, time.Time) {
 	case SetExit:
 		c.exit = e
 		c.setRoutes()
+	case Restore:
+		c.restored = e.Chosen
 	case Heard:
 		c.with(e.Gateway, func(p *peer) { c.heard(p, e.Report) })
 	case Presence:

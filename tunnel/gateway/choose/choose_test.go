@@ -756,3 +756,50 @@ func BenchmarkHandle(b *testing.B) {
 		})
 	}
 }
+
+// TestRestore: after a restart the gateway that was used is used, though another has the higher priority, until that one is shown to be well for as
+// long as is asked of any.
+func TestRestore(t *testing.T) {
+	routes := []string{"10.1.0.0/16 a 200", "10.1.0.0/16 b 100", "10.0.0.0/8 a 100"}
+	for name, c := range map[string]struct {
+		chosen  map[netip.Prefix]ID
+		carried []netip.Prefix
+		first   []string
+	}{
+		"the one that was used":        {map[netip.Prefix]ID{lan: id('b'), wide: id('a')}, nil, []string{"10.0.0.0/8 a: it is the best one", "10.1.0.0/16 b: it is the best one"}},
+		"one that is none any more":    {map[netip.Prefix]ID{lan: id('x')}, nil, []string{"10.0.0.0/8 a: it is the best one", "10.1.0.0/16 a: it is the best one"}},
+		"a CIDR that is none":          {map[netip.Prefix]ID{all4: id('b')}, nil, []string{"10.0.0.0/8 a: it is the best one", "10.1.0.0/16 a: it is the best one"}},
+		"a CIDR that is now our own":   {map[netip.Prefix]ID{lan: id('b')}, []netip.Prefix{lan}, []string{"10.0.0.0/8 a: it is the best one"}},
+		"nothing was used (no Choose)": {nil, nil, []string{"10.0.0.0/8 a: it is the best one", "10.1.0.0/16 a: it is the best one"}},
+	} {
+		d := newDesk(t, nil)
+		d.handle(Restore{Chosen: c.chosen})
+		d.handle(SetExit{})
+		d.set(c.carried, routes...)
+		if diff := cmp.Diff(c.first, d.chosen); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+	d := newDesk(t, nil)
+	d.handle(Restore{Chosen: map[netip.Prefix]ID{lan: id('b')}})
+	d.set(nil, routes...)
+	began := d.now
+	for !slices.Contains(d.chosen, "10.1.0.0/16 a: it is preferred and works again") {
+		d.run(100*time.Millisecond, lan)
+		if d.now.Sub(began) > time.Minute {
+			t.Fatalf("never returned to the preferred one: %q", d.chosen)
+		}
+	}
+	if took := d.now.Sub(began); took < holdOff {
+		t.Errorf("returned after %s", took)
+	}
+	// One that does not answer is given up, as any.
+	d = newDesk(t, nil)
+	d.handle(Restore{Chosen: map[netip.Prefix]ID{lan: id('b')}})
+	d.set(nil, routes...)
+	d.g('b').mute = true
+	d.run(10*time.Second, lan)
+	if !slices.Contains(d.chosen, "10.1.0.0/16 a: the one before does not answer") {
+		t.Errorf("choices %q", d.chosen)
+	}
+}

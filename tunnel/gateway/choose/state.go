@@ -153,6 +153,12 @@ func (c *Core) setRoutes() {
 			l.priority = DefaultPriority
 		}
 		last.links, p.links = append(last.links, l), append(p.links, l)
+		if last.chosen == nil && !last.told && c.restored[last.prefix] == l.id {
+			last.chosen = l
+		}
+	}
+	if len(c.routes) > 0 {
+		c.restored = nil
 	}
 	slices.SortFunc(c.peers, func(a, b *peer) int { return gateway.Compare(a.id, b.id) })
 	for _, x := range old {
