@@ -13,6 +13,9 @@ import (
 type Config struct {
 	// Random fills b.
 	Random func(b []byte)
+	// Nonce, unless it is zero, is that of all mappings by PCP: a process that has the nonce of the one before goes on with the mapping of that one,
+	// which a server would not let others change.
+	Nonce pcp.Nonce
 	// Use are the protocols to use; nil: all.
 	Use []Protocol
 }
@@ -82,7 +85,9 @@ func (c *Core) reset() {
 		c.clients[p] = client{protocol: p}
 	}
 	c.epochs = [UPnP + 1]epoch{}
-	c.cfg.Random(c.nonce[:])
+	if c.nonce = c.cfg.Nonce; c.nonce == (pcp.Nonce{}) {
+		c.cfg.Random(c.nonce[:])
+	}
 	c.active, c.failures = None, 0
 	c.decideAt, c.retryAt = time.Time{}, time.Time{}
 	c.wish = c.net.Port

@@ -378,6 +378,31 @@ func TestDoubleNAT(t *testing.T) {
 	}
 }
 
+// TestNonceOutlivesTheProcess: with the nonce of the one before, a process goes on with its mapping, and has the same port outside.
+func TestNonceOutlivesTheProcess(t *testing.T) {
+	w := newWorld(t, 1)
+	g := w.only(PCP)
+	cfg := Config{Random: w.core.cfg.Random, Nonce: pcp.Nonce{1, 2, 3}}
+	w.core = New(cfg)
+	w.handle(SetNetwork{home})
+	w.pass(20 * time.Second)
+	before, entries := w.published, len(g.table)
+	if before.Protocol != PCP {
+		t.Fatalf("published %+v", before)
+	}
+	w.core = New(cfg)
+	w.handle(SetNetwork{home})
+	w.pass(20 * time.Second)
+	if w.published != before || len(g.table) != entries || !w.works() {
+		t.Errorf("published %+v, was %+v; table %v", w.published, before, g.table)
+	}
+	for _, e := range g.table {
+		if e.nonce != cfg.Nonce {
+			t.Errorf("an entry has the nonce %x", e.nonce)
+		}
+	}
+}
+
 func TestUseOnlySome(t *testing.T) {
 	w := newWorld(t, 1)
 	w.core = New(Config{Random: func([]byte) {}, Use: []Protocol{UPnP}})

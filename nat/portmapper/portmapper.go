@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"warren/nat/portmap"
+	"warren/nat/portmap/pcp"
 )
 
 // Config is what a Mapper is made with.
@@ -30,6 +31,8 @@ type Config struct {
 	Interface string
 	// Port is the port to be mapped; 0 while it is not open.
 	Port func() uint16
+	// Nonce is as in portmap.Config.
+	Nonce pcp.Nonce
 	// Use are the protocols to use; nil: all.
 	Use []portmap.Protocol
 	// Control, if set, sets options of the sockets, such as a firewall mark.
@@ -49,6 +52,7 @@ var ErrNoGateway = errors.New("no default gateway for IPv4")
 type Mapper struct {
 	cfg     Config
 	trigger chan struct{}
+	leaves  atomic.Bool
 	report  atomic.Pointer[portmap.Report]
 }
 
@@ -89,17 +93,23 @@ type runner struct {
 	stopped bool
 }
 
-// Run keeps the port mapped until ctx ends.
+// Leave has Run end without taking the mapping back, for the process that comes next.
+func (m *Mapper) Leave() { m.leaves.Store(true) }
+
+// Run keeps the port mapped until ctx ends, and then takes the mapping back.
 func (m *Mapper) Run(ctx context.Context) error {
 	r := &runner{Mapper: m, timer: time.NewTimer(0), link: newLink(ctx, m.cfg, portmap.Network{})}
 	defer r.timer.Stop()
 	defer func() { r.link.close() }()
-	r.core = portmap.New(portmap.Config{Random: func(b []byte) { rand.Read(b) }, Use: m.cfg.Use})
+	r.core = portmap.New(portmap.Config{Random: func(b []byte) { rand.Read(b) }, Nonce: m.cfg.Nonce, Use: m.cfg.Use})
 	r.look(ctx)
 	ended := ctx.Done()
 	for !r.stopped {
 		select {
 		case <-ended:
+			if m.leaves.Load() {
+				return nil
+			}
 			ended = nil
 			r.handle(portmap.Stop{})
 		case <-m.trigger:

@@ -251,6 +251,19 @@ func TestPCP(t *testing.T) {
 	}
 }
 
+// TestLeave: who makes room for another process leaves the mapping as it is.
+func TestLeave(t *testing.T) {
+	f := newFake(t)
+	f.servePCP()
+	b := start(t, nil)
+	b.await(t, netip.AddrPortFrom(external, 7777))
+	b.Leave()
+	b.stop()
+	if got := b.Report().Mapping.Protocol; got != portmap.PCP {
+		t.Errorf("at the end the port is mapped by %s", got)
+	}
+}
+
 func TestUPnP(t *testing.T) {
 	f := newFake(t)
 	f.serveIGD("http://192.0.2.1/desc.xml") // not on the gateway, so it is not asked for; then the right one
