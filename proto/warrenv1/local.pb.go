@@ -80,7 +80,7 @@ func (x StatusResponse_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StatusResponse_State.Descriptor instead.
 func (StatusResponse_State) EnumDescriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{20, 0}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{22, 0}
 }
 
 type DiagnosticsRequest struct {
@@ -262,6 +262,96 @@ func (x *LogLevelResponse) GetLevel() string {
 	return ""
 }
 
+type RestartRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartRequest) Reset() {
+	*x = RestartRequest{}
+	mi := &file_warren_v1_local_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartRequest) ProtoMessage() {}
+
+func (x *RestartRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
+func (*RestartRequest) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{4}
+}
+
+type RestartResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version of the program that takes over.
+	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// When the daemon that is replaced began.
+	Started       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started,proto3" json:"started,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartResponse) Reset() {
+	*x = RestartResponse{}
+	mi := &file_warren_v1_local_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartResponse) ProtoMessage() {}
+
+func (x *RestartResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
+func (*RestartResponse) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RestartResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *RestartResponse) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
 type SiteCheckRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// An address behind another site's gateway to be reached, or empty: one for each site is found.
@@ -274,7 +364,7 @@ type SiteCheckRequest struct {
 
 func (x *SiteCheckRequest) Reset() {
 	*x = SiteCheckRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[4]
+	mi := &file_warren_v1_local_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -286,7 +376,7 @@ func (x *SiteCheckRequest) String() string {
 func (*SiteCheckRequest) ProtoMessage() {}
 
 func (x *SiteCheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[4]
+	mi := &file_warren_v1_local_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -299,7 +389,7 @@ func (x *SiteCheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteCheckRequest.ProtoReflect.Descriptor instead.
 func (*SiteCheckRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{4}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SiteCheckRequest) GetTarget() string {
@@ -325,7 +415,7 @@ type SiteCheckResponse struct {
 
 func (x *SiteCheckResponse) Reset() {
 	*x = SiteCheckResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[5]
+	mi := &file_warren_v1_local_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +427,7 @@ func (x *SiteCheckResponse) String() string {
 func (*SiteCheckResponse) ProtoMessage() {}
 
 func (x *SiteCheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[5]
+	mi := &file_warren_v1_local_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +440,7 @@ func (x *SiteCheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteCheckResponse.ProtoReflect.Descriptor instead.
 func (*SiteCheckResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{5}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SiteCheckResponse) GetResult() *CheckResult {
@@ -368,7 +458,7 @@ type LeakTestRequest struct {
 
 func (x *LeakTestRequest) Reset() {
 	*x = LeakTestRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[6]
+	mi := &file_warren_v1_local_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +470,7 @@ func (x *LeakTestRequest) String() string {
 func (*LeakTestRequest) ProtoMessage() {}
 
 func (x *LeakTestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[6]
+	mi := &file_warren_v1_local_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +483,7 @@ func (x *LeakTestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeakTestRequest.ProtoReflect.Descriptor instead.
 func (*LeakTestRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{6}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{8}
 }
 
 type LeakTestResponse struct {
@@ -405,7 +495,7 @@ type LeakTestResponse struct {
 
 func (x *LeakTestResponse) Reset() {
 	*x = LeakTestResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[7]
+	mi := &file_warren_v1_local_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +507,7 @@ func (x *LeakTestResponse) String() string {
 func (*LeakTestResponse) ProtoMessage() {}
 
 func (x *LeakTestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[7]
+	mi := &file_warren_v1_local_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +520,7 @@ func (x *LeakTestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeakTestResponse.ProtoReflect.Descriptor instead.
 func (*LeakTestResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{7}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LeakTestResponse) GetResult() *CheckResult {
@@ -456,7 +546,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_warren_v1_local_proto_msgTypes[8]
+	mi := &file_warren_v1_local_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -468,7 +558,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[8]
+	mi := &file_warren_v1_local_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -481,7 +571,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{8}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CheckResult) GetName() string {
@@ -523,7 +613,7 @@ type UpRequest struct {
 
 func (x *UpRequest) Reset() {
 	*x = UpRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[9]
+	mi := &file_warren_v1_local_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -535,7 +625,7 @@ func (x *UpRequest) String() string {
 func (*UpRequest) ProtoMessage() {}
 
 func (x *UpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[9]
+	mi := &file_warren_v1_local_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -548,7 +638,7 @@ func (x *UpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpRequest.ProtoReflect.Descriptor instead.
 func (*UpRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{9}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpRequest) GetToken() string {
@@ -595,7 +685,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_warren_v1_local_proto_msgTypes[10]
+	mi := &file_warren_v1_local_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +697,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[10]
+	mi := &file_warren_v1_local_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +710,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{10}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Settings) GetName() string {
@@ -717,7 +807,7 @@ type TextList struct {
 
 func (x *TextList) Reset() {
 	*x = TextList{}
-	mi := &file_warren_v1_local_proto_msgTypes[11]
+	mi := &file_warren_v1_local_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +819,7 @@ func (x *TextList) String() string {
 func (*TextList) ProtoMessage() {}
 
 func (x *TextList) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[11]
+	mi := &file_warren_v1_local_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +832,7 @@ func (x *TextList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TextList.ProtoReflect.Descriptor instead.
 func (*TextList) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{11}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TextList) GetValues() []string {
@@ -767,7 +857,7 @@ type UpResponse struct {
 
 func (x *UpResponse) Reset() {
 	*x = UpResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[12]
+	mi := &file_warren_v1_local_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +869,7 @@ func (x *UpResponse) String() string {
 func (*UpResponse) ProtoMessage() {}
 
 func (x *UpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[12]
+	mi := &file_warren_v1_local_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +882,7 @@ func (x *UpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpResponse.ProtoReflect.Descriptor instead.
 func (*UpResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{12}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UpResponse) GetProgress() string {
@@ -832,7 +922,7 @@ type SetRequest struct {
 
 func (x *SetRequest) Reset() {
 	*x = SetRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[13]
+	mi := &file_warren_v1_local_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +934,7 @@ func (x *SetRequest) String() string {
 func (*SetRequest) ProtoMessage() {}
 
 func (x *SetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[13]
+	mi := &file_warren_v1_local_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +947,7 @@ func (x *SetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRequest.ProtoReflect.Descriptor instead.
 func (*SetRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{13}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetRequest) GetSettings() *Settings {
@@ -876,7 +966,7 @@ type SetResponse struct {
 
 func (x *SetResponse) Reset() {
 	*x = SetResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[14]
+	mi := &file_warren_v1_local_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +978,7 @@ func (x *SetResponse) String() string {
 func (*SetResponse) ProtoMessage() {}
 
 func (x *SetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[14]
+	mi := &file_warren_v1_local_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +991,7 @@ func (x *SetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetResponse.ProtoReflect.Descriptor instead.
 func (*SetResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{14}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetResponse) GetStatus() *StatusResponse {
@@ -921,7 +1011,7 @@ type DownRequest struct {
 
 func (x *DownRequest) Reset() {
 	*x = DownRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[15]
+	mi := &file_warren_v1_local_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +1023,7 @@ func (x *DownRequest) String() string {
 func (*DownRequest) ProtoMessage() {}
 
 func (x *DownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[15]
+	mi := &file_warren_v1_local_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +1036,7 @@ func (x *DownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownRequest.ProtoReflect.Descriptor instead.
 func (*DownRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{15}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DownRequest) GetLiftKillSwitch() bool {
@@ -964,7 +1054,7 @@ type DownResponse struct {
 
 func (x *DownResponse) Reset() {
 	*x = DownResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[16]
+	mi := &file_warren_v1_local_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1066,7 @@ func (x *DownResponse) String() string {
 func (*DownResponse) ProtoMessage() {}
 
 func (x *DownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[16]
+	mi := &file_warren_v1_local_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1079,7 @@ func (x *DownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownResponse.ProtoReflect.Descriptor instead.
 func (*DownResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{16}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
 }
 
 type LeaveRequest struct {
@@ -1002,7 +1092,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[17]
+	mi := &file_warren_v1_local_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1104,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[17]
+	mi := &file_warren_v1_local_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1117,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{17}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LeaveRequest) GetForce() bool {
@@ -1046,7 +1136,7 @@ type LeaveResponse struct {
 
 func (x *LeaveResponse) Reset() {
 	*x = LeaveResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[18]
+	mi := &file_warren_v1_local_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1148,7 @@ func (x *LeaveResponse) String() string {
 func (*LeaveResponse) ProtoMessage() {}
 
 func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[18]
+	mi := &file_warren_v1_local_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1161,7 @@ func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
 func (*LeaveResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{18}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LeaveResponse) GetWarning() string {
@@ -1089,7 +1179,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[19]
+	mi := &file_warren_v1_local_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1191,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[19]
+	mi := &file_warren_v1_local_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1204,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{19}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{21}
 }
 
 type StatusResponse struct {
@@ -1141,14 +1231,16 @@ type StatusResponse struct {
 	// What the tunnel has changed on the host besides its interface, in words, the oldest first.
 	HostChanges []string `protobuf:"bytes,16,rep,name=host_changes,json=hostChanges,proto3" json:"host_changes,omitempty"`
 	// What the daemon runs with, by name.
-	Settings      []*SettingStatus `protobuf:"bytes,17,rep,name=settings,proto3" json:"settings,omitempty"`
+	Settings []*SettingStatus `protobuf:"bytes,17,rep,name=settings,proto3" json:"settings,omitempty"`
+	// When this daemon began.
+	Started       *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=started,proto3" json:"started,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[20]
+	mi := &file_warren_v1_local_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1252,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[20]
+	mi := &file_warren_v1_local_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1265,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{20}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatusResponse) GetState() StatusResponse_State {
@@ -1295,6 +1387,13 @@ func (x *StatusResponse) GetSettings() []*SettingStatus {
 	return nil
 }
 
+func (x *StatusResponse) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
 // SettingStatus is a setting of the daemon or the device.
 type SettingStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1309,7 +1408,7 @@ type SettingStatus struct {
 
 func (x *SettingStatus) Reset() {
 	*x = SettingStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[21]
+	mi := &file_warren_v1_local_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1420,7 @@ func (x *SettingStatus) String() string {
 func (*SettingStatus) ProtoMessage() {}
 
 func (x *SettingStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[21]
+	mi := &file_warren_v1_local_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1433,7 @@ func (x *SettingStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingStatus.ProtoReflect.Descriptor instead.
 func (*SettingStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{21}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SettingStatus) GetName() string {
@@ -1377,7 +1476,7 @@ type RouteStatus struct {
 
 func (x *RouteStatus) Reset() {
 	*x = RouteStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[22]
+	mi := &file_warren_v1_local_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1488,7 @@ func (x *RouteStatus) String() string {
 func (*RouteStatus) ProtoMessage() {}
 
 func (x *RouteStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[22]
+	mi := &file_warren_v1_local_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1501,7 @@ func (x *RouteStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
 func (*RouteStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{22}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RouteStatus) GetPrefix() string {
@@ -1462,7 +1561,7 @@ type GatewayStatus struct {
 
 func (x *GatewayStatus) Reset() {
 	*x = GatewayStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[23]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1573,7 @@ func (x *GatewayStatus) String() string {
 func (*GatewayStatus) ProtoMessage() {}
 
 func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[23]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1586,7 @@ func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayStatus.ProtoReflect.Descriptor instead.
 func (*GatewayStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{23}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GatewayStatus) GetName() string {
@@ -1547,7 +1646,7 @@ type AdvertisedStatus struct {
 
 func (x *AdvertisedStatus) Reset() {
 	*x = AdvertisedStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1658,7 @@ func (x *AdvertisedStatus) String() string {
 func (*AdvertisedStatus) ProtoMessage() {}
 
 func (x *AdvertisedStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1671,7 @@ func (x *AdvertisedStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvertisedStatus.ProtoReflect.Descriptor instead.
 func (*AdvertisedStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AdvertisedStatus) GetPrefix() string {
@@ -1648,7 +1747,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1759,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1772,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExitStatus) GetWanted() string {
@@ -1732,7 +1831,7 @@ type NATStatus struct {
 
 func (x *NATStatus) Reset() {
 	*x = NATStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1744,7 +1843,7 @@ func (x *NATStatus) String() string {
 func (*NATStatus) ProtoMessage() {}
 
 func (x *NATStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1757,7 +1856,7 @@ func (x *NATStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATStatus.ProtoReflect.Descriptor instead.
 func (*NATStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NATStatus) GetIpv4() *NATMapping {
@@ -1802,7 +1901,7 @@ type NATMapping struct {
 
 func (x *NATMapping) Reset() {
 	*x = NATMapping{}
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1913,7 @@ func (x *NATMapping) String() string {
 func (*NATMapping) ProtoMessage() {}
 
 func (x *NATMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1926,7 @@ func (x *NATMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATMapping.ProtoReflect.Descriptor instead.
 func (*NATMapping) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NATMapping) GetBehaviour() string {
@@ -1869,7 +1968,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +1980,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +1993,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PortMapping) GetEnabled() bool {
@@ -1961,7 +2060,7 @@ type PortMappingProtocol struct {
 
 func (x *PortMappingProtocol) Reset() {
 	*x = PortMappingProtocol{}
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2072,7 @@ func (x *PortMappingProtocol) String() string {
 func (*PortMappingProtocol) ProtoMessage() {}
 
 func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2085,7 @@ func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMappingProtocol.ProtoReflect.Descriptor instead.
 func (*PortMappingProtocol) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PortMappingProtocol) GetName() string {
@@ -2030,7 +2129,7 @@ type Self struct {
 
 func (x *Self) Reset() {
 	*x = Self{}
-	mi := &file_warren_v1_local_proto_msgTypes[30]
+	mi := &file_warren_v1_local_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2141,7 @@ func (x *Self) String() string {
 func (*Self) ProtoMessage() {}
 
 func (x *Self) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[30]
+	mi := &file_warren_v1_local_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2154,7 @@ func (x *Self) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Self.ProtoReflect.Descriptor instead.
 func (*Self) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{30}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Self) GetName() string {
@@ -2110,7 +2209,7 @@ type CoordinatorStatus struct {
 
 func (x *CoordinatorStatus) Reset() {
 	*x = CoordinatorStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[31]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2221,7 @@ func (x *CoordinatorStatus) String() string {
 func (*CoordinatorStatus) ProtoMessage() {}
 
 func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[31]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2234,7 @@ func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinatorStatus.ProtoReflect.Descriptor instead.
 func (*CoordinatorStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{31}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CoordinatorStatus) GetUrl() string {
@@ -2199,7 +2298,7 @@ type PeerStatus struct {
 
 func (x *PeerStatus) Reset() {
 	*x = PeerStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[32]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2310,7 @@ func (x *PeerStatus) String() string {
 func (*PeerStatus) ProtoMessage() {}
 
 func (x *PeerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[32]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2323,7 @@ func (x *PeerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerStatus.ProtoReflect.Descriptor instead.
 func (*PeerStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{32}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PeerStatus) GetName() string {
@@ -2317,7 +2416,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_warren_v1_local_proto_msgTypes[33]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2329,7 +2428,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[33]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2342,7 +2441,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{33}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PathChange) GetAt() *timestamppb.Timestamp {
@@ -2418,7 +2517,7 @@ type PathStatus struct {
 
 func (x *PathStatus) Reset() {
 	*x = PathStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[34]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2529,7 @@ func (x *PathStatus) String() string {
 func (*PathStatus) ProtoMessage() {}
 
 func (x *PathStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[34]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2542,7 @@ func (x *PathStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathStatus.ProtoReflect.Descriptor instead.
 func (*PathStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{34}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PathStatus) GetKind() string {
@@ -2511,7 +2610,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[35]
+	mi := &file_warren_v1_local_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2622,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[35]
+	mi := &file_warren_v1_local_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2635,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{35}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PingRequest) GetPeer() string {
@@ -2587,7 +2686,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[36]
+	mi := &file_warren_v1_local_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +2698,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[36]
+	mi := &file_warren_v1_local_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +2711,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{36}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PingResponse) GetSequence() uint32 {
@@ -2662,7 +2761,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[37]
+	mi := &file_warren_v1_local_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2773,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[37]
+	mi := &file_warren_v1_local_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2786,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{37}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WhyRequest) GetPeer() string {
@@ -2726,7 +2825,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[38]
+	mi := &file_warren_v1_local_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2738,7 +2837,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[38]
+	mi := &file_warren_v1_local_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2751,7 +2850,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{38}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WhyResponse) GetPeer() string {
@@ -2850,7 +2949,7 @@ type FlowAnswer struct {
 
 func (x *FlowAnswer) Reset() {
 	*x = FlowAnswer{}
-	mi := &file_warren_v1_local_proto_msgTypes[39]
+	mi := &file_warren_v1_local_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2862,7 +2961,7 @@ func (x *FlowAnswer) String() string {
 func (*FlowAnswer) ProtoMessage() {}
 
 func (x *FlowAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[39]
+	mi := &file_warren_v1_local_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2875,7 +2974,7 @@ func (x *FlowAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAnswer.ProtoReflect.Descriptor instead.
 func (*FlowAnswer) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{39}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FlowAnswer) GetDirection() string {
@@ -2934,7 +3033,7 @@ type GrantMiss struct {
 
 func (x *GrantMiss) Reset() {
 	*x = GrantMiss{}
-	mi := &file_warren_v1_local_proto_msgTypes[40]
+	mi := &file_warren_v1_local_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +3045,7 @@ func (x *GrantMiss) String() string {
 func (*GrantMiss) ProtoMessage() {}
 
 func (x *GrantMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[40]
+	mi := &file_warren_v1_local_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +3058,7 @@ func (x *GrantMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantMiss.ProtoReflect.Descriptor instead.
 func (*GrantMiss) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{40}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GrantMiss) GetGrant() string {
@@ -3000,7 +3099,7 @@ type SideStatus struct {
 
 func (x *SideStatus) Reset() {
 	*x = SideStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[41]
+	mi := &file_warren_v1_local_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3111,7 @@ func (x *SideStatus) String() string {
 func (*SideStatus) ProtoMessage() {}
 
 func (x *SideStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[41]
+	mi := &file_warren_v1_local_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3124,7 @@ func (x *SideStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SideStatus.ProtoReflect.Descriptor instead.
 func (*SideStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{41}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SideStatus) GetUdp() string {
@@ -3082,7 +3181,7 @@ type PairStatus struct {
 
 func (x *PairStatus) Reset() {
 	*x = PairStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[42]
+	mi := &file_warren_v1_local_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3193,7 @@ func (x *PairStatus) String() string {
 func (*PairStatus) ProtoMessage() {}
 
 func (x *PairStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[42]
+	mi := &file_warren_v1_local_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3206,7 @@ func (x *PairStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PairStatus.ProtoReflect.Descriptor instead.
 func (*PairStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{42}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PairStatus) GetLocal() string {
@@ -3183,7 +3282,7 @@ type WhoIsRequest struct {
 
 func (x *WhoIsRequest) Reset() {
 	*x = WhoIsRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[43]
+	mi := &file_warren_v1_local_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3195,7 +3294,7 @@ func (x *WhoIsRequest) String() string {
 func (*WhoIsRequest) ProtoMessage() {}
 
 func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[43]
+	mi := &file_warren_v1_local_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3208,7 +3307,7 @@ func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsRequest.ProtoReflect.Descriptor instead.
 func (*WhoIsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{43}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WhoIsRequest) GetAddress() string {
@@ -3242,7 +3341,7 @@ type WhoIsResponse struct {
 
 func (x *WhoIsResponse) Reset() {
 	*x = WhoIsResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[44]
+	mi := &file_warren_v1_local_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3254,7 +3353,7 @@ func (x *WhoIsResponse) String() string {
 func (*WhoIsResponse) ProtoMessage() {}
 
 func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[44]
+	mi := &file_warren_v1_local_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3267,7 +3366,7 @@ func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsResponse.ProtoReflect.Descriptor instead.
 func (*WhoIsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{44}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WhoIsResponse) GetDevice() string {
@@ -3355,7 +3454,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[45]
+	mi := &file_warren_v1_local_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3367,7 +3466,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[45]
+	mi := &file_warren_v1_local_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3380,7 +3479,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{45}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FlowsRequest) GetKinds() []string {
@@ -3451,7 +3550,7 @@ type FlowsResponse struct {
 
 func (x *FlowsResponse) Reset() {
 	*x = FlowsResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[46]
+	mi := &file_warren_v1_local_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3463,7 +3562,7 @@ func (x *FlowsResponse) String() string {
 func (*FlowsResponse) ProtoMessage() {}
 
 func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[46]
+	mi := &file_warren_v1_local_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3476,7 +3575,7 @@ func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsResponse.ProtoReflect.Descriptor instead.
 func (*FlowsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{46}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FlowsResponse) GetRecords() []*FlowRecord {
@@ -3501,7 +3600,7 @@ type NetcheckRequest struct {
 
 func (x *NetcheckRequest) Reset() {
 	*x = NetcheckRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[47]
+	mi := &file_warren_v1_local_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3513,7 +3612,7 @@ func (x *NetcheckRequest) String() string {
 func (*NetcheckRequest) ProtoMessage() {}
 
 func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[47]
+	mi := &file_warren_v1_local_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3526,7 +3625,7 @@ func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckRequest.ProtoReflect.Descriptor instead.
 func (*NetcheckRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{47}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{49}
 }
 
 type NetcheckResponse struct {
@@ -3550,7 +3649,7 @@ type NetcheckResponse struct {
 
 func (x *NetcheckResponse) Reset() {
 	*x = NetcheckResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[48]
+	mi := &file_warren_v1_local_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3562,7 +3661,7 @@ func (x *NetcheckResponse) String() string {
 func (*NetcheckResponse) ProtoMessage() {}
 
 func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[48]
+	mi := &file_warren_v1_local_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3575,7 +3674,7 @@ func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckResponse.ProtoReflect.Descriptor instead.
 func (*NetcheckResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{48}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *NetcheckResponse) GetAt() *timestamppb.Timestamp {
@@ -3662,7 +3761,7 @@ type FamilyReport struct {
 
 func (x *FamilyReport) Reset() {
 	*x = FamilyReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[49]
+	mi := &file_warren_v1_local_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3674,7 +3773,7 @@ func (x *FamilyReport) String() string {
 func (*FamilyReport) ProtoMessage() {}
 
 func (x *FamilyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[49]
+	mi := &file_warren_v1_local_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3687,7 +3786,7 @@ func (x *FamilyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FamilyReport.ProtoReflect.Descriptor instead.
 func (*FamilyReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{49}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FamilyReport) GetLocal() string {
@@ -3757,7 +3856,7 @@ type RelayReport struct {
 
 func (x *RelayReport) Reset() {
 	*x = RelayReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[50]
+	mi := &file_warren_v1_local_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3769,7 +3868,7 @@ func (x *RelayReport) String() string {
 func (*RelayReport) ProtoMessage() {}
 
 func (x *RelayReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[50]
+	mi := &file_warren_v1_local_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3782,7 +3881,7 @@ func (x *RelayReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayReport.ProtoReflect.Descriptor instead.
 func (*RelayReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{50}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RelayReport) GetName() string {
@@ -3846,7 +3945,11 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x0fLogLevelRequest\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\"(\n" +
 	"\x10LogLevelResponse\x12\x14\n" +
-	"\x05level\x18\x01 \x01(\tR\x05level\">\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\"\x10\n" +
+	"\x0eRestartRequest\"a\n" +
+	"\x0fRestartResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x124\n" +
+	"\astarted\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\">\n" +
 	"\x10SiteCheckRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\"C\n" +
@@ -3908,7 +4011,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x05force\x18\x01 \x01(\bR\x05force\")\n" +
 	"\rLeaveResponse\x12\x18\n" +
 	"\awarning\x18\x01 \x01(\tR\awarning\"\x0f\n" +
-	"\rStatusRequest\"\xb8\x06\n" +
+	"\rStatusRequest\"\xee\x06\n" +
 	"\x0eStatusResponse\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.warren.v1.StatusResponse.StateR\x05state\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12#\n" +
@@ -3930,7 +4033,8 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"killSwitch\x12#\n" +
 	"\raccept_routes\x18\x0f \x01(\bR\facceptRoutes\x12!\n" +
 	"\fhost_changes\x18\x10 \x03(\tR\vhostChanges\x124\n" +
-	"\bsettings\x18\x11 \x03(\v2\x18.warren.v1.SettingStatusR\bsettings\"|\n" +
+	"\bsettings\x18\x11 \x03(\v2\x18.warren.v1.SettingStatusR\bsettings\x124\n" +
+	"\astarted\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\"|\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12STATE_NOT_ENROLLED\x10\x01\x12\x0e\n" +
@@ -4158,7 +4262,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"tcp_rtt_ms\x18\x04 \x01(\x01R\btcpRttMs\x12\x15\n" +
 	"\x06tls_ms\x18\x05 \x01(\x01R\x05tlsMs\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x1c\n" +
-	"\tconnected\x18\a \x01(\bR\tconnected2\x83\a\n" +
+	"\tconnected\x18\a \x01(\bR\tconnected2\xc5\a\n" +
 	"\fLocalService\x123\n" +
 	"\x02Up\x12\x14.warren.v1.UpRequest\x1a\x15.warren.v1.UpResponse0\x01\x124\n" +
 	"\x03Set\x12\x15.warren.v1.SetRequest\x1a\x16.warren.v1.SetResponse\x127\n" +
@@ -4167,7 +4271,8 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x06Status\x12\x18.warren.v1.StatusRequest\x1a\x19.warren.v1.StatusResponse\x129\n" +
 	"\x04Ping\x12\x16.warren.v1.PingRequest\x1a\x17.warren.v1.PingResponse0\x01\x124\n" +
 	"\x03Why\x12\x15.warren.v1.WhyRequest\x1a\x16.warren.v1.WhyResponse\x12:\n" +
-	"\x05WhoIs\x12\x17.warren.v1.WhoIsRequest\x1a\x18.warren.v1.WhoIsResponse\x12<\n" +
+	"\x05WhoIs\x12\x17.warren.v1.WhoIsRequest\x1a\x18.warren.v1.WhoIsResponse\x12@\n" +
+	"\aRestart\x12\x19.warren.v1.RestartRequest\x1a\x1a.warren.v1.RestartResponse\x12<\n" +
 	"\x05Flows\x12\x17.warren.v1.FlowsRequest\x1a\x18.warren.v1.FlowsResponse0\x01\x12C\n" +
 	"\bNetcheck\x12\x1a.warren.v1.NetcheckRequest\x1a\x1b.warren.v1.NetcheckResponse\x12H\n" +
 	"\tSiteCheck\x12\x1b.warren.v1.SiteCheckRequest\x1a\x1c.warren.v1.SiteCheckResponse0\x01\x12E\n" +
@@ -4188,153 +4293,159 @@ func file_warren_v1_local_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_local_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_warren_v1_local_proto_goTypes = []any{
 	(StatusResponse_State)(0),     // 0: warren.v1.StatusResponse.State
 	(*DiagnosticsRequest)(nil),    // 1: warren.v1.DiagnosticsRequest
 	(*DiagnosticsResponse)(nil),   // 2: warren.v1.DiagnosticsResponse
 	(*LogLevelRequest)(nil),       // 3: warren.v1.LogLevelRequest
 	(*LogLevelResponse)(nil),      // 4: warren.v1.LogLevelResponse
-	(*SiteCheckRequest)(nil),      // 5: warren.v1.SiteCheckRequest
-	(*SiteCheckResponse)(nil),     // 6: warren.v1.SiteCheckResponse
-	(*LeakTestRequest)(nil),       // 7: warren.v1.LeakTestRequest
-	(*LeakTestResponse)(nil),      // 8: warren.v1.LeakTestResponse
-	(*CheckResult)(nil),           // 9: warren.v1.CheckResult
-	(*UpRequest)(nil),             // 10: warren.v1.UpRequest
-	(*Settings)(nil),              // 11: warren.v1.Settings
-	(*TextList)(nil),              // 12: warren.v1.TextList
-	(*UpResponse)(nil),            // 13: warren.v1.UpResponse
-	(*SetRequest)(nil),            // 14: warren.v1.SetRequest
-	(*SetResponse)(nil),           // 15: warren.v1.SetResponse
-	(*DownRequest)(nil),           // 16: warren.v1.DownRequest
-	(*DownResponse)(nil),          // 17: warren.v1.DownResponse
-	(*LeaveRequest)(nil),          // 18: warren.v1.LeaveRequest
-	(*LeaveResponse)(nil),         // 19: warren.v1.LeaveResponse
-	(*StatusRequest)(nil),         // 20: warren.v1.StatusRequest
-	(*StatusResponse)(nil),        // 21: warren.v1.StatusResponse
-	(*SettingStatus)(nil),         // 22: warren.v1.SettingStatus
-	(*RouteStatus)(nil),           // 23: warren.v1.RouteStatus
-	(*GatewayStatus)(nil),         // 24: warren.v1.GatewayStatus
-	(*AdvertisedStatus)(nil),      // 25: warren.v1.AdvertisedStatus
-	(*ExitStatus)(nil),            // 26: warren.v1.ExitStatus
-	(*NATStatus)(nil),             // 27: warren.v1.NATStatus
-	(*NATMapping)(nil),            // 28: warren.v1.NATMapping
-	(*PortMapping)(nil),           // 29: warren.v1.PortMapping
-	(*PortMappingProtocol)(nil),   // 30: warren.v1.PortMappingProtocol
-	(*Self)(nil),                  // 31: warren.v1.Self
-	(*CoordinatorStatus)(nil),     // 32: warren.v1.CoordinatorStatus
-	(*PeerStatus)(nil),            // 33: warren.v1.PeerStatus
-	(*PathChange)(nil),            // 34: warren.v1.PathChange
-	(*PathStatus)(nil),            // 35: warren.v1.PathStatus
-	(*PingRequest)(nil),           // 36: warren.v1.PingRequest
-	(*PingResponse)(nil),          // 37: warren.v1.PingResponse
-	(*WhyRequest)(nil),            // 38: warren.v1.WhyRequest
-	(*WhyResponse)(nil),           // 39: warren.v1.WhyResponse
-	(*FlowAnswer)(nil),            // 40: warren.v1.FlowAnswer
-	(*GrantMiss)(nil),             // 41: warren.v1.GrantMiss
-	(*SideStatus)(nil),            // 42: warren.v1.SideStatus
-	(*PairStatus)(nil),            // 43: warren.v1.PairStatus
-	(*WhoIsRequest)(nil),          // 44: warren.v1.WhoIsRequest
-	(*WhoIsResponse)(nil),         // 45: warren.v1.WhoIsResponse
-	(*FlowsRequest)(nil),          // 46: warren.v1.FlowsRequest
-	(*FlowsResponse)(nil),         // 47: warren.v1.FlowsResponse
-	(*NetcheckRequest)(nil),       // 48: warren.v1.NetcheckRequest
-	(*NetcheckResponse)(nil),      // 49: warren.v1.NetcheckResponse
-	(*FamilyReport)(nil),          // 50: warren.v1.FamilyReport
-	(*RelayReport)(nil),           // 51: warren.v1.RelayReport
-	(*timestamppb.Timestamp)(nil), // 52: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
-	(*FlowRecord)(nil),            // 54: warren.v1.FlowRecord
+	(*RestartRequest)(nil),        // 5: warren.v1.RestartRequest
+	(*RestartResponse)(nil),       // 6: warren.v1.RestartResponse
+	(*SiteCheckRequest)(nil),      // 7: warren.v1.SiteCheckRequest
+	(*SiteCheckResponse)(nil),     // 8: warren.v1.SiteCheckResponse
+	(*LeakTestRequest)(nil),       // 9: warren.v1.LeakTestRequest
+	(*LeakTestResponse)(nil),      // 10: warren.v1.LeakTestResponse
+	(*CheckResult)(nil),           // 11: warren.v1.CheckResult
+	(*UpRequest)(nil),             // 12: warren.v1.UpRequest
+	(*Settings)(nil),              // 13: warren.v1.Settings
+	(*TextList)(nil),              // 14: warren.v1.TextList
+	(*UpResponse)(nil),            // 15: warren.v1.UpResponse
+	(*SetRequest)(nil),            // 16: warren.v1.SetRequest
+	(*SetResponse)(nil),           // 17: warren.v1.SetResponse
+	(*DownRequest)(nil),           // 18: warren.v1.DownRequest
+	(*DownResponse)(nil),          // 19: warren.v1.DownResponse
+	(*LeaveRequest)(nil),          // 20: warren.v1.LeaveRequest
+	(*LeaveResponse)(nil),         // 21: warren.v1.LeaveResponse
+	(*StatusRequest)(nil),         // 22: warren.v1.StatusRequest
+	(*StatusResponse)(nil),        // 23: warren.v1.StatusResponse
+	(*SettingStatus)(nil),         // 24: warren.v1.SettingStatus
+	(*RouteStatus)(nil),           // 25: warren.v1.RouteStatus
+	(*GatewayStatus)(nil),         // 26: warren.v1.GatewayStatus
+	(*AdvertisedStatus)(nil),      // 27: warren.v1.AdvertisedStatus
+	(*ExitStatus)(nil),            // 28: warren.v1.ExitStatus
+	(*NATStatus)(nil),             // 29: warren.v1.NATStatus
+	(*NATMapping)(nil),            // 30: warren.v1.NATMapping
+	(*PortMapping)(nil),           // 31: warren.v1.PortMapping
+	(*PortMappingProtocol)(nil),   // 32: warren.v1.PortMappingProtocol
+	(*Self)(nil),                  // 33: warren.v1.Self
+	(*CoordinatorStatus)(nil),     // 34: warren.v1.CoordinatorStatus
+	(*PeerStatus)(nil),            // 35: warren.v1.PeerStatus
+	(*PathChange)(nil),            // 36: warren.v1.PathChange
+	(*PathStatus)(nil),            // 37: warren.v1.PathStatus
+	(*PingRequest)(nil),           // 38: warren.v1.PingRequest
+	(*PingResponse)(nil),          // 39: warren.v1.PingResponse
+	(*WhyRequest)(nil),            // 40: warren.v1.WhyRequest
+	(*WhyResponse)(nil),           // 41: warren.v1.WhyResponse
+	(*FlowAnswer)(nil),            // 42: warren.v1.FlowAnswer
+	(*GrantMiss)(nil),             // 43: warren.v1.GrantMiss
+	(*SideStatus)(nil),            // 44: warren.v1.SideStatus
+	(*PairStatus)(nil),            // 45: warren.v1.PairStatus
+	(*WhoIsRequest)(nil),          // 46: warren.v1.WhoIsRequest
+	(*WhoIsResponse)(nil),         // 47: warren.v1.WhoIsResponse
+	(*FlowsRequest)(nil),          // 48: warren.v1.FlowsRequest
+	(*FlowsResponse)(nil),         // 49: warren.v1.FlowsResponse
+	(*NetcheckRequest)(nil),       // 50: warren.v1.NetcheckRequest
+	(*NetcheckResponse)(nil),      // 51: warren.v1.NetcheckResponse
+	(*FamilyReport)(nil),          // 52: warren.v1.FamilyReport
+	(*RelayReport)(nil),           // 53: warren.v1.RelayReport
+	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 55: google.protobuf.Duration
+	(*FlowRecord)(nil),            // 56: warren.v1.FlowRecord
 }
 var file_warren_v1_local_proto_depIdxs = []int32{
-	9,  // 0: warren.v1.SiteCheckResponse.result:type_name -> warren.v1.CheckResult
-	9,  // 1: warren.v1.LeakTestResponse.result:type_name -> warren.v1.CheckResult
-	11, // 2: warren.v1.UpRequest.settings:type_name -> warren.v1.Settings
-	12, // 3: warren.v1.Settings.advertise:type_name -> warren.v1.TextList
-	12, // 4: warren.v1.Settings.site:type_name -> warren.v1.TextList
-	12, // 5: warren.v1.Settings.probe:type_name -> warren.v1.TextList
-	12, // 6: warren.v1.Settings.prefer_lan:type_name -> warren.v1.TextList
-	21, // 7: warren.v1.UpResponse.status:type_name -> warren.v1.StatusResponse
-	11, // 8: warren.v1.SetRequest.settings:type_name -> warren.v1.Settings
-	21, // 9: warren.v1.SetResponse.status:type_name -> warren.v1.StatusResponse
-	0,  // 10: warren.v1.StatusResponse.state:type_name -> warren.v1.StatusResponse.State
-	31, // 11: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
-	32, // 12: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
-	33, // 13: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
-	27, // 14: warren.v1.StatusResponse.nat:type_name -> warren.v1.NATStatus
-	23, // 15: warren.v1.StatusResponse.routes:type_name -> warren.v1.RouteStatus
-	25, // 16: warren.v1.StatusResponse.advertised:type_name -> warren.v1.AdvertisedStatus
-	26, // 17: warren.v1.StatusResponse.exit:type_name -> warren.v1.ExitStatus
-	22, // 18: warren.v1.StatusResponse.settings:type_name -> warren.v1.SettingStatus
-	24, // 19: warren.v1.RouteStatus.gateways:type_name -> warren.v1.GatewayStatus
-	52, // 20: warren.v1.GatewayStatus.since:type_name -> google.protobuf.Timestamp
-	52, // 21: warren.v1.AdvertisedStatus.answered:type_name -> google.protobuf.Timestamp
-	28, // 22: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
-	28, // 23: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
-	29, // 24: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
-	52, // 25: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
-	30, // 26: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
-	53, // 27: warren.v1.CoordinatorStatus.clock_ahead:type_name -> google.protobuf.Duration
-	35, // 28: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
-	52, // 29: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
-	34, // 30: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
-	52, // 31: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
-	52, // 32: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
-	53, // 33: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
-	53, // 34: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
-	35, // 35: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
-	35, // 36: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
-	42, // 37: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
-	42, // 38: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
-	43, // 39: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
-	34, // 40: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
-	40, // 41: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
-	41, // 42: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
-	52, // 43: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
-	52, // 44: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
-	52, // 45: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
-	54, // 46: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
-	53, // 47: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
-	54, // 48: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
-	52, // 49: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
-	50, // 50: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
-	50, // 51: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
-	29, // 52: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
-	51, // 53: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
-	28, // 54: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
-	10, // 55: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
-	14, // 56: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
-	16, // 57: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
-	18, // 58: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
-	20, // 59: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
-	36, // 60: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
-	38, // 61: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
-	44, // 62: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
-	46, // 63: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
-	48, // 64: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
-	5,  // 65: warren.v1.LocalService.SiteCheck:input_type -> warren.v1.SiteCheckRequest
-	7,  // 66: warren.v1.LocalService.LeakTest:input_type -> warren.v1.LeakTestRequest
-	3,  // 67: warren.v1.LocalService.LogLevel:input_type -> warren.v1.LogLevelRequest
-	1,  // 68: warren.v1.LocalService.Diagnostics:input_type -> warren.v1.DiagnosticsRequest
-	13, // 69: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
-	15, // 70: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
-	17, // 71: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
-	19, // 72: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
-	21, // 73: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
-	37, // 74: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
-	39, // 75: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
-	45, // 76: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
-	47, // 77: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
-	49, // 78: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
-	6,  // 79: warren.v1.LocalService.SiteCheck:output_type -> warren.v1.SiteCheckResponse
-	8,  // 80: warren.v1.LocalService.LeakTest:output_type -> warren.v1.LeakTestResponse
-	4,  // 81: warren.v1.LocalService.LogLevel:output_type -> warren.v1.LogLevelResponse
-	2,  // 82: warren.v1.LocalService.Diagnostics:output_type -> warren.v1.DiagnosticsResponse
-	69, // [69:83] is the sub-list for method output_type
-	55, // [55:69] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	54, // 0: warren.v1.RestartResponse.started:type_name -> google.protobuf.Timestamp
+	11, // 1: warren.v1.SiteCheckResponse.result:type_name -> warren.v1.CheckResult
+	11, // 2: warren.v1.LeakTestResponse.result:type_name -> warren.v1.CheckResult
+	13, // 3: warren.v1.UpRequest.settings:type_name -> warren.v1.Settings
+	14, // 4: warren.v1.Settings.advertise:type_name -> warren.v1.TextList
+	14, // 5: warren.v1.Settings.site:type_name -> warren.v1.TextList
+	14, // 6: warren.v1.Settings.probe:type_name -> warren.v1.TextList
+	14, // 7: warren.v1.Settings.prefer_lan:type_name -> warren.v1.TextList
+	23, // 8: warren.v1.UpResponse.status:type_name -> warren.v1.StatusResponse
+	13, // 9: warren.v1.SetRequest.settings:type_name -> warren.v1.Settings
+	23, // 10: warren.v1.SetResponse.status:type_name -> warren.v1.StatusResponse
+	0,  // 11: warren.v1.StatusResponse.state:type_name -> warren.v1.StatusResponse.State
+	33, // 12: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
+	34, // 13: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
+	35, // 14: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
+	29, // 15: warren.v1.StatusResponse.nat:type_name -> warren.v1.NATStatus
+	25, // 16: warren.v1.StatusResponse.routes:type_name -> warren.v1.RouteStatus
+	27, // 17: warren.v1.StatusResponse.advertised:type_name -> warren.v1.AdvertisedStatus
+	28, // 18: warren.v1.StatusResponse.exit:type_name -> warren.v1.ExitStatus
+	24, // 19: warren.v1.StatusResponse.settings:type_name -> warren.v1.SettingStatus
+	54, // 20: warren.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	26, // 21: warren.v1.RouteStatus.gateways:type_name -> warren.v1.GatewayStatus
+	54, // 22: warren.v1.GatewayStatus.since:type_name -> google.protobuf.Timestamp
+	54, // 23: warren.v1.AdvertisedStatus.answered:type_name -> google.protobuf.Timestamp
+	30, // 24: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
+	30, // 25: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
+	31, // 26: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
+	54, // 27: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
+	32, // 28: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
+	55, // 29: warren.v1.CoordinatorStatus.clock_ahead:type_name -> google.protobuf.Duration
+	37, // 30: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
+	54, // 31: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
+	36, // 32: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
+	54, // 33: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
+	54, // 34: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
+	55, // 35: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
+	55, // 36: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
+	37, // 37: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
+	37, // 38: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
+	44, // 39: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
+	44, // 40: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
+	45, // 41: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
+	36, // 42: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
+	42, // 43: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
+	43, // 44: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
+	54, // 45: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
+	54, // 46: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
+	54, // 47: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
+	56, // 48: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
+	55, // 49: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
+	56, // 50: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
+	54, // 51: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
+	52, // 52: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
+	52, // 53: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
+	31, // 54: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
+	53, // 55: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
+	30, // 56: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
+	12, // 57: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
+	16, // 58: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
+	18, // 59: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
+	20, // 60: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
+	22, // 61: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
+	38, // 62: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
+	40, // 63: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
+	46, // 64: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
+	5,  // 65: warren.v1.LocalService.Restart:input_type -> warren.v1.RestartRequest
+	48, // 66: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
+	50, // 67: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
+	7,  // 68: warren.v1.LocalService.SiteCheck:input_type -> warren.v1.SiteCheckRequest
+	9,  // 69: warren.v1.LocalService.LeakTest:input_type -> warren.v1.LeakTestRequest
+	3,  // 70: warren.v1.LocalService.LogLevel:input_type -> warren.v1.LogLevelRequest
+	1,  // 71: warren.v1.LocalService.Diagnostics:input_type -> warren.v1.DiagnosticsRequest
+	15, // 72: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
+	17, // 73: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
+	19, // 74: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
+	21, // 75: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
+	23, // 76: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
+	39, // 77: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
+	41, // 78: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
+	47, // 79: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
+	6,  // 80: warren.v1.LocalService.Restart:output_type -> warren.v1.RestartResponse
+	49, // 81: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
+	51, // 82: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
+	8,  // 83: warren.v1.LocalService.SiteCheck:output_type -> warren.v1.SiteCheckResponse
+	10, // 84: warren.v1.LocalService.LeakTest:output_type -> warren.v1.LeakTestResponse
+	4,  // 85: warren.v1.LocalService.LogLevel:output_type -> warren.v1.LogLevelResponse
+	2,  // 86: warren.v1.LocalService.Diagnostics:output_type -> warren.v1.DiagnosticsResponse
+	72, // [72:87] is the sub-list for method output_type
+	57, // [57:72] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_local_proto_init() }
@@ -4343,14 +4454,14 @@ func file_warren_v1_local_proto_init() {
 		return
 	}
 	file_warren_v1_flow_proto_init()
-	file_warren_v1_local_proto_msgTypes[10].OneofWrappers = []any{}
+	file_warren_v1_local_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_local_proto_rawDesc), len(file_warren_v1_local_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

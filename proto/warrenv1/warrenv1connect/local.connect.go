@@ -49,6 +49,8 @@ const (
 	LocalServiceWhyProcedure = "/warren.v1.LocalService/Why"
 	// LocalServiceWhoIsProcedure is the fully-qualified name of the LocalService's WhoIs RPC.
 	LocalServiceWhoIsProcedure = "/warren.v1.LocalService/WhoIs"
+	// LocalServiceRestartProcedure is the fully-qualified name of the LocalService's Restart RPC.
+	LocalServiceRestartProcedure = "/warren.v1.LocalService/Restart"
 	// LocalServiceFlowsProcedure is the fully-qualified name of the LocalService's Flows RPC.
 	LocalServiceFlowsProcedure = "/warren.v1.LocalService/Flows"
 	// LocalServiceNetcheckProcedure is the fully-qualified name of the LocalService's Netcheck RPC.
@@ -80,6 +82,9 @@ type LocalServiceClient interface {
 	Why(context.Context, *connect.Request[warrenv1.WhyRequest]) (*connect.Response[warrenv1.WhyResponse], error)
 	// WhoIs tells who is behind an address, so that a service can authorise by identity.
 	WhoIs(context.Context, *connect.Request[warrenv1.WhoIsRequest]) (*connect.Response[warrenv1.WhoIsResponse], error)
+	// Restart has the daemon replaced by the program that is installed now, without ending the tunnel. It answers once that program is known to be able
+	// to take over, and before it does.
+	Restart(context.Context, *connect.Request[warrenv1.RestartRequest]) (*connect.Response[warrenv1.RestartResponse], error)
 	// Flows gives records of flows.
 	Flows(context.Context, *connect.Request[warrenv1.FlowsRequest]) (*connect.ServerStreamForClient[warrenv1.FlowsResponse], error)
 	// Netcheck finds out what the network here lets through. It takes a few seconds.
@@ -153,6 +158,12 @@ func NewLocalServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(localServiceMethods.ByName("WhoIs")),
 			connect.WithClientOptions(opts...),
 		),
+		restart: connect.NewClient[warrenv1.RestartRequest, warrenv1.RestartResponse](
+			httpClient,
+			baseURL+LocalServiceRestartProcedure,
+			connect.WithSchema(localServiceMethods.ByName("Restart")),
+			connect.WithClientOptions(opts...),
+		),
 		flows: connect.NewClient[warrenv1.FlowsRequest, warrenv1.FlowsResponse](
 			httpClient,
 			baseURL+LocalServiceFlowsProcedure,
@@ -202,6 +213,7 @@ type localServiceClient struct {
 	ping        *connect.Client[warrenv1.PingRequest, warrenv1.PingResponse]
 	why         *connect.Client[warrenv1.WhyRequest, warrenv1.WhyResponse]
 	whoIs       *connect.Client[warrenv1.WhoIsRequest, warrenv1.WhoIsResponse]
+	restart     *connect.Client[warrenv1.RestartRequest, warrenv1.RestartResponse]
 	flows       *connect.Client[warrenv1.FlowsRequest, warrenv1.FlowsResponse]
 	netcheck    *connect.Client[warrenv1.NetcheckRequest, warrenv1.NetcheckResponse]
 	siteCheck   *connect.Client[warrenv1.SiteCheckRequest, warrenv1.SiteCheckResponse]
@@ -250,6 +262,11 @@ func (c *localServiceClient) WhoIs(ctx context.Context, req *connect.Request[war
 	return c.whoIs.CallUnary(ctx, req)
 }
 
+// Restart calls warren.v1.LocalService.Restart.
+func (c *localServiceClient) Restart(ctx context.Context, req *connect.Request[warrenv1.RestartRequest]) (*connect.Response[warrenv1.RestartResponse], error) {
+	return c.restart.CallUnary(ctx, req)
+}
+
 // Flows calls warren.v1.LocalService.Flows.
 func (c *localServiceClient) Flows(ctx context.Context, req *connect.Request[warrenv1.FlowsRequest]) (*connect.ServerStreamForClient[warrenv1.FlowsResponse], error) {
 	return c.flows.CallServerStream(ctx, req)
@@ -296,6 +313,9 @@ type LocalServiceHandler interface {
 	Why(context.Context, *connect.Request[warrenv1.WhyRequest]) (*connect.Response[warrenv1.WhyResponse], error)
 	// WhoIs tells who is behind an address, so that a service can authorise by identity.
 	WhoIs(context.Context, *connect.Request[warrenv1.WhoIsRequest]) (*connect.Response[warrenv1.WhoIsResponse], error)
+	// Restart has the daemon replaced by the program that is installed now, without ending the tunnel. It answers once that program is known to be able
+	// to take over, and before it does.
+	Restart(context.Context, *connect.Request[warrenv1.RestartRequest]) (*connect.Response[warrenv1.RestartResponse], error)
 	// Flows gives records of flows.
 	Flows(context.Context, *connect.Request[warrenv1.FlowsRequest], *connect.ServerStream[warrenv1.FlowsResponse]) error
 	// Netcheck finds out what the network here lets through. It takes a few seconds.
@@ -365,6 +385,12 @@ func NewLocalServiceHandler(svc LocalServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(localServiceMethods.ByName("WhoIs")),
 		connect.WithHandlerOptions(opts...),
 	)
+	localServiceRestartHandler := connect.NewUnaryHandler(
+		LocalServiceRestartProcedure,
+		svc.Restart,
+		connect.WithSchema(localServiceMethods.ByName("Restart")),
+		connect.WithHandlerOptions(opts...),
+	)
 	localServiceFlowsHandler := connect.NewServerStreamHandler(
 		LocalServiceFlowsProcedure,
 		svc.Flows,
@@ -419,6 +445,8 @@ func NewLocalServiceHandler(svc LocalServiceHandler, opts ...connect.HandlerOpti
 			localServiceWhyHandler.ServeHTTP(w, r)
 		case LocalServiceWhoIsProcedure:
 			localServiceWhoIsHandler.ServeHTTP(w, r)
+		case LocalServiceRestartProcedure:
+			localServiceRestartHandler.ServeHTTP(w, r)
 		case LocalServiceFlowsProcedure:
 			localServiceFlowsHandler.ServeHTTP(w, r)
 		case LocalServiceNetcheckProcedure:
@@ -470,6 +498,10 @@ func (UnimplementedLocalServiceHandler) Why(context.Context, *connect.Request[wa
 
 func (UnimplementedLocalServiceHandler) WhoIs(context.Context, *connect.Request[warrenv1.WhoIsRequest]) (*connect.Response[warrenv1.WhoIsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.WhoIs is not implemented"))
+}
+
+func (UnimplementedLocalServiceHandler) Restart(context.Context, *connect.Request[warrenv1.RestartRequest]) (*connect.Response[warrenv1.RestartResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warren.v1.LocalService.Restart is not implemented"))
 }
 
 func (UnimplementedLocalServiceHandler) Flows(context.Context, *connect.Request[warrenv1.FlowsRequest], *connect.ServerStream[warrenv1.FlowsResponse]) error {

@@ -32,6 +32,7 @@ const readyWord = "ready"
 func (a *app) daemon() *cobra.Command {
 	o := new(daemonOptions)
 	var readyFD int
+	var check bool
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon in the foreground",
@@ -44,31 +45,41 @@ reached. The file is removed once the device has joined. Without --token-file it
 
 SIGHUP has it read the configuration file and the token again.`,
 		Args: args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDaemon(cmd, o, readyFD) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDaemon(cmd, o, readyFD, check) },
 	}
 	f := cmd.Flags()
 	o.register(f)
 	f.IntVar(&readyFD, "ready-fd", 0, "")
-	if err := f.MarkHidden("ready-fd"); err != nil {
-		panic(err) // the flag was defined two lines up
+	f.BoolVar(&check, "check", false, "")
+	for _, name := range []string{"ready-fd", "check"} {
+		if err := f.MarkHidden(name); err != nil {
+			panic(err) // the flag was defined a few lines up
+		}
 	}
 	return cmd
 }
 
-func (a *app) runDaemon(cmd *cobra.Command, o *daemonOptions, readyFD int) error {
+func (a *app) runDaemon(cmd *cobra.Command, o *daemonOptions, readyFD int, check bool) error {
 	r := newReloader(a, cmd.Flags())
 	cfg, err := r.start(o)
 	if err != nil {
+		return err
+	}
+	if check {
+		return a.tellCheck()
+	}
+	if a.successor, err = newSuccessor(r.environ); err != nil {
 		return err
 	}
 	cfg.StateDir, cfg.Socket, cfg.Interface, cfg.Now = a.state, a.socket, a.tun, a.now
 	log := runlog.Open(a.err, o.level)
 	cfg.Log, cfg.LogLevel, cfg.RecentLog = log.Logger, log.Level, log.Recent.Bytes
 	r.logTo(log.Logger, log.Level)
+	cfg.Inherited = inherited(log.Logger.Warn)
 	a.begin()
 	if readyFD > 0 {
 		tell := tellParent(readyFD)
-		err := r.run(cmd.Context(), cfg, daemon.Run, func() { tell(nil) })
+		err := r.run(cmd.Context(), cfg, a.serve, func() { tell(nil) })
 		if err != nil {
 			tell(err)
 		}

@@ -6,6 +6,7 @@
 //	session.go  one session: what is made, in which order, and how it ends
 //	wire.go     how the parts of a session feed one another
 //	relays.go   connections to the relays of the map; relayroutes.go which of them carries what to which peer
+//	takeover.go one daemon taking over from another
 //	status.go   what status shows; metrics.go: what is exported to Prometheus
 //	why.go      why a path is as it is; grants.go: which grants allow a flow
 //	whois.go    who is behind an address
@@ -32,6 +33,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"warren/cmd/agent/internal/handover"
 	"warren/cmd/agent/internal/local"
 	"warren/cmd/agent/internal/names"
 	"warren/cmd/agent/internal/state"
@@ -41,7 +43,6 @@ import (
 	"warren/nat/portmapper"
 	"warren/proto/warrenv1/warrenv1connect"
 	"warren/tunnel/flowlog"
-	"warren/tunnel/router"
 )
 
 // Config is what a daemon is started with.
@@ -85,6 +86,17 @@ type Config struct {
 	RecentLog func() []byte
 	// Now is this machine's clock; nil: the real one.
 	Now func() time.Time
+
+	// Inherited are files of a daemon before this one, which Run closes if they are of no use.
+	Inherited handover.Files
+	// Keeper keeps files for the next one; nil: nobody does.
+	Keeper Keeper
+	// Restarts tells, when ctx has ended, whether the service manager starts the daemon again at once; nil: it does not.
+	Restarts func(ctx context.Context) (bool, error)
+	// Check tells the version of the program that is installed now, once that is found able to take over from this one; nil: none is.
+	Check func(ctx context.Context) (version string, err error)
+	// Replace has the daemon replaced by that program, as the local API has; nil: never.
+	Replace <-chan os.Signal
 }
 
 // daemon is the long-lived part. mu guards what follows it and is held while a session starts or stops, so that calls to the
@@ -100,17 +112,22 @@ type daemon struct {
 	mapping  *portmapper.Metrics
 	flows    *flowlog.Log // outlives sessions
 	joiner   *joiner
+	store    *store
+	began    time.Time
+	end      context.CancelCauseFunc // has Run end
 
 	mu       sync.Mutex
 	stored   *state.State // as it is on disk
 	state    *state.State // with what is managed over it: what counts
 	session  *session
-	lastErr  error // why there is no session though the tunnel is wanted
-	killErr  error // why the kill switch is not set though it is wanted
+	inherits *inheritance // for the first session
+	handed   *HandedOver  // what Run gives back in place of nil
+	lastErr  error        // why there is no session though the tunnel is wanted
+	killErr  error        // why the kill switch is not set though it is wanted
 	operator local.Operator
 }
 
-// Run serves until ctx ends. It calls ready once the socket answers. A directory or socket that another daemon has, or a state that
+// Run serves until ctx ends, or until it is to be replaced, when its error is *HandedOver. It calls ready once the socket answers. A directory or socket that another daemon has, or a state that
 // cannot be read, is an error before anything is changed.
 func Run(ctx context.Context, cfg Config, ready func()) error {
 	var book *names.Book
@@ -134,7 +151,7 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, stored: st, state: st, registry: prometheus.NewRegistry(), names: book, dial: dialer.DialContext}
+	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, stored: st, state: st, registry: prometheus.NewRegistry(), names: book, dial: dialer.DialContext, began: time.Now()}
 	d.state = d.effective(st)
 	d.joiner = newJoiner(d)
 	if st.Routing.KillSwitch && !d.state.Routing.KillSwitch {
@@ -143,14 +160,15 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		}
 	}
 	d.keepKillSwitch() // before anything else: the host may have been without it since it started
-	// The tunnel may not be wanted any more, so that nobody else would do it.
-	left, err := router.CleanUp(state.JournalFile(cfg.StateDir))
-	for _, note := range left {
-		cfg.Log.Info("host changed", "what", note)
+	d.store = &store{keeper: cfg.Keeper, warn: cfg.Log.Warn, kept: map[string]bool{}}
+	if d.inherits = d.inherit(); d.inherits == nil {
+		d.cleanUp() // the tunnel may not be wanted any more, so that nobody else would do it
 	}
-	if err != nil {
-		cfg.Log.Error("what a killed daemon has left on this host could not be taken back", "err", err)
-	}
+	defer func() {
+		if d.inherits != nil {
+			d.disinherit(d.inherits)
+		}
+	}()
 	listener, err := unixsock.Listen(cfg.Socket)
 	if err != nil {
 		return fmt.Errorf("%w; run as root, or choose another with --socket", err)
@@ -163,6 +181,8 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	defer stopFlows()
 	d.mapping = registerMetrics(d.registry, d.figures, d.flows.Stats)
 	d.applyOperator()
+	ctx, d.end = context.WithCancelCause(ctx)
+	defer d.end(nil)
 	group, ctx := errgroup.WithContext(ctx)
 	d.ctx = ctx
 	group.Go(func() error { return unixsock.Serve(ctx, listener, d.handler()) })
@@ -176,11 +196,15 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 			return err
 		}
 	}
+	group.Go(func() error { return d.awaitReplace(ctx) })
 	group.Go(func() error { return d.keepUp(ctx) })
 	group.Go(func() error { return d.joiner.run(ctx) })
 	group.Go(func() error { return d.takeOver(ctx) })
 	ready()
-	return group.Wait()
+	if err := group.Wait(); err != nil || d.handed == nil {
+		return err
+	}
+	return d.handed
 }
 
 func (d *daemon) handler() http.Handler {
@@ -241,7 +265,7 @@ func (d *daemon) keepUp(ctx context.Context) error {
 		case <-ctx.Done():
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			d.stopSession()
+			d.finish(context.Cause(ctx))
 			return nil
 		case <-tick.C:
 		}
@@ -258,14 +282,20 @@ func (d *daemon) ensureSession() error {
 	if !d.state.Up || d.state.Membership == nil || d.session != nil || d.ctx.Err() != nil {
 		return nil
 	}
+	in := d.inherits
+	d.inherits = nil
 	c := sessionConfig{
-		Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, names: d.names, dial: d.dial, mapping: d.mapping, flows: d.flows,
+		store: d.store, inherits: in, Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, names: d.names, dial: d.dial, mapping: d.mapping, flows: d.flows,
 	}
-	s, err := startSession(d.ctx, c)
+	s, err := startSession(context.WithoutCancel(d.ctx), c) // it is finish that ends it
+	if err != nil && in != nil {
+		d.disinherit(in)
+		c.inherits = nil
+	}
 	if errors.Is(err, syscall.EADDRINUSE) && d.cfg.Port == 0 && c.state.Port != 0 {
 		d.log.Warn("another program has taken the UDP port of the last run; taking another", "port", c.state.Port)
 		c.state.Port = 0
-		s, err = startSession(d.ctx, c)
+		s, err = startSession(context.WithoutCancel(d.ctx), c)
 	}
 	d.lastErr = err
 	if err != nil {

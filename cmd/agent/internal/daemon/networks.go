@@ -94,14 +94,16 @@ type networks struct {
 	traffic map[deviceKey][]tundev.Traffic
 	usedAt  time.Time // when traffic was last found
 	chosen  map[netip.Prefix]deviceKey
-	given   map[deviceKey][]netip.Prefix // the CIDRs that each peer has in the engine
-	links   []routeplan.Link
-	sites   routeplan.Sites
-	plan    routeplan.Plan
-	applied router.State
-	choices map[choose.Reason]uint64 // of gateways, since the session began
-	err     error                    // of the last change of the host
-	closed  bool                     // engine and host are no longer there to be changed
+	// restored are choices of the daemon before, until there is a map.
+	restored map[netip.Prefix]deviceKey
+	given    map[deviceKey][]netip.Prefix // the CIDRs that each peer has in the engine
+	links    []routeplan.Link
+	sites    routeplan.Sites
+	plan     routeplan.Plan
+	applied  router.State
+	choices  map[choose.Reason]uint64 // of gateways, since the session began
+	err      error                    // of the last change of the host
+	closed   bool                     // engine and host are no longer there to be changed
 }
 
 func newNetworks(self *record.Device, routing state.Routing, e networkEngine, r networkHost, l networkLinks, now func() time.Time, log *slog.Logger) *networks {
@@ -176,6 +178,9 @@ func (n *networks) setMap(k *known, self *record.Device, mtu int, gone, put []*r
 	}
 	if n.links == nil {
 		n.look()
+	}
+	if n.restored != nil {
+		n.restoreChoices()
 	}
 	n.update(gone, put) // before the cores speak to those who are new
 	if n.offer() {

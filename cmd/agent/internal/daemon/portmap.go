@@ -2,12 +2,16 @@ package daemon
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"warren/nat/gather"
 	"warren/nat/portmap"
+	"warren/nat/portmap/pcp"
 	"warren/nat/portmapper"
+	"warren/proto/key"
 	pb "warren/proto/warrenv1"
 )
 
@@ -18,8 +22,17 @@ func (s *session) makeMapper() {
 	}
 	s.mapper = portmapper.New(portmapper.Config{
 		Log: s.log, Interface: s.router.Name(), Port: s.bind.LocalPort, Use: s.cfg.PortMapping, Control: markedDialer(s.log).net.Control,
-		OnMapping: s.gatherer.SetMapped, Metrics: s.cfg.mapping,
+		OnMapping: s.gatherer.SetMapped, Metrics: s.cfg.mapping, Nonce: mappingNonce(s.cfg.state.Node),
 	})
+}
+
+// mappingNonce is the device's own for ever, so that a daemon goes on with the mapping of the one before.
+func mappingNonce(node key.NodePrivate) (n pcp.Nonce) {
+	b, err := hkdf.Key(sha256.New, node.Bytes(), nil, "warren port mapping nonce v1", len(n))
+	if err != nil {
+		return n // then one is drawn
+	}
+	return pcp.Nonce(b)
 }
 
 func (s *session) runMapper(ctx context.Context) error {

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"warren/cmd/agent/internal/handover"
 	"warren/cmd/agent/internal/names"
 	"warren/cmd/agent/internal/state"
 	"warren/coord/client"
@@ -52,6 +53,8 @@ type sessionConfig struct {
 	dial     connectproxy.DialFunc
 	mapping  *portmapper.Metrics
 	flows    *flowlog.Log
+	store    *store
+	inherits *inheritance // nil: the session begins anew
 }
 
 // session is one stretch of the tunnel being up. Everything in it is made by startSession, runs as one errgroup, and is gone after stop.
@@ -75,6 +78,8 @@ type session struct {
 
 	checks  siteChecks
 	listens atomic.Bool // gatherer and traversal are there
+	leaves  atomic.Bool // another daemon takes over: the host stays as it is
+	sockets sync.Map    // the tunnel's, by the names of package handover -> syscall.Conn
 	known   atomic.Pointer[known]
 	former  former
 	control atomic.Pointer[client.State]
@@ -118,8 +123,14 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 		return nil, err
 	}
 	s.advertise = newAdvertiser(s)
+	var before *handover.State
+	if in := cfg.inherits; in != nil && in.state != nil {
+		before = in.state
+		s.networks.restore(before.Choices)
+	}
 	if m := s.client.Map(); m != nil {
 		s.applyMap(m)
+		s.resume(before)
 	} else {
 		s.networks.begin()
 	}
@@ -128,11 +139,7 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 }
 
 func (s *session) makeTunnel() (err error) {
-	s.router, err = router.Open(router.Config{Name: s.cfg.Interface, MTU: defaultMTU, Log: s.log, Journal: state.JournalFile(s.cfg.StateDir)})
-	if err != nil {
-		return err
-	}
-	if err := s.router.Apply(router.State{Addresses: hostPrefixes(s.self.Addresses), MTU: defaultMTU}); err != nil {
+	if err := s.openRouter(); err != nil {
 		return err
 	}
 	port := s.cfg.Port
@@ -142,6 +149,7 @@ func (s *session) makeTunnel() (err error) {
 	s.bind = bind.New(bind.Config{
 		Port: port, Mark: firewallMark, Log: s.log, Private: s.cfg.state.Node,
 		DisableGSO: s.cfg.DisableGSO, DisableGRO: s.cfg.DisableGRO,
+		Inherited: s.inheritedSockets(), OnSocket: s.onSocket,
 		OnPacket:     s.onPacket,
 		OnExtra:      s.onExtra,
 		SendRelay:    s.sendRelay,
@@ -158,6 +166,43 @@ func (s *session) makeTunnel() (err error) {
 		OnIdle:   func(peer key.NodePublic) { s.traversal.Idle(peer) },
 	})
 	return err
+}
+
+// openRouter takes over the interface of the daemon before, or makes one. One that is taken over keeps what it has until there is a map.
+func (s *session) openRouter() (err error) {
+	c := router.Config{Name: s.cfg.Interface, MTU: defaultMTU, Log: s.log, Journal: state.JournalFile(s.cfg.StateDir)}
+	if in := s.cfg.inherits; in != nil {
+		c.TUN = in.files[handover.TUN]
+		delete(in.files, handover.TUN)
+		if s.router, err = router.Open(c); err == nil {
+			s.cfg.store.keep(handover.TUN, s.router.File())
+			return nil
+		}
+		s.log.Warn("the interface of the daemon before is not taken over", "err", err)
+		s.cfg.store.forget(handover.TUN) // it may have the name
+		c.TUN = nil
+	}
+	if s.router, err = router.Open(c); err != nil {
+		return err
+	}
+	if f := s.router.File(); f != nil {
+		s.cfg.store.keep(handover.TUN, f)
+	}
+	return s.router.Apply(router.State{Addresses: hostPrefixes(s.self.Addresses), MTU: defaultMTU})
+}
+
+// inheritedSockets are those of the daemon before, by network. The Bind closes them.
+func (s *session) inheritedSockets() map[string]*os.File {
+	out := map[string]*os.File{}
+	if in := s.cfg.inherits; in != nil {
+		for network, name := range socketNames {
+			if f := in.files[name]; f != nil {
+				out[network] = f
+				delete(in.files, name)
+			}
+		}
+	}
+	return out
 }
 
 func (s *session) makeNAT() error {
@@ -279,12 +324,19 @@ func (s *session) closeTunnel() {
 	}
 	if s.router != nil {
 		shut := s.router.Close
+		if s.leaves.Load() {
+			shut = s.router.Leave
+		}
 		if s.networks != nil { // somebody may be about to change settings
-			shut = func() error { return s.networks.close(s.router.Close) }
+			inner := shut
+			shut = func() error { return s.networks.close(inner) }
 		}
 		if err := shut(); err != nil {
 			s.log.Warn("interface not removed", "err", err)
 		}
+	}
+	if !s.leaves.Load() {
+		s.cfg.store.forget(handover.TUN, handover.UDP4, handover.UDP6)
 	}
 }
 

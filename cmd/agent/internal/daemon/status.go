@@ -27,6 +27,7 @@ func (d *daemon) status() *pb.StatusResponse {
 	r := &pb.StatusResponse{
 		State: pb.StatusResponse_STATE_NOT_ENROLLED, Version: buildversion.Get(),
 		Self: &pb.Self{}, Coordinator: &pb.CoordinatorStatus{}, Operator: d.state.Operator, Pid: uint32(os.Getpid()),
+		Started: timestamppb.New(d.began),
 	}
 	m := d.state.Membership
 	r.KillSwitch, r.AcceptRoutes = d.state.Routing.KillSwitch, !d.state.Routing.RefuseRoutes

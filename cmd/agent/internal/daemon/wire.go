@@ -223,6 +223,9 @@ func (s *session) onRelayGone(peer [key.Size]byte) {
 func (s *session) relaysChanged() {
 	name, addr, ok := s.relays.first()
 	s.traversal.SetRelay(ok, name, addr)
+	if ok {
+		s.bind.Reconnected()
+	}
 	s.changed.Wake()
 }
 

@@ -169,6 +169,12 @@ func (d *Dir) Load() (*State, error) {
 	return s, nil
 }
 
+// Check tells whether this program can read the state in a directory that another daemon may hold.
+func Check(path string) error {
+	_, err := (&Dir{path: path}).Load()
+	return err
+}
+
 func parse(b []byte) (*State, error) {
 	if len(b) > maxFile {
 		return nil, fmt.Errorf("%d bytes, more than %d: damaged", len(b), maxFile)
