@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"warren/internal/lab"
 	"warren/internal/lab/warrennet"
 )
@@ -29,7 +31,7 @@ type callers struct {
 
 // callEvery is between calls, and callPatience for how long each may take.
 const (
-	callEvery    = 5 * time.Millisecond
+	callEvery    = 20 * time.Millisecond
 	callPatience = 10 * time.Second
 )
 
@@ -127,7 +129,7 @@ func TestCoordinatorUpgrade(t *testing.T) {
 	w.reached(p, "over the relay")
 	outside, err := w.Lab.Host("outside", lab.None)
 	must(t, err)
-	devices := m.must("warren-coordinator", "device", "list")
+	devices := m.devices()
 	for _, change := range []struct {
 		what string
 		do   func()
@@ -162,11 +164,36 @@ func TestCoordinatorUpgrade(t *testing.T) {
 			t.Errorf("%s: for %s no ping over the relay was answered; at most %s is allowed", change.what, long, relayBack)
 		}
 	}
-	if got := m.must("warren-coordinator", "device", "list"); len(got) == 0 || len(devices) == 0 {
-		t.Errorf("devices before:\n%s\nand after:\n%s", devices, got)
+	if diff := cmp.Diff(devices, m.devices()); diff != "" {
+		t.Errorf("devices before and after: %s", diff)
 	}
 	must(t, m.Reboot(w.ctx))
 	w.reached(p, "after a reboot of the coordinator")
+
+	// What keeps connections from being refused is systemd's store. Without it the calls show that.
+	m.dropIn("warren-coordinator.service", "[Service]\nFileDescriptorStoreMax=0\n")
+	m.must("systemctl", "restart", "warren-coordinator.service")
+	c := w.call(outside, m.Place.Public.String()+":443")
+	m.must("systemctl", "restart", "warren-coordinator.service")
+	c.stop()
+	if len(c.failed) == 0 {
+		t.Errorf("none of %d calls fails without the store: the test sees nothing", c.calls)
+	}
+}
+
+// devices lists names and addresses of the coordinator's.
+func (m *machine) devices() (all []device) {
+	m.w.t.Helper()
+	must(m.w.t, json.Unmarshal([]byte(m.must("warren-coordinator", "device", "list", "--json")), &all))
+	if len(all) == 0 {
+		m.w.t.Error("the coordinator knows no devices")
+	}
+	return all
+}
+
+type device struct {
+	Name      string
+	Addresses []string
 }
 
 // TestCoordinatorReload: systemctl reload leaves the process, and whom it serves, as they are.
