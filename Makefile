@@ -50,8 +50,8 @@ test-system: test-booted deps build ## longer: all of test-booted, the lab's tes
 test-booted: deps build bin/nfpm ## the packages in a Debian with systemd, which debootstrap makes first; RUN=NAME for one test. About 5 minutes
 	@missing=""; for p in debootstrap:debootstrap systemd-nspawn:systemd-container; do PATH=$$PATH:/usr/sbin command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
 	if [ -n "$$missing" ]; then $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
-	$(GO) run ./packaging/build -debs -arch amd64 -nfpm bin/nfpm -out bin/booted/now
-	$(GO) run ./packaging/build -debs -arch amd64 -nfpm bin/nfpm -out bin/booted/next -version v900.0.0
+	$(GO) run ./packaging/build -only deb,rpm -arch amd64 -nfpm bin/nfpm -out bin/booted/now
+	$(GO) run ./packaging/build -only deb,rpm -arch amd64 -nfpm bin/nfpm -out bin/booted/next -version v900.0.0
 	WARREN_BIN=$(CURDIR)/bin $(GO) test -v -count=1 -timeout=60m -tags booted -run '$(RUN)' ./internal/lab/booted \
 		-args -now $(CURDIR)/bin/booted/now -next $(CURDIR)/bin/booted/next
 
@@ -96,7 +96,7 @@ packages: bin/nfpm ## deb, rpm, apk, tar archives, container images, bills of ma
 	$(GO) run ./packaging/build -out dist -nfpm bin/nfpm
 
 test-packages: packages ## makes them a second time elsewhere and compares, and looks at them with Debian's and rpm's own tools. About 10 minutes
-	@missing=""; for p in lintian rpm; do command -v $$p >/dev/null || missing="$$missing $$p"; done; \
+	@missing=""; for p in lintian:lintian rpm:rpm qemu-aarch64-static:qemu-user-static; do command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
 	if [ -n "$$missing" ]; then $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; fi
 	@set -e; again=$$(mktemp -d); trap 'rm -rf "$$again"' EXIT; umask 077; git clone -q . $$again/tree; cd $$again/tree; \
 	$(GO) run ./packaging/build -out $$again/dist -nfpm $(CURDIR)/bin/nfpm; cd $(CURDIR); \

@@ -34,6 +34,7 @@ type release struct {
 	out, stage, nfpm string
 	as               string // a version that is not git's
 	arches, kinds    []string
+	some             bool // packages of these kinds only
 	version          version.Version
 	commit           string
 	at               time.Time
@@ -45,12 +46,13 @@ func main() {
 	flag.StringVar(&r.out, "out", "dist", "`directory` for what is made; what is in it is removed")
 	flag.StringVar(&r.nfpm, "nfpm", "bin/nfpm", "`path` of the nfpm program")
 	flag.StringVar(&r.as, "version", "", "`version` to be built as, such as v1.2.3, for tests of upgrades; that of the tag or commit if empty")
-	debs := flag.Bool("debs", false, "make nothing but Debian's packages")
+	kinds := flag.String("only", "", "make packages of these `kinds` and nothing else: deb, rpm, apk, with commas between")
 	flag.Parse()
 	r.arches = strings.Split(*arches, ",")
-	if r.kinds = allKinds; *debs {
-		r.kinds = []string{"deb"}
+	if r.kinds = allKinds; *kinds != "" {
+		r.kinds = strings.Split(*kinds, ",")
 	}
+	r.some = *kinds != ""
 	if err := r.make(); err != nil {
 		fmt.Fprintln(os.Stderr, "build:", err)
 		os.Exit(1)
@@ -75,7 +77,7 @@ func (r *release) make() (err error) {
 		return err
 	}
 	steps := []func() error{r.identify, r.compile, r.document, r.packages}
-	if len(r.kinds) == len(allKinds) {
+	if !r.some {
 		steps = append(steps, r.archives, r.images)
 	}
 	for _, step := range append(steps, r.sums) {

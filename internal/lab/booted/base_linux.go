@@ -17,7 +17,7 @@ import (
 const suite = "bookworm"
 
 var packages = []string{
-	"systemd", "systemd-sysv", "dbus", "init-system-helpers", "procps", "iproute2", "iputils-ping", "nftables", "ca-certificates", "curl", "netcat-openbsd",
+	"systemd", "systemd-sysv", "dbus", "init-system-helpers", "procps", "iproute2", "iputils-ping", "nftables", "ca-certificates", "curl", "netcat-openbsd", "rpm",
 }
 
 // Base gives the root directory that machines share, below dir, or the user's cache if that is empty. It is made when it is not there, which takes

@@ -20,7 +20,7 @@ import (
 
 // "make test-booted" gives the directories.
 var (
-	now   = flag.String("now", "", "Debian packages of this commit, as \"packaging/build -debs\" makes them")
+	now   = flag.String("now", "", "packages of this commit, as \"packaging/build -only deb,rpm\" makes them")
 	next  = flag.String("next", "", "the same as a higher version")
 	cache = flag.String("cache", "", "where Debian's root is kept; the user's cache if empty")
 )
@@ -158,12 +158,12 @@ func (m *machine) refused(name string, args ...string) string {
 	return out
 }
 
-// bring puts the package of a program from a directory onto the machine, and gives its path there.
-func (m *machine) bring(dir, program string) string {
+// bring puts the one package from a directory that a pattern fits onto the machine, and gives its path there.
+func (m *machine) bring(dir, pattern string) string {
 	m.w.t.Helper()
-	found, err := filepath.Glob(filepath.Join(dir, program+"_*_amd64.deb"))
+	found, err := filepath.Glob(filepath.Join(dir, pattern))
 	if err != nil || len(found) != 1 {
-		m.w.t.Fatalf("packages of %s in %q: %v, %v; run \"make test-booted\"", program, dir, found, err)
+		m.w.t.Fatalf("packages %s in %q: %v, %v; run \"make test-booted\"", pattern, dir, found, err)
 	}
 	b, err := os.ReadFile(found[0])
 	must(m.w.t, err)
@@ -175,7 +175,7 @@ func (m *machine) bring(dir, program string) string {
 // install has apt install or upgrade a program's package.
 func (m *machine) install(dir, program string) {
 	m.w.t.Helper()
-	m.must("apt-get", "install", "--quiet", "--yes", "--no-install-recommends", m.bring(dir, program))
+	m.must("apt-get", "install", "--quiet", "--yes", "--no-install-recommends", m.bring(dir, program+"_*_amd64.deb"))
 }
 
 // up enrols the machine by a new token.
