@@ -128,7 +128,7 @@ func checkAPKFiles(t *testing.T, program string, files []entry) {
 			t.Errorf("%s has the checksum %q", f.Name, f.PAXRecords["APK-TOOLS.checksum.SHA1"])
 		}
 	}
-	var want []string
+	want := []string{"/usr/share/zsh/site-functions/_" + program}
 	for _, file := range contents[program] {
 		if !strings.Contains(file, "/systemd/") {
 			want = append(want, file)

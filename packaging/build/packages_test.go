@@ -85,7 +85,7 @@ var contents = map[string][]string{
 	"warren": {
 		"/usr/bin/warren", "/etc/warren/agent.toml", "/usr/lib/systemd/system/warren.service", "/usr/lib/systemd/system/warren-killswitch.service",
 		"/usr/share/man/man1/warren.1.gz", "/usr/share/man/man1/warren-up.1.gz", "/usr/share/bash-completion/completions/warren",
-		"/usr/share/zsh/vendor-completions/_warren", "/usr/share/fish/vendor_completions.d/warren.fish",
+		"/usr/share/fish/vendor_completions.d/warren.fish",
 	},
 	"warren-coordinator": {
 		"/usr/bin/warren-coordinator", "/etc/warren-coordinator/coordinator.toml", "/usr/lib/systemd/system/warren-coordinator.service",
@@ -112,10 +112,10 @@ func TestContents(t *testing.T) {
 				}
 				have = append(have, strings.TrimPrefix(f[5], "."))
 			}
-			check(t, name, want, have)
+			check(t, name, append(want, "/usr/share/zsh/vendor-completions/_"+program), have)
 		}
 		for _, name := range rpms {
-			check(t, name, want, strings.Fields(output(t, "rpm", "-qpl", filepath.Join(*dist, name))))
+			check(t, name, append(want, "/usr/share/zsh/site-functions/_"+program), strings.Fields(output(t, "rpm", "-qpl", filepath.Join(*dist, name))))
 			output(t, "rpm", "-K", "--nosignature", filepath.Join(*dist, name))
 		}
 	}
