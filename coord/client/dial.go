@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -165,7 +166,11 @@ func cause(ctx context.Context, err error) error {
 	}
 	var e *connect.Error
 	if errors.As(err, &e) && e.Unwrap() != nil {
-		return e.Unwrap()
+		err = e.Unwrap()
+	}
+	var certificate x509.CertificateInvalidError
+	if errors.As(err, &certificate) && certificate.Reason == x509.Expired { // or not good yet
+		return fmt.Errorf("%w; if that is not the time, set this machine's clock", err)
 	}
 	return err
 }

@@ -44,7 +44,7 @@ func (r *Report) contents(ctx context.Context, path string, keys statedir.Keys) 
 		devices, err := tx.Devices()
 		r.devices(devices, err, n, authority)
 		r.policy(tx)
-		r.newest = newest(devices)
+		r.newest, r.newestAt = store.Newest(devices)
 		return nil
 	})
 	if err != nil {
@@ -109,28 +109,10 @@ func (r *Report) policy(tx store.Tx) {
 	r.add("policy", err, "%d is in force", current.Number)
 }
 
-// sight is when a device was here.
-type sight struct {
-	name string
-	at   time.Time
-}
-
-// newest gives the device that was here last.
-func newest(devices []*store.Device) (s sight) {
-	for _, d := range devices {
-		for _, at := range []time.Time{d.LastSeen, d.CreatedAt} {
-			if at.After(s.at) {
-				s = sight{d.Name, at}
-			}
-		}
-	}
-	return s
-}
-
 // clock finds a clock that was set back: what has happened is not in the future.
-func (s sight) clock(now time.Time) error {
-	if !s.at.After(now.Add(tolerance)) {
+func clock(name string, at, now time.Time) error {
+	if !at.After(now.Add(tolerance)) {
 		return nil
 	}
-	return fmt.Errorf("it says %s, and device %s was here at %s; set this machine's clock", now.UTC().Format(time.RFC3339), s.name, s.at.UTC().Format(time.RFC3339))
+	return fmt.Errorf("it says %s, and device %s was here at %s; set this machine's clock", now.UTC().Format(time.RFC3339), name, at.UTC().Format(time.RFC3339))
 }

@@ -31,7 +31,8 @@ type Report struct {
 	// Schema is that of the database.
 	Schema int
 
-	newest sight
+	newest   string // the device that was here last
+	newestAt time.Time
 }
 
 // OK reports whether nothing is wrong.
@@ -79,7 +80,7 @@ func Directory(ctx context.Context, o Options) (*Report, error) {
 	r.add("restore", pending(o.Dir), "none is half done")
 	r.add("permissions", permissions(o.Dir), "only the owner of %s has access", o.Dir)
 	r.state(ctx, o)
-	r.add("clock", r.newest.clock(o.Now), "%s", o.Now.UTC().Format(time.RFC3339))
+	r.add("clock", clock(r.newest, r.newestAt, o.Now), "%s", o.Now.UTC().Format(time.RFC3339))
 	free, need, err := space(o.Dir)
 	r.add("free space", err, "%d MiB free, at least %d wanted", free>>20, need>>20)
 	return r, nil

@@ -192,6 +192,7 @@ func (s *Server) loadHub(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.warnOfClock(devices)
 		h.load(p, confirmBy, at, devices, relays, revision)
 		return nil
 	})
@@ -202,6 +203,18 @@ func (s *Server) loadHub(ctx context.Context) error {
 	s.metrics.observe(h)
 	_, err = s.tendPolicy(ctx)
 	return err
+}
+
+// clockTolerance is how far the clock may be behind what has happened.
+const clockTolerance = 5 * time.Minute
+
+// warnOfClock tells of a clock that was set back. The coordinator serves all the same: revisions order what devices learn. But expiry, tokens and the
+// lives of maps go by the clock, and devices of which the clock is right tell their users that theirs is ahead.
+func (s *Server) warnOfClock(devices []*store.Device) {
+	now := s.cfg.Now()
+	if name, at := store.Newest(devices); at.After(now.Add(clockTolerance)) {
+		s.log.Warn("this machine's clock is behind what has happened already; set it", "clock", now.UTC().Truncate(time.Second), "device", name, "was_here", at.UTC())
+	}
 }
 
 // Close ends every Watch and closes the store. Run must have returned, and no call may be in progress.

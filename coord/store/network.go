@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"warren/coord/domain"
 	"warren/proto/key"
@@ -79,6 +80,18 @@ func MetaNumber(tx Tx, name string) (uint64, error) {
 // SetMetaNumber stores a number under a name.
 func SetMetaNumber(tx Tx, name string, n uint64) error {
 	return tx.SetMeta(name, binary.BigEndian.AppendUint64(nil, n))
+}
+
+// Newest gives the name of the device that was here last, and when that was; a clock that says less was set back.
+func Newest(devices []*Device) (name string, at time.Time) {
+	for _, d := range devices {
+		for _, seen := range []time.Time{d.LastSeen, d.CreatedAt} {
+			if seen.After(at) {
+				name, at = d.Name, seen
+			}
+		}
+	}
+	return name, at
 }
 
 func readPrefixes(tx Tx) (out []netip.Prefix, err error) {

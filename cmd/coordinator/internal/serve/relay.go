@@ -31,7 +31,6 @@ import (
 	"warren/internal/buildversion"
 	"warren/internal/connectproxy"
 	"warren/internal/filelock"
-	"warren/nat/gather"
 	"warren/nat/relay"
 	"warren/nat/stunserver"
 	"warren/proto/key"
@@ -150,7 +149,7 @@ func loadRelayState(dir string) (*relayState, error) {
 }
 
 func (o RelayOptions) describe(c config.Config, s *sockets) (*pb.Relay, error) {
-	host, err := gather.HostAddresses("")
+	host, err := ownAddresses()
 	if err != nil {
 		return nil, err
 	}

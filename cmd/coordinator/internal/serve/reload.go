@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"sync/atomic"
+	"time"
 
 	"warren/cmd/coordinator/internal/config"
 	"warren/internal/runlog"
@@ -61,6 +62,15 @@ func fits(c *tls.Certificate, urls []string) error {
 		}
 	}
 	return nil
+}
+
+// checkDates warns of a certificate that devices will not take by its dates. Which of clock and certificate is wrong is not known, and devices that are
+// connected to relays go on: so it is served.
+func checkDates(c *tls.Certificate, file string, now time.Time, log *slog.Logger) {
+	if now.Before(c.Leaf.NotBefore) || now.After(c.Leaf.NotAfter) {
+		log.Warn("devices will not take the certificate by its dates; set this machine's clock, or renew the certificate", "file", file,
+			"good_from", c.Leaf.NotBefore, "good_until", c.Leaf.NotAfter, "clock", now.UTC().Truncate(time.Second))
+	}
 }
 
 // reloader takes settings anew while the coordinator runs. It is for one goroutine.
@@ -119,5 +129,6 @@ func (r *reloader) renew(next config.Config, loaded *tls.Certificate) bool {
 	}
 	r.own.current.Store(loaded)
 	r.log.Info("certificate renewed", "tls", next.TLS, "names", loaded.Leaf.DNSNames, "good_until", loaded.Leaf.NotAfter)
+	checkDates(loaded, next.TLS, time.Now(), r.log)
 	return true
 }

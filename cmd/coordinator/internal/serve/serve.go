@@ -81,6 +81,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if own != nil {
+		checkDates(own.current.Load(), o.Config.TLS, time.Now(), o.Log)
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	socks, err := open(ctx, o.Config, o.Handover, o.Log)
@@ -160,9 +163,9 @@ func (b *blocklist) attach(r *relay.Server) {
 }
 
 func (o Options) endpoints(s *sockets) ([]*pb.Endpoint, bool, error) {
-	host, err := gather.HostAddresses("")
+	host, err := ownAddresses()
 	if err != nil {
-		return nil, false, fmt.Errorf("the host's addresses cannot be read: %w", err)
+		return nil, false, err
 	}
 	return o.Config.Endpoints(host, uint16(s.https.Addr().(*net.TCPAddr).Port))
 }
