@@ -222,7 +222,10 @@ func (s *Server) Close() error {
 	s.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return errors.Join(s.saveSightings(ctx), s.store.Close(), s.id.Close())
+	if err := s.saveSightings(ctx); err != nil { // a full disk must not make a stop a failure
+		s.log.Error("when devices were last seen is not stored", "err", err)
+	}
+	return errors.Join(s.store.Close(), s.id.Close())
 }
 
 // Stop makes every Watch end, so that a graceful shutdown of the HTTP server does not wait for them.
@@ -304,5 +307,8 @@ func (s *Server) internal(what string, err error) *connect.Error {
 		return connect.NewError(connect.CodeCanceled, err)
 	}
 	s.log.Error(what+" failed", "err", err)
+	if errors.Is(err, store.ErrDisk) {
+		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("%s failed, and nothing was changed: on the coordinator's machine %w; make room there", what, store.ErrDisk))
+	}
 	return connect.NewError(connect.CodeInternal, fmt.Errorf("%s failed inside the coordinator; its log says why", what))
 }

@@ -18,6 +18,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrNewer says that a newer program wrote the database.
 	ErrNewer = errors.New("the database was written by a newer warren-coordinator")
+	// ErrDisk says that nothing can be written, since the disk is full or read-only. What was there stays as it was.
+	ErrDisk = errors.New("the disk is full or cannot be written")
 )
 
 // Store is a transactional database. Update transactions come one after the other; what their function returns decides between commit

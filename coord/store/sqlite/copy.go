@@ -20,7 +20,7 @@ const keepBefore = 3
 // Copy writes a consistent copy of the database at path, which another program may be using, to a new file, as it is: the schema stays. It
 // gives the number of the schema. The error wraps store.ErrNewer if this program does not know that.
 func Copy(ctx context.Context, path, to string) (schema int, err error) {
-	db, err := openToLook(path)
+	db, err := openToLook(ctx, path)
 	if err != nil {
 		return 0, err
 	}
@@ -37,7 +37,7 @@ func Copy(ctx context.Context, path, to string) (schema int, err error) {
 // Examine looks for damage in the file at path, which another program may be using. It gives what is wrong in SQLite's words, at most 20 of them; an error
 // if the file cannot be looked at.
 func Examine(ctx context.Context, path string) (wrong []string, err error) {
-	db, err := openToLook(path)
+	db, err := openToLook(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -70,16 +70,37 @@ func Examine(ctx context.Context, path string) (wrong []string, err error) {
 }
 
 // openToLook opens a file that is there, and writes nothing into it.
-func openToLook(path string) (*sql.DB, error) {
+func openToLook(ctx context.Context, path string) (*sql.DB, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	db, err := sql.Open("sqlite", dsn(path, look))
+	db, err := openAs(ctx, path, look)
+	if errors.Is(err, store.ErrDisk) && !hasLog(path) {
+		db, err = openAs(ctx, path, lookOnly) // in a directory where SQLite may not put what readers share
+	}
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", path, err)
 	}
-	db.SetMaxOpenConns(1)
 	return db, nil
+}
+
+func openAs(ctx context.Context, path string, a access) (*sql.DB, error) {
+	db, err := sql.Open("sqlite", dsn(path, a))
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(1)
+	if _, err := db.ExecContext(ctx, "SELECT 1 FROM sqlite_schema"); err != nil {
+		db.Close()
+		return nil, explain(err)
+	}
+	return db, nil
+}
+
+// hasLog reports whether there is a write-ahead log, which somebody may be writing, and without which the file is not whole.
+func hasLog(path string) bool {
+	info, err := os.Stat(path + "-wal")
+	return err == nil && info.Size() > 0
 }
 
 // schemaOf gives the number of the database's schema, if this program knows it.

@@ -126,3 +126,37 @@ func TestBeforeMigrationsKept(t *testing.T) {
 		t.Errorf("the old program afterwards: %v", err)
 	}
 }
+
+// When there is no room an update fails as a whole, and says so; with room again it succeeds.
+func TestFull(t *testing.T) {
+	st := openFile(t, filepath.Join(t.TempDir(), "x.db"))
+	defer st.Close()
+	set := func(value string) error {
+		return st.Update(t.Context(), func(tx store.Tx) error {
+			return errors.Join(tx.SetMeta("n", []byte("new")), tx.SetMeta("large", []byte(value)))
+		})
+	}
+	limit := func(pages int) {
+		t.Helper()
+		if _, err := st.write.ExecContext(t.Context(), fmt.Sprint("PRAGMA max_page_count = ", pages)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(1) // no more than there are
+	if err := set(strings.Repeat("x", 1<<20)); !errors.Is(err, store.ErrDisk) {
+		t.Errorf("without room: %v", err)
+	}
+	err := st.View(t.Context(), func(tx store.Tx) error {
+		if _, err := tx.Meta("n"); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("half of an update: %v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	limit(1 << 20)
+	if err := set(strings.Repeat("x", 1<<20)); err != nil {
+		t.Errorf("with room: %v", err)
+	}
+}

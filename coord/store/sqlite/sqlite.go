@@ -16,7 +16,8 @@ import (
 	"strings"
 	"time"
 
-	_ "modernc.org/sqlite" // registers the driver "sqlite"
+	"modernc.org/sqlite" // registers the driver "sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"warren/coord/store"
 )
@@ -76,7 +77,8 @@ type access int
 const (
 	write access = iota
 	read
-	look // and change nothing, not even how the file is kept
+	look     // and change nothing, not even how the file is kept
+	lookOnly // where nobody writes, and no file can be made beside it
 )
 
 // dsn asks for a write-ahead log that is synced at every commit: what was answered is on the disk.
@@ -90,6 +92,9 @@ func dsn(path string, a access) string {
 		q["_pragma"] = append(q["_pragma"], "journal_mode(WAL)", "synchronous(FULL)", "query_only(1)")
 	case look:
 		q.Set("mode", "ro")
+	case lookOnly:
+		q.Set("mode", "ro")
+		q.Set("immutable", "1")
 	}
 	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
 }
@@ -111,13 +116,26 @@ func (s *Store) View(ctx context.Context, f func(store.Tx) error) error {
 func (s *Store) Update(ctx context.Context, f func(store.Tx) error) error {
 	t, err := s.write.BeginTx(ctx, nil)
 	if err != nil {
-		return err
+		return explain(err)
 	}
 	defer t.Rollback() // without effect after Commit
 	if err := f(&tx{ctx, t}); err != nil {
+		return explain(err)
+	}
+	return explain(t.Commit())
+}
+
+// explain tells errors of the disk from others.
+func explain(err error) error {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
 		return err
 	}
-	return t.Commit()
+	switch e.Code() & 0xff { // what is above says more of it
+	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN:
+		return fmt.Errorf("%w: %w", store.ErrDisk, err)
+	}
+	return err
 }
 
 // step is one migration: a file called NNNN_what.sql.
