@@ -32,7 +32,7 @@ cross: ## the systems to come must compile
 lint: ## gofmt, vet, staticcheck, generated code
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v 'proto/warrenv1/')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags booted,packages ./internal/lab/booted ./packaging/build
+	$(GO) vet -tags booted,packages,pages ./internal/lab/booted ./internal/lab/pages ./packaging/build
 	$(TOOL) staticcheck ./...
 
 test: deps build lint cross ## everything that is quick; prints how many tests passed
@@ -41,11 +41,12 @@ test: deps build lint cross ## everything that is quick; prints how many tests p
 test-race: deps build ## the same under the race detector, which needs a C compiler
 	WARREN_BIN=$(CURDIR)/bin CGO_ENABLED=1 $(GO) run ./internal/testcount -- -race -count=1 ./...
 
-test-system: test-booted deps build ## longer: all of test-booted, the lab's tests five times, with more kills of programs; once 100 kills under the kill switch, and 1 GiB each way between sites; and programs of older commits beside those of today
+test-system: test-booted deps build ## longer: all of test-booted, the lab's tests five times, with more kills of programs; once 100 kills under the kill switch, and 1 GiB each way between sites; and programs of older commits beside those of today; and the commands of docs/install.md and docs/operations.md
 	WARREN_BIN=$(CURDIR)/bin WARREN_KILLS=40 $(GO) run ./internal/testcount -- -count=5 -timeout=60m ./internal/lab/...
 	WARREN_BIN=$(CURDIR)/bin WARREN_LEAK_KILLS=100 WARREN_SITE_BYTES=1073741824 \
 		$(GO) run ./internal/testcount -- -count=1 -timeout=60m -run '^(TestKillSwitchHolds|TestTwoDataCenters)$$' ./internal/lab/networks
 	WARREN_BIN=$(CURDIR)/bin $(GO) run ./internal/testcount -- -count=1 -timeout=30m -tags skew ./internal/lab/skew
+	WARREN_BIN=$(CURDIR)/bin $(GO) run ./internal/testcount -- -count=1 -tags pages ./internal/lab/pages
 
 test-booted: deps build bin/nfpm ## the packages in a Debian with systemd, which debootstrap makes first; RUN=NAME for one test. About 5 minutes
 	@missing=""; for p in debootstrap:debootstrap systemd-nspawn:systemd-container; do PATH=$$PATH:/usr/sbin command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \

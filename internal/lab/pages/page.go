@@ -11,7 +11,7 @@ import (
 type Step struct {
 	Host    string
 	Command string
-	// Output has the lines that the page shows below the command; … is any text, a line of … alone any lines, and none at all anything.
+	// Output has the lines that the page shows below the command: of its standard output, or of what it complains of if it Fails; … is any text, a line of … alone any lines, and none at all anything.
 	Output []string
 	// File is to be written with Content, if it is not empty.
 	File, Content string
@@ -74,6 +74,11 @@ func parseConsole(block []string, line int) ([]Step, error) {
 	return steps, nil
 }
 
+// Fails reports whether the page shows what a program of ours complains of.
+func (s Step) Fails() bool {
+	return len(s.Output) > 0 && (strings.HasPrefix(s.Output[0], "warren: ") || strings.HasPrefix(s.Output[0], "warren-coordinator: "))
+}
+
 // Shows reports whether output is what the page shows of it.
 func (s Step) Shows(output string) bool {
 	if len(s.Output) == 0 {
@@ -94,4 +99,19 @@ func (s Step) Shows(output string) bool {
 	}
 	b.WriteString(`$`)
 	return regexp.MustCompile(b.String()).MatchString(strings.TrimRight(output, "\n") + "\n")
+}
+
+// typed is a command of ours, of a shell or of the system in an indented block, at its beginning or after a prompt.
+var typed = regexp.MustCompile(`^    (?:\$ )?((?:sudo |warren |warren-coordinator |tar |sha256sum |podman |skopeo |make ).*)$`)
+
+// Lines gives the commands of a page whose blocks are indented and name no hosts. Comments behind them are left out.
+func Lines(page string) []Step {
+	var steps []Step
+	for i, text := range strings.Split(page, "\n") {
+		if m := typed.FindStringSubmatch(text); m != nil {
+			command, _, _ := strings.Cut(m[1], " # ")
+			steps = append(steps, Step{Command: strings.TrimSpace(command), Line: i + 1})
+		}
+	}
+	return steps
 }

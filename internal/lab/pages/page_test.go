@@ -39,3 +39,21 @@ func TestShows(t *testing.T) {
 		}
 	}
 }
+
+func TestFails(t *testing.T) {
+	for first, want := range map[string]bool{"": false, "warren: no": true, "warren-coordinator: no": true, "warren is up": false} {
+		if got := (Step{Output: []string{first, "…"}}).Fails(); got != want {
+			t.Errorf("%q fails: %t", first, got)
+		}
+	}
+	if (Step{}).Fails() {
+		t.Error("a command without output fails")
+	}
+}
+
+func TestLines(t *testing.T) {
+	got := Lines("sudo text\n\n    sudo a b   # c\n    output\n    $ warren why desk\n    desk: direct\n    warren: 3 checks failed\n")
+	if diff := cmp.Diff([]Step{{Command: "sudo a b", Line: 3}, {Command: "warren why desk", Line: 5}}, got); diff != "" {
+		t.Error(diff)
+	}
+}

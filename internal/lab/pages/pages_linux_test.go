@@ -2,6 +2,7 @@ package pages
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -60,8 +61,9 @@ func newReader(t *testing.T) *reader {
 const systemctl = `set -e
 verb=$1; unit=${2#--now}; unit=${unit:-$3}; unit=${unit%.service}; pid=/run/$unit.pid
 case $verb in
-start|restart|enable)
-	if [ -s $pid ]; then kill $(cat $pid); while kill -0 $(cat $pid) 2>/dev/null; do sleep 0.05; done; fi
+start|restart|enable|stop)
+	if [ -s $pid ]; then kill $(cat $pid); while kill -0 $(cat $pid) 2>/dev/null; do sleep 0.05; done; rm $pid; fi
+	if [ $verb = stop ]; then exit; fi
 	command=$(sed -n 's,^ExecStart=/usr/bin/,,p' $UNITS/$unit.service)
 	eval "exec setsid $command" >>/run/$unit.log 2>&1 </dev/null & echo $! >$pid
 	until [ -S /run/warren/warren.sock ] || [ -S /var/lib/warren-coordinator/admin.sock ] || ! kill -0 $(cat $pid); do sleep 0.02; done;;
@@ -140,10 +142,18 @@ func (r *reader) sh(h *lab.Host, within time.Duration, line string) (string, err
 	cmd.Stderr = &complaints
 	out, err := cmd.Output()
 	if err != nil {
-		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(complaints.String()))
+		err = &failure{err, complaints.String()}
 	}
 	return string(out), err
 }
+
+// failure is the end of a command that did not succeed, and what it complained of.
+type failure struct {
+	err  error
+	says string
+}
+
+func (f *failure) Error() string { return f.err.Error() + ": " + strings.TrimSpace(f.says) }
 
 // read does what a page says, step by step.
 func (r *reader) read(page string) {
@@ -197,8 +207,15 @@ func (r *reader) follow(h *lab.Host, s Step) (string, error) {
 	defer tick.Stop()
 	for {
 		out, err := r.sh(h, attempt, s.Command)
-		if err == nil && !s.Shows(out) {
-			err = fmt.Errorf("its output is not that of the page")
+		if s.Fails() {
+			var failed *failure
+			if !errors.As(err, &failed) {
+				err = errors.New("it succeeds")
+			} else if out, err = failed.says, nil; !s.Shows(out) {
+				err = errors.New("it fails otherwise")
+			}
+		} else if err == nil && !s.Shows(out) {
+			err = errors.New("its output is not that of the page")
 		}
 		if err == nil {
 			if token := printedToken.FindString(out); token != "" {
@@ -250,10 +267,10 @@ const webAddress = "128.66.255.1"
 
 // TestQuickStart does all that docs/quickstart.md says.
 func TestQuickStart(t *testing.T) {
+	t.Parallel()
 	r := newReader(t)
 	r.host(r.site("coordinator", lab.None).Host("coord"))("warren-coordinator")
-	laptop := r.host(r.site("anywhere", lab.EasyCGNAT).Host("laptop"))("warren")
-	_ = laptop
+	r.host(r.site("anywhere", lab.EasyCGNAT).Host("laptop"))("warren")
 
 	office, officeLAN := r.host(r.site("office", lab.Easy).Host("office"))("warren"), r.lan("office's LAN", "192.168.10.0/24")
 	must(t, officeLAN.Plug(office, "eth1", 2))
@@ -278,4 +295,41 @@ func TestQuickStart(t *testing.T) {
 	r.serve(internet, webAddress, "you are %s")
 
 	r.read("quickstart.md")
+}
+
+// TestUnattended does all that docs/unattended.md says, and has the container of its example join.
+func TestUnattended(t *testing.T) {
+	t.Parallel()
+	r := newReader(t)
+	r.host(r.site("coordinator", lab.None).Host("coord"))("warren-coordinator")
+	r.host(r.site("server", lab.Easy).Host("server"))("warren")
+	box := r.host(r.site("box", lab.Easy).Host("box"))("")
+	r.read("unattended.md")
+
+	file, err := os.ReadFile(filepath.Join(r.tools, "box", "compose.yaml"))
+	must(t, err)
+	env := regexp.MustCompile(`(?m)^      (WARREN_[A-Z_]+): "?([^"\n]*)"?$`).FindAllStringSubmatch(string(file), -1)
+	if len(env) != 3 {
+		t.Fatalf("the container's environment: %q", env)
+	}
+	line := "exec setsid env"
+	for _, v := range env {
+		line += " " + v[1] + "=" + v[2]
+	}
+	// As a container engine hands a secret over: in a file that nobody can write or remove.
+	out, err := r.sh(box, attempt, "mkdir -p /run/secrets && mount -t tmpfs tmpfs /run/secrets && echo "+r.words["TOKEN"]+
+		" >/run/secrets/warren && mount -o remount,ro /run/secrets && rm -r /run/etc/warren && ("+line+" warren daemon >/run/warren.log 2>&1 </dev/null &)")
+	if err != nil {
+		t.Fatalf("container: %v: %s", err, out)
+	}
+	t.Cleanup(func() { r.told(box, "warren") })
+	for _, s := range []Step{
+		{Command: "warren status", Output: []string{"box  …  up", "…"}},
+		{Command: "grep 'its file cannot be removed' /run/warren.log"},
+		{Command: "warren config", Output: []string{"SETTING …", "accept-routes  false  WARREN_ACCEPT_ROUTES", "name  box  WARREN_NAME", "token-file  /run/secrets/warren  WARREN_TOKEN_FILE"}},
+	} {
+		if out, err := r.follow(box, s); err != nil {
+			t.Fatalf("container: %s: %v:\n%s", s.Command, err, out)
+		}
+	}
 }

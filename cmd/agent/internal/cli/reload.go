@@ -22,10 +22,12 @@ type reloader struct {
 	level   *slog.LevelVar
 	running *loaded
 	changes chan daemon.Change
+	// announce tells the service manager that the daemon reads its configuration anew while its argument runs.
+	announce func(func()) error
 }
 
 func newReloader(a *app, given *pflag.FlagSet) *reloader {
-	return &reloader{a: a, given: given, environ: os.Environ(), changes: make(chan daemon.Change)}
+	return &reloader{a: a, given: given, environ: os.Environ(), changes: make(chan daemon.Change), announce: func(do func()) error { do(); return nil }}
 }
 
 // start reads it for the first time, into o.
@@ -77,7 +79,9 @@ func (r *reloader) run(ctx context.Context, cfg daemon.Config, run func(context.
 			case <-ctx.Done():
 				return
 			case <-hangups:
-				r.reload(ctx)
+				if err := r.announce(func() { r.reload(ctx) }); err != nil {
+					r.log.Warn("service manager not told of the reload", "err", err)
+				}
 			}
 		}
 	}()

@@ -18,6 +18,7 @@ func (a *app) runService(ctx context.Context, cfg daemon.Config, r *reloader) er
 	if manager.Present() {
 		cfg.Keeper, cfg.Restarts = manager, unitjob.Restarting
 	}
+	r.announce = manager.Reload
 	return manager.Run(ctx, sdnotify.Service{
 		Status: "answering on " + cfg.Socket,
 		Check: func(ctx context.Context) error {
