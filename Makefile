@@ -24,6 +24,9 @@ deps: ## programs that the tests look at Warren with
 		PATH=$$PATH:/usr/sbin command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
 	if [ -n "$$missing" ]; then echo "installing$$missing"; \
 		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@command -v promtool >/dev/null || { echo "installing promtool, of the package prometheus, which itself would start a server"; set -e; \
+		dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; $(SUDO) apt-get update -qq; cd $$dir; apt-get download -qq prometheus >/dev/null 2>&1; \
+		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xf - ./usr/bin/promtool; $(SUDO) install -m 755 usr/bin/promtool /usr/local/bin/promtool; }
 
 cross: ## the systems to come must compile
 	GOOS=darwin $(GO) build ./...

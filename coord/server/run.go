@@ -54,6 +54,7 @@ func (s *Server) Run(ctx context.Context) error {
 // report logs the failure of something that is tried again later.
 func (s *Server) report(ctx context.Context, what string, err error) {
 	if err != nil && ctx.Err() == nil {
+		s.metrics.failures.Inc()
 		s.log.Error(what+" failed; it is tried again", "err", err)
 	}
 }

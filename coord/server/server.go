@@ -306,6 +306,7 @@ func (s *Server) internal(what string, err error) *connect.Error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return connect.NewError(connect.CodeCanceled, err)
 	}
+	s.metrics.failures.Inc()
 	s.log.Error(what+" failed", "err", err)
 	if errors.Is(err, store.ErrDisk) {
 		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("%s failed, and nothing was changed: on the coordinator's machine %w; make room there", what, store.ErrDisk))

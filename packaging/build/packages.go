@@ -32,7 +32,29 @@ func (r *release) document() error {
 			}
 		}
 	}
+	if err := r.monitoring(); err != nil {
+		return err
+	}
 	return r.plain(filepath.Join(r.stage, "share"))
+}
+
+// monitoring has what Prometheus and Grafana are given go with the coordinator.
+func (r *release) monitoring() error {
+	const coordinator = "warren-coordinator"
+	to := filepath.Join(r.stage, "share", coordinator, coordinator, "monitoring")
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"prometheus.yaml", "alerts.yaml", "dashboard.json"} {
+		b, err := os.ReadFile(filepath.Join("packaging", "monitoring", name))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(to, name), b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // plain gives directories and files the modes that they have in packages, whatever this process's umask is, and the time of the commit: nfpm takes

@@ -179,7 +179,7 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		return err
 	}
 	defer stopFlows()
-	d.mapping = registerMetrics(d.registry, d.figures, d.flows.Stats)
+	d.mapping = registerMetrics(d.registry, cfg.StateDir, d.figures, d.flows.Stats)
 	d.applyOperator()
 	ctx, d.end = context.WithCancelCause(ctx)
 	defer d.end(nil)

@@ -7,6 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"warren/internal/buildversion"
+	"warren/internal/diskspace"
 	"warren/nat/path"
 	"warren/nat/portmapper"
 	"warren/nat/traversal"
@@ -23,8 +25,11 @@ import (
 
 // registerMetrics registers everything that the agent exports; docs/operations.md tells of each, which a test checks. It gives those that
 // port mapping counts with.
-func registerMetrics(r prometheus.Registerer, now func() *figures, flows func() flowlog.Stats) *portmapper.Metrics {
+func registerMetrics(r prometheus.Registerer, stateDir string, now func() *figures, flows func() flowlog.Stats) *portmapper.Metrics {
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "warren_build_info", Help: "1, with the version of the running daemon."}, []string{"version"})
+	info.WithLabelValues(buildversion.Get()).Set(1)
 	r.MustRegister(
+		diskspace.Collector("warren_state_free_bytes", stateDir), info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &exporter{figures: now}, newFlowExporter(flows),
 	)
 	return portmapper.NewMetrics(r)
@@ -35,6 +40,7 @@ type figures struct {
 	connected               bool
 	revision                uint64
 	mapAge                  time.Duration
+	mapGoodUntil            time.Time // zero: there is no map
 	peers                   int
 	relays, relaysConnected int
 	paths                   map[[key.Size]byte]traversal.Path
@@ -63,7 +69,7 @@ func (d *daemon) figures() *figures {
 		}
 	}
 	if m := s.known.Load().m; m != nil {
-		f.revision, f.peers = m.Revision, len(m.Peers)
+		f.revision, f.peers, f.mapGoodUntil = m.Revision, len(m.Peers), m.Statement.GetGoodUntil().AsTime()
 		if !f.connected && !m.CurrentAt.IsZero() {
 			f.mapAge = max(0, time.Since(m.CurrentAt))
 		}
@@ -119,6 +125,7 @@ func descs() map[string]*prometheus.Desc {
 		{"coordinator_connected", "1 while the map is in step with the coordinator.", nil},
 		{"map_revision", "Revision of the map in use.", nil},
 		{"map_age_seconds", "Since the map was last known to be current; 0 while connected.", nil},
+		{"map_expiry_timestamp_seconds", "Unix time until which the map may be used without the coordinator.", nil},
 		{"peers", "Peers in the map.", nil},
 		{"peers_configured", "Peers that the WireGuard device has.", nil},
 		{"paths", "Peers in use, by how they are reached.", []string{"kind"}},
@@ -194,6 +201,9 @@ func (e *exporter) Collect(out chan<- prometheus.Metric) {
 	gauge("coordinator_connected", number(f.connected))
 	gauge("map_revision", float64(f.revision))
 	gauge("map_age_seconds", f.mapAge.Seconds())
+	if !f.mapGoodUntil.IsZero() {
+		gauge("map_expiry_timestamp_seconds", float64(f.mapGoodUntil.Unix()))
+	}
 	gauge("peers", float64(f.peers))
 	gauge("relays", float64(f.relays))
 	gauge("relays_connected", float64(f.relaysConnected))

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"warren/internal/buildversion"
 	"warren/internal/metricdoc"
 	"warren/nat/path"
 	"warren/nat/traversal"
@@ -27,7 +28,7 @@ import (
 // sample has another number everywhere, so that two that are mixed up show.
 func sample() *figures {
 	f := &figures{
-		connected: true, revision: 1, mapAge: 2 * time.Second, peers: 3, relays: 5, relaysConnected: 4,
+		connected: true, revision: 1, mapAge: 2 * time.Second, mapGoodUntil: time.Unix(3000, 0), peers: 3, relays: 5, relaysConnected: 4,
 		paths: map[[key.Size]byte]traversal.Path{
 			{1}: {Kind: traversal.Direct}, {2}: {Kind: traversal.Direct}, {3}: {Kind: traversal.Direct},
 			{4}: {Kind: traversal.Relay}, {5}: {Kind: traversal.Relay}, {6}: {},
@@ -76,7 +77,7 @@ func flowSample() flowlog.Stats {
 func exported(t *testing.T, f *figures) []string {
 	t.Helper()
 	r := prometheus.NewPedanticRegistry()
-	registerMetrics(r, func() *figures { return f }, flowSample)
+	registerMetrics(r, "/no/such/directory", func() *figures { return f }, flowSample)
 	families, err := r.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +102,7 @@ func exported(t *testing.T, f *figures) []string {
 
 func TestMetrics(t *testing.T) {
 	want := []string{
-		"up{} 1", "coordinator_connected{} 1", "map_revision{} 1", "map_age_seconds{} 2", "peers{} 3", "relays{} 5", "relays_connected{} 4",
+		"up{} 1", "coordinator_connected{} 1", "map_revision{} 1", "map_age_seconds{} 2", "map_expiry_timestamp_seconds{} 3000", "peers{} 3", "relays{} 5", "relays_connected{} 4",
 		"paths{direct} 3", "paths{relay} 2", "paths{none} 1", "peers_configured{} 1", "last_handshake_seconds{} 200.5",
 		"bytes_total{received} 11", "bytes_total{sent} 22",
 		"exit_dns_total{answered} 140", "exit_dns_total{dropped} 144", "exit_dns_total{failed} 142", "exit_dns_total{malformed} 143", "exit_dns_total{refused} 141",
@@ -128,6 +129,7 @@ func TestMetrics(t *testing.T) {
 		"flow_exports_total{dropped,file} 116", "flow_exports_total{refused,file} 117", "flow_exports_total{sent,file} 115",
 		"flow_exports_total{dropped,otlp} 119", "flow_exports_total{refused,otlp} 120", "flow_exports_total{sent,otlp} 118",
 	}
+	flows = append(flows, fmt.Sprintf("build_info{%s} 1", buildversion.Get()))
 	want = append(want, flows...)
 	for _, cause := range path.Causes() {
 		want = append(want, fmt.Sprintf("path_causes_total{%s} %d", cause.Label(), 90+uint64(cause)))
@@ -166,7 +168,7 @@ func TestMetricsAreTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := new(metricdoc.Recorder)
-	registerMetrics(r, sample, flowSample)
+	registerMetrics(r, t.TempDir(), sample, flowSample)
 	registered, err := r.Metrics("warren_")
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,8 @@ import (
 	"io/fs"
 	"net/netip"
 	"time"
+
+	"warren/internal/diskspace"
 )
 
 // Facts are what is known of this host, its daemon and its network. A nil part could not be found out, or makes no sense here.
@@ -50,12 +52,10 @@ type State struct {
 	// Denied says that this user may not look into it.
 	Denied bool
 	// Err is why the state in it cannot be read, if it is damaged or of a newer program.
-	Err      error
-	Mode     fs.FileMode
-	ReadOnly bool
-	// Space says that FreeBytes and FreeFiles are known: what is left on its file system. AllFiles is 0 where files are not counted.
-	Space                          bool
-	FreeBytes, FreeFiles, AllFiles uint64
+	Err  error
+	Mode fs.FileMode
+	// Space is that of its file system; nil: not known.
+	Space *diskspace.Space
 }
 
 // Daemon is the running one.

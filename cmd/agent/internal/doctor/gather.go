@@ -23,6 +23,7 @@ import (
 	"warren/cmd/agent/internal/state"
 	"warren/coord/client"
 	"warren/internal/connectproxy"
+	"warren/internal/diskspace"
 	"warren/nat/netcheck"
 	"warren/nat/relay"
 	"warren/proto/record"
@@ -103,7 +104,9 @@ func (g *gathering) readState() {
 		return
 	}
 	s.Mode = info.Mode()
-	space(g.StateDir, s)
+	if d, err := diskspace.Of(g.StateDir); err == nil {
+		s.Space = &d
+	}
 	g.state, s.Err = state.Read(g.StateDir)
 	if errors.Is(s.Err, fs.ErrPermission) {
 		s.Denied, s.Err = true, nil

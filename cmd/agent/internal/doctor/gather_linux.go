@@ -69,15 +69,6 @@ func rightsOf(pid int) *Rights {
 	return nil
 }
 
-func space(dir string, s *State) {
-	var st unix.Statfs_t
-	if unix.Statfs(dir, &st) != nil {
-		return
-	}
-	s.Space, s.ReadOnly = true, st.Flags&unix.ST_RDONLY != 0
-	s.FreeBytes, s.FreeFiles, s.AllFiles = st.Bavail*uint64(st.Bsize), st.Ffree, st.Files
-}
-
 // mark puts the agent's mark on a socket, so that a kill switch lets its packets through. Where that is refused they go as any others.
 func mark(_, _ string, c syscall.RawConn) error {
 	return c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, router.Mark) })

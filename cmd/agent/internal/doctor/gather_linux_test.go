@@ -33,23 +33,6 @@ func TestLookAtTUN(t *testing.T) {
 	}
 }
 
-func TestSpace(t *testing.T) {
-	var s State
-	space(t.TempDir(), &s)
-	if !s.Space || s.ReadOnly || s.FreeBytes == 0 {
-		t.Errorf("%+v", s)
-	}
-	s = State{}
-	space("/proc/self/nonesuch", &s)
-	if s.Space {
-		t.Errorf("%+v", s)
-	}
-	space("/sys/kernel", &s) // which has no room to speak of
-	if !s.Space || s.FreeBytes != 0 || s.AllFiles != 0 {
-		t.Errorf("%+v", s)
-	}
-}
-
 func TestRightsOf(t *testing.T) {
 	r := rightsOf(0)
 	if r == nil || r.Daemon || len(r.Missing) > 0 {

@@ -11,8 +11,6 @@ func lookAtTUN(string) *TUN { return nil }
 
 func rightsOf(int) *Rights { return nil }
 
-func space(string, *State) {}
-
 func lookAtHost(string) (*Host, error) { return nil, errors.New("not yet on this system") }
 
 // mark does nothing: this system has no marks.

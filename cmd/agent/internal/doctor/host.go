@@ -71,22 +71,25 @@ func stateDir(f Facts) (out []Finding) {
 	switch {
 	case s.Err != nil:
 		out = append(out, one(name, Failed, "", "%v", s.Err)...)
-	case s.ReadOnly:
+	case s.Space == nil:
+	case s.Space.ReadOnly:
 		out = append(out, one(name, Failed, "mount it writable, or name another directory with --state", "%s is on a file system that is mounted read-only", s.Dir)...)
-	case s.Space && s.FreeBytes < minFree:
-		out = append(out, one(name, Failed, "make room: neither settings nor the network map can be kept", "%s has %s left", s.Dir, size(s.FreeBytes))...)
-	case s.Space && s.AllFiles > 0 && s.FreeFiles < lowFiles:
-		out = append(out, one(name, Failed, "remove files that nobody needs: no new one can be made", "%s is on a file system with room for %d files more", s.Dir, s.FreeFiles)...)
-	case s.Space && s.FreeBytes < lowFree:
-		out = append(out, one(name, Warning, "make room before it is full", "%s has %s left", s.Dir, size(s.FreeBytes))...)
+	case s.Space.FreeBytes < minFree:
+		out = append(out, one(name, Failed, "make room: neither settings nor the network map can be kept", "%s has %s left", s.Dir, size(s.Space.FreeBytes))...)
+	case s.Space.Files > 0 && s.Space.FreeFiles < lowFiles:
+		out = append(out, one(name, Failed, "remove files that nobody needs: no new one can be made", "%s is on a file system with room for %d files more", s.Dir, s.Space.FreeFiles)...)
+	case s.Space.FreeBytes < lowFree:
+		out = append(out, one(name, Warning, "make room before it is full", "%s has %s left", s.Dir, size(s.Space.FreeBytes))...)
 	}
 	switch {
 	case len(out) > 0:
 		return out
 	case s.Denied:
 		return unknown(name, askRoot, "%s is there, and root's alone, as it ought to be; what is in it is not known", s.Dir)
+	case s.Space == nil:
+		return fine(name, "%s is private", s.Dir)
 	}
-	return fine(name, "%s is private, writable and has %s left", s.Dir, size(s.FreeBytes))
+	return fine(name, "%s is private, writable and has %s left", s.Dir, size(s.Space.FreeBytes))
 }
 
 func size(n uint64) string {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"warren/coord/client"
+	"warren/internal/diskspace"
 	"warren/proto/tlsbind"
 	"warren/tunnel/router"
 )
@@ -32,7 +33,7 @@ func healthy() Facts {
 	return Facts{
 		OS: "linux", Version: "1.2", Interface: "warren0",
 		TUN: &TUN{Path: "/dev/net/tun"}, Rights: &Rights{Daemon: true},
-		State:   State{Dir: "/state", Mode: 0o700, Space: true, FreeBytes: 5 << 30, FreeFiles: 1000, AllFiles: 2000},
+		State:   State{Dir: "/state", Mode: 0o700, Space: &diskspace.Space{FreeBytes: 5 << 30, FreeFiles: 1000, Files: 2000}},
 		Daemon:  Daemon{Running: true, Version: "1.2", PID: 7},
 		Service: Service{Manager: "systemd", Load: "loaded", Active: "active", Sub: "running", Enabled: "enabled", Result: "success"},
 		Member: &Member{Up: true, State: "up", Addresses: []netip.Addr{netip.MustParseAddr("100.80.0.2"), netip.MustParseAddr("fd12::2")},
@@ -109,11 +110,11 @@ func TestJudge(t *testing.T) {
 
 		{"open to others", func(f *Facts) { f.State.Mode = 0o755 }, "state", Failed, `open to others: mode 0755`, `chmod 700 /state`},
 		{"damaged", func(f *Facts) { f.State.Err = errors.New("state file x: damaged") }, "state", Failed, `damaged`, ``},
-		{"read-only", func(f *Facts) { f.State.ReadOnly = true }, "state", Failed, `read-only`, `--state`},
-		{"full", func(f *Facts) { f.State.FreeBytes = 15 << 20 }, "state", Failed, `/state has 15\.0 MiB left`, `make room`},
-		{"nearly full", func(f *Facts) { f.State.FreeBytes = 63 << 20 }, "state", Warning, `63\.0 MiB left`, `make room`},
-		{"no inodes", func(f *Facts) { f.State.FreeFiles = 3 }, "state", Failed, `room for 3 files more`, `remove files`},
-		{"inodes not counted", func(f *Facts) { f.State.FreeFiles, f.State.AllFiles = 0, 0 }, "state", OK, `5\.0 GiB`, ``},
+		{"read-only", func(f *Facts) { f.State.Space.ReadOnly = true }, "state", Failed, `read-only`, `--state`},
+		{"full", func(f *Facts) { f.State.Space.FreeBytes = 15 << 20 }, "state", Failed, `/state has 15\.0 MiB left`, `make room`},
+		{"nearly full", func(f *Facts) { f.State.Space.FreeBytes = 63 << 20 }, "state", Warning, `63\.0 MiB left`, `make room`},
+		{"no inodes", func(f *Facts) { f.State.Space.FreeFiles = 3 }, "state", Failed, `room for 3 files more`, `remove files`},
+		{"inodes not counted", func(f *Facts) { f.State.Space.FreeFiles, f.State.Space.Files = 0, 0 }, "state", OK, `5\.0 GiB`, ``},
 		{"not mine", func(f *Facts) { f.State = State{Dir: "/state", Mode: 0o700, Denied: true}; f.UID = 9 }, "state", Unknown, `root's alone`, `sudo`},
 
 		{"other version", func(f *Facts) { f.Daemon.Version = "1.1" }, "daemon", Warning, `process 7\) is of version 1.1, this command of 1.2`, `restart`},

@@ -1,8 +1,11 @@
 package serve
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -23,6 +26,9 @@ func TestMetricsAreTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
+	own := new(certificate)
+	own.current.Store(&tls.Certificate{Leaf: &x509.Certificate{NotAfter: time.Unix(5000, 0)}})
+	registerProcess(r, t.TempDir(), own)
 	relay.NewServer(relay.ServerConfig{Key: s.RelayKey(), Network: s.Network(), Authority: s.Authority(), Registerer: r})
 	stunserver.New(r, nil)
 	registered, err := r.Metrics("warren_")

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
@@ -85,7 +84,7 @@ func Run(ctx context.Context, o Options) error {
 		checkDates(own.current.Load(), o.Config.TLS, time.Now(), o.Log)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registerProcess(registry, o.Config.State, own)
 	socks, err := open(ctx, o.Config, o.Handover, o.Log)
 	if err != nil {
 		return err
