@@ -24,7 +24,7 @@ var layers = map[string]struct {
 	"coord":  {[]string{"proto", "internal"}, "coordination must work without knowing how packets travel; only cmd joins it with nat and tunnel"},
 	"nat":    {[]string{"proto", "internal"}, "NAT traversal must work without knowing who coordinates or what WireGuard does; only cmd joins them"},
 	"tunnel": {[]string{"proto", "internal"}, "the tunnel must work without knowing how paths are found or keys distributed; only cmd joins them"},
-	"cmd":    {[]string{"proto", "coord", "nat", "tunnel", "internal"}, "it joins everything but the lab"},
+	"cmd":    {[]string{"proto", "coord", "nat", "tunnel", "internal", "packaging"}, "it joins everything but the lab"},
 }
 
 // testbeds are the internal packages that import everything; nothing but tests, benchmarks and the demo imports them.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,12 +15,10 @@ import (
 	"warren/cmd/agent/internal/daemon"
 	"warren/cmd/agent/internal/state"
 	"warren/internal/runlog"
+	"warren/internal/sysservice"
 	"warren/nat/gather"
 	"warren/nat/portmap"
 )
-
-// serviceUnit is the systemd unit that the packages install.
-const serviceUnit = "warren.service"
 
 // Bounds of --hard-nat-rate: faster than that, some boxes take it for an attack.
 const defaultHardNATRate, maxHardNATRate = 100, 1000
@@ -85,7 +82,7 @@ func (a *app) runDaemon(cmd *cobra.Command, o *daemonOptions, readyFD int, check
 		}
 		return err
 	}
-	return a.runService(cmd.Context(), cfg, r)
+	return sysservice.Run(cmd.Context(), "warren", func(ctx context.Context) error { return a.runService(ctx, cfg, r) })
 }
 
 // maxEndpoints bounds fixed endpoints: all candidates of a device go into one message.
@@ -132,31 +129,33 @@ func (a *app) ensureDaemon(ctx context.Context) error {
 	if err != nil || !absent {
 		return err
 	}
-	if a.state == defaultState && a.socket == defaultSocket && serviceInstalled() {
-		return startService(ctx)
+	if a.state == defaultState && a.socket == defaultSocket {
+		if started, err := startService(ctx); started || err != nil {
+			return err
+		}
 	}
 	return a.startDetached(ctx)
 }
 
-func serviceInstalled() bool {
-	if _, err := os.Stat("/run/systemd/system"); err != nil {
-		return false
-	}
-	for _, dir := range []string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
-		if _, err := os.Stat(filepath.Join(dir, serviceUnit)); err == nil {
-			return true
-		}
-	}
-	return false
-}
-
-// startService returns when the daemon says that it is ready: the unit is of type notify.
-func startService(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "systemctl", "start", serviceUnit).CombinedOutput()
+// startService starts the installed service, if there is one. systemd returns when the daemon says that it is ready: the unit is of type notify.
+func startService(ctx context.Context) (started bool, err error) {
+	m, err := sysservice.Detect()
 	if err != nil {
-		return fmt.Errorf("systemctl start %s: %w: %s; see \"journalctl -u warren\"", serviceUnit, err, strings.TrimSpace(string(out)))
+		return false, nil // no service manager, so no service
 	}
-	return nil
+	s := agentService()
+	st, err := m.Status(ctx, s)
+	if err != nil || !st.Installed() {
+		return false, err
+	}
+	err = m.Start(ctx, s)
+	if errors.Is(err, sysservice.ErrForbidden) {
+		return false, fmt.Errorf("the service %s is stopped: %w; run this with sudo", s.Name, err)
+	}
+	if err != nil {
+		return false, fmt.Errorf("%w; the log of the service says why", err)
+	}
+	return true, nil
 }
 
 // startDetached starts "warren daemon" in a session of its own and waits until it serves the socket, or says why not.

@@ -12,6 +12,7 @@ import (
 	"warren/cmd/coordinator/internal/handover"
 	"warren/internal/publicroots"
 	"warren/internal/sdnotify"
+	"warren/internal/sysservice"
 	pb "warren/proto/warrenv1"
 )
 
@@ -34,14 +35,17 @@ func (a *app) asService(ctx context.Context, log *slog.Logger, check func(contex
 	}
 	manager := sdnotify.FromEnvironment()
 	failed := func(err error) { log.Warn("service manager not told that all is well", "err", err) }
-	return manager.Run(ctx, sdnotify.Service{Status: "serving", Check: check, Failed: failed}, func(ctx context.Context, ready func()) error {
-		return run(ctx, service{ready, handover.Service{Manager: manager, Kept: kept}, func(ctx context.Context, take func()) error {
-			return onHangup(ctx, func() {
-				if err := manager.Reload(take); err != nil {
-					failed(err)
-				}
-			})
-		}})
+	reload := func(ctx context.Context, take func()) error {
+		return onHangup(ctx, func() {
+			if err := manager.Reload(take); err != nil {
+				failed(err)
+			}
+		})
+	}
+	return sysservice.Run(ctx, "warren-coordinator", func(ctx context.Context) error {
+		return manager.Run(ctx, sdnotify.Service{Status: "serving", Check: check, Failed: failed}, func(ctx context.Context, ready func()) error {
+			return run(ctx, service{ready, handover.Service{Manager: manager, Kept: kept}, reload})
+		})
 	})
 }
 
