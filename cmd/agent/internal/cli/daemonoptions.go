@@ -202,3 +202,14 @@ func (l *loaded) needRestart(running *loaded) []string {
 	}
 	return out
 }
+
+// counting are the options that count from now on: the live ones, and the others as they were.
+func (l *loaded) counting(running *loaded) []daemon.Option {
+	out := running.options()
+	for i, o := range l.options() {
+		if slices.Contains(liveOptions, o.Name) || o.Value == out[i].Value {
+			out[i] = o
+		}
+	}
+	return out
+}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+
+	"warren/cmd/agent/internal/daemon"
 )
 
 const referenceFile = "../../../../packaging/config/agent.toml"
@@ -84,6 +86,53 @@ func TestReferenceFile(t *testing.T) {
 	}
 	if !regexp.MustCompile(`(?m)^ReadWritePaths=.*-/etc/warren\b`).Match(unit) {
 		t.Error("the unit does not let the service remove the token")
+	}
+}
+
+// TestTokenPlaces: where a token is looked for, when nobody names a file.
+func TestTokenPlaces(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "agent.toml")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", "/run/credentials/warren.service")
+	l, err := loadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := daemon.Join{Files: []daemon.TokenFile{{Path: "/run/credentials/warren.service/warren.token"}, {Path: filepath.Join(dir, "token"), Remove: true}}}
+	if diff := cmp.Diff(want, l.cfg.Join); diff != "" {
+		t.Error(diff)
+	}
+	if l, err = loadFile(file, "WARREN_TOKEN_FILE=/secret"); err != nil || len(l.cfg.Join.Files) != 1 || l.cfg.Join.Files[0].Path != "/secret" {
+		t.Errorf("%+v, %v", l.cfg.Join, err)
+	}
+}
+
+// TestReloadTakesOver: after a reload what is live counts anew, and what needs a start is as it was.
+func TestReloadTakesOver(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "agent.toml")
+	load := func(text string) *loaded {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := loadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	running, next := load("port = 1\nlog-level = \"warn\"\nmax-flows = 2000"), load("# moved\nport = 2\nlog-level = \"debug\"\nmax-flows = 2000\nname = \"x\"")
+	if got := next.needRestart(running); len(got) != 1 || got[0] != "port" {
+		t.Errorf("needs a restart: %q", got)
+	}
+	got := map[string]string{}
+	for _, o := range next.counting(running) {
+		got[o.Name] = o.Value + " by " + o.Origin
+	}
+	if got["port"] != "1 by "+file+":1" || got["log-level"] != "debug by "+file+":3" || got["max-flows"] != "2000 by "+file+":4" {
+		t.Errorf("counts: %v", got)
 	}
 }
 

@@ -117,7 +117,7 @@ func (r *reloader) read() (*loaded, error) {
 // tell hands what has changed to the daemon and waits for what it says.
 func (r *reloader) tell(ctx context.Context, next *loaded) error {
 	answer := make(chan error, 1)
-	c := daemon.Change{Managed: next.cfg.Managed, Join: next.cfg.Join, Done: answer}
+	c := daemon.Change{Managed: next.cfg.Managed, Join: next.cfg.Join, Options: next.counting(r.running), Done: answer}
 	select {
 	case r.changes <- c:
 	case <-ctx.Done():

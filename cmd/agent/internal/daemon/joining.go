@@ -35,6 +35,7 @@ type TokenFile struct {
 // found is a token that was looked for.
 type found struct {
 	text, origin, remove string
+	mode                 fs.FileMode // of its file
 	token                *token.Token
 	err                  error
 }
@@ -48,11 +49,11 @@ func (j Join) find() found {
 		return parsed(found{text: j.Text, origin: j.Origin})
 	}
 	for _, f := range j.Files {
-		b, err := readToken(f.Path)
+		b, mode, err := readToken(f.Path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		out := found{text: string(b), origin: f.Path}
+		out := found{text: string(b), origin: f.Path, mode: mode}
 		if f.Remove {
 			out.remove = f.Path
 		}
@@ -70,13 +71,18 @@ func parsed(f found) found {
 	return f
 }
 
-func readToken(path string) ([]byte, error) {
+func readToken(path string) ([]byte, fs.FileMode, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxTokenFile))
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile))
+	return b, info.Mode(), err
 }
 
 // joiner enrols the device by itself, when there is a token to do it by.
@@ -208,6 +214,9 @@ const attemptTime = 20 * time.Second
 func (j *joiner) attempt(ctx context.Context, f found) join.Outcome {
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
+	if f.remove != "" && f.mode.Perm()&0o007 != 0 {
+		j.d.log.Warn("everybody on this host may have read the join token", "file", f.origin, "mode", f.mode.Perm())
+	}
 	err := j.d.joinBy(ctx, f.token)
 	switch {
 	case err == nil:

