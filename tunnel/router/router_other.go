@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !darwin && !windows
 
 package router
 
@@ -10,15 +10,15 @@ import (
 
 type platform struct{}
 
-// Open fails: only Linux has an implementation.
+// Open fails: this system has no implementation.
 func Open(cfg Config) (*Router, error) {
-	return nil, fmt.Errorf("interface %s: %w: the tunnel runs on Linux only", cfg.Name, ErrUnsupported)
+	return nil, fmt.Errorf("interface %s: %w: the tunnel runs on Linux, macOS and Windows", cfg.Name, ErrUnsupported)
 }
 
 // CheckName has nothing to say: Open fails anyway.
 func CheckName(string) error { return nil }
 
-// Apply fails: only Linux has an implementation.
+// Apply fails: this system has no implementation.
 func (r *Router) Apply(State) error { return ErrUnsupported }
 
 // Watch waits for ctx to end: there is nothing to lose.
@@ -39,7 +39,7 @@ func CleanUp(string) ([]string, error) { return nil, nil }
 // KillSwitchOn reports false: this system has none yet.
 func KillSwitchOn() (bool, error) { return false, nil }
 
-// HoldKillSwitch fails: only Linux has an implementation.
+// HoldKillSwitch fails: this system has no implementation.
 func HoldKillSwitch(string) (bool, error) {
 	return false, fmt.Errorf("kill switch: %w", ErrUnsupported)
 }
@@ -47,7 +47,7 @@ func HoldKillSwitch(string) (bool, error) {
 // LiftKillSwitch does nothing: there is none to lift.
 func LiftKillSwitch() error { return nil }
 
-// WriteKillSwitch fails: only Linux has an implementation.
+// WriteKillSwitch fails: this system has no implementation.
 func WriteKillSwitch(path, name string, _ []netip.Prefix) error {
 	return fmt.Errorf("kill switch of %s in %s: %w", name, path, ErrUnsupported)
 }

@@ -308,11 +308,11 @@ func (s *session) run() {
 // watchHost puts back at once what another program has removed from the host's firewall.
 func (s *session) watchHost(ctx context.Context) error {
 	err := s.router.Watch(ctx, func() {
-		s.log.Warn("another program has removed firewall tables of this one; putting them back")
+		s.log.Warn("another program has changed routes or firewall tables of this one; putting them back")
 		s.networks.reapply()
 	})
 	if err != nil {
-		s.log.Warn("what other programs remove from the firewall is put back only now and then", "err", err)
+		s.log.Warn("what other programs change of routes and the firewall is put back only now and then", "err", err)
 		<-ctx.Done()
 	}
 	return nil
