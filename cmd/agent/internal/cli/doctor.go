@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"warren/cmd/agent/internal/doctor"
 	"warren/internal/buildversion"
@@ -17,7 +18,7 @@ func (a *app) doctor() *cobra.Command {
 		Use:   "doctor",
 		Short: "Find out what keeps Warren from working on this host",
 		Long: `Checks what a tunnel needs, with and without a running daemon: the TUN device, rights, the state directory and its space, the daemon and its
-service, membership, names, the coordinator and this machine's clock, UDP, relays, the size of packets, other VPNs and networks with the same
+service, settings, membership, names, the coordinator and this machine's clock, UDP, relays, the size of packets, other VPNs and networks with the same
 addresses, rules of the routing policy, forwarding and firewalls. Each check is ok, a warning, failed or unknown; what is wrong is told with what to do
 about it. It changes nothing. Its exit status is 1 if a check failed.`,
 		Args: args(cobra.NoArgs),
@@ -39,7 +40,17 @@ about it. It changes nothing. Its exit status is 1 if a check failed.`,
 }
 
 func (a *app) diagnose(ctx context.Context) []doctor.Finding {
-	return doctor.Judge(doctor.Gather(ctx, doctor.Config{
-		StateDir: a.state, Socket: a.socket, Interface: a.tun, Version: buildversion.Get(), ResolvConf: dnsforward.ResolvConf, TUN: router.TUNFile, Now: a.now,
-	}))
+	c := doctor.Config{
+		StateDir: a.state, Socket: a.socket, Version: buildversion.Get(), ResolvConf: dnsforward.ResolvConf, TUN: router.TUNFile, Now: a.now,
+	}
+	// What a daemon would find that is started here without flags: the proxy and the interface's name, or that the file is wrong.
+	f, o := pflag.NewFlagSet("daemon", pflag.ContinueOnError), new(daemonOptions)
+	newReloader(a, f).register(o, f)
+	l, err := a.load(o, f, nil)
+	c.Settings.Err = err
+	if err == nil {
+		c.Settings.File, c.Proxy = l.source.File, l.cfg.Proxy
+	}
+	c.Interface = f.Lookup("tun").Value.String()
+	return doctor.Judge(doctor.Gather(ctx, c))
 }

@@ -3,7 +3,7 @@
 //
 //	doctor.go       findings, Judge
 //	facts.go        what is known
-//	host.go         judgement of the host: TUN, rights, state directory, daemon, service
+//	host.go         judgement of the host: TUN, rights, state directory, daemon, service, settings
 //	reach.go        judgement of what has to be reached: names, coordinator, clock, UDP, relays
 //	network.go      judgement of the host's network: other VPNs, rules, overlaps, forwarding, firewalls
 //	gather*.go      collecting facts
@@ -30,7 +30,7 @@ type Finding struct {
 // Judge makes findings of facts, in the order in which a person would look. Of each check there is at least one.
 func Judge(f Facts) (out []Finding) {
 	for _, check := range []func(Facts) []Finding{
-		tun, rights, stateDir, daemon, service, membership, names, coordinator, clock, udp, relays, mtu, conflicts, rules, overlaps, forwarding, firewall,
+		tun, rights, stateDir, daemon, service, settings, membership, names, coordinator, clock, udp, relays, mtu, conflicts, rules, overlaps, forwarding, firewall,
 	} {
 		out = append(out, check(f)...)
 	}

@@ -15,6 +15,8 @@ type Facts struct {
 	// UID is the user's who asks; root is 0.
 	UID int
 
+	Settings Settings
+
 	TUN     *TUN
 	Rights  *Rights
 	State   State
@@ -28,6 +30,19 @@ type Facts struct {
 	Host        *Host
 	// HostErr is why there is no Host.
 	HostErr error
+}
+
+// Userspace is the name of an interface that is none: the tunnel ends in the daemon's own process.
+const Userspace = "userspace"
+
+func (f Facts) userspace() bool { return f.Interface == Userspace }
+
+// Settings are those of the configuration file.
+type Settings struct {
+	// File is the one that was read; empty: there is none.
+	File string
+	// Err is why they cannot be used.
+	Err error
 }
 
 // TUN is the device that the tunnel is made with.

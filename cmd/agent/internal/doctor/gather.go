@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -39,6 +40,9 @@ const (
 // Config says what to look at.
 type Config struct {
 	StateDir, Socket, Interface string
+	// Settings are those of the configuration file; Proxy is by what coordinator and relays are to be reached, as package connectproxy takes it.
+	Settings Settings
+	Proxy    string
 	// Version is this command's.
 	Version string
 	// ResolvConf is the resolver's file, TUN the device.
@@ -57,14 +61,15 @@ type gathering struct {
 
 // Gather collects what can be found out within a few seconds. It changes nothing.
 func Gather(ctx context.Context, c Config) Facts {
-	g := &gathering{Config: c, facts: Facts{OS: runtime.GOOS, Version: c.Version, Interface: c.Interface, UID: os.Geteuid()}}
+	g := &gathering{Config: c, facts: Facts{OS: runtime.GOOS, Version: c.Version, Interface: c.Interface, Settings: c.Settings, UID: os.Geteuid()}}
 	g.askDaemon(ctx)
+	g.facts.Interface = cmp.Or(g.status.GetInterface(), c.Interface)
 	g.readState()
 	g.makeClient()
 	g.facts.TUN = lookAtTUN(c.TUN)
 	g.facts.Rights = rightsOf(g.facts.Daemon.PID)
 	g.facts.Service = askSystemd(ctx)
-	g.facts.Host, g.facts.HostErr = lookAtHost(c.Interface)
+	g.facts.Host, g.facts.HostErr = lookAtHost(g.facts.Interface)
 	g.member()
 	g.resolver(ctx)
 	var both sync.WaitGroup
@@ -132,7 +137,7 @@ func (g *gathering) makeClient() {
 	m := g.state.Membership
 	marked := &net.Dialer{Control: mark}
 	dial := client.DialFunc(marked.DialContext)
-	if d, err := connectproxy.New("", marked.DialContext); err == nil {
+	if d, err := connectproxy.New(g.Proxy, marked.DialContext); err == nil {
 		dial = d.DialContext
 	}
 	c, err := client.New(client.Config{
@@ -265,7 +270,7 @@ func (g *gathering) coordinator(ctx context.Context) {
 	case g.client != nil:
 		ctx, cancel := context.WithTimeout(ctx, 2*patience)
 		defer cancel()
-		c.Proxy = proxyFor(c.URLs)
+		c.Proxy = proxyFor(g.Proxy, c.URLs)
 		seen, err := g.client.Probe(ctx)
 		if c.Err = err; err == nil {
 			c.URL, c.Connected, c.ClockAhead = seen.URL, true, &seen.Skew
@@ -279,8 +284,14 @@ func (g *gathering) coordinator(ctx context.Context) {
 	g.facts.Coordinator = c
 }
 
-// proxyFor is what the environment says, without user and password.
-func proxyFor(urls []string) string {
+// proxyFor is the proxy that is set, or what the environment says, without user and password; empty: none.
+func proxyFor(set string, urls []string) string {
+	if u, err := url.Parse(set); err == nil && u.Host != "" {
+		return u.Scheme + "://" + u.Host
+	}
+	if set == connectproxy.Off {
+		return ""
+	}
 	choose := httpproxy.FromEnvironment().ProxyFunc()
 	for _, text := range urls {
 		if u, err := url.Parse(text); err == nil {
@@ -326,7 +337,7 @@ func (g *gathering) netcheckConfig() netcheck.Config {
 	for _, desc := range g.client.Map().Statement.GetRelays() {
 		one := netcheck.Relay{Name: desc.GetName(), Region: desc.GetRegion(), STUN: desc.GetStun(),
 			Connect: func(ctx context.Context) (tcp, tls time.Duration, err error) {
-				dial, err := connectproxy.New("", marked.DialContext)
+				dial, err := connectproxy.New(g.Proxy, marked.DialContext)
 				if err != nil {
 					return 0, 0, err
 				}

@@ -15,12 +15,19 @@ const (
 	lowFiles = 100
 )
 
+// notNeeded is for checks of what a tunnel without an interface does without.
+func notNeeded(name string) []Finding {
+	return fine(name, "not needed: the tunnel has no interface")
+}
+
 const askRoot = "run \"warren doctor\" with sudo"
 
 func tun(f Facts) []Finding {
 	const name = "tun"
 	t := f.TUN
 	switch {
+	case f.userspace():
+		return notNeeded(name)
 	case t == nil:
 		return unknown(name, "", "how a tunnel is made on %s is not checked yet", f.OS)
 	case t.Err == nil:
@@ -44,6 +51,8 @@ func rights(f Facts) []Finding {
 	const name = "rights"
 	r := f.Rights
 	switch {
+	case f.userspace():
+		return notNeeded(name)
 	case r == nil:
 		return unknown(name, "", "the daemon's rights are not known")
 	case len(r.Missing) == 0 && r.Daemon:
@@ -133,6 +142,20 @@ func service(f Facts) []Finding {
 		return one(name, Warning, "end it by hand, then \"systemctl enable --now warren\"", "%s is %s; the daemon that runs is not the service", unit, s.Active)
 	}
 	return one(name, Warning, "systemctl enable --now warren", "%s is %s", unit, s.Active)
+}
+
+func settings(f Facts) []Finding {
+	const name = "settings"
+	s := f.Settings
+	switch {
+	case errors.Is(s.Err, fs.ErrPermission):
+		return unknown(name, askRoot, "%v", s.Err)
+	case s.Err != nil:
+		return one(name, Failed, "\"warren config check\" checks it after a change; then systemctl reload warren", "%v", s.Err)
+	case s.File == "":
+		return fine(name, "there is no configuration file, and none is needed")
+	}
+	return fine(name, "%s is right, or not there", s.File)
 }
 
 func membership(f Facts) []Finding {

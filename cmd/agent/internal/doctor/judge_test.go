@@ -53,7 +53,7 @@ func healthy() Facts {
 
 // names of all checks, in order.
 func checks() []string {
-	return []string{"tun", "rights", "state", "daemon", "service", "membership", "dns", "coordinator", "clock", "udp", "relay", "mtu",
+	return []string{"tun", "rights", "state", "daemon", "service", "settings", "membership", "dns", "coordinator", "clock", "udp", "relay", "mtu",
 		"other-vpn", "rules", "overlaps", "forwarding", "firewall"}
 }
 
@@ -127,6 +127,10 @@ func TestJudge(t *testing.T) {
 		{"unit not enabled", func(f *Facts) { f.Service.Enabled = "disabled" }, "service", Warning, `disabled`, `systemctl enable warren`},
 		{"unit inactive", func(f *Facts) { f.Service.Active = "inactive" }, "service", Warning, `is not the service`, `enable --now`},
 		{"all inactive", func(f *Facts) { f.Service.Active, f.Daemon = "inactive", Daemon{Err: errors.New("none")} }, "service", Warning, `is inactive$`, `enable --now`},
+
+		{"settings that are wrong", func(f *Facts) { f.Settings.Err = errors.New("configuration /etc/x:3: port: want 0 to 65535") }, "settings", Failed, `/etc/x:3: port`, `config check`},
+		{"settings of root", func(f *Facts) { f.Settings.Err = open(syscall.EACCES) }, "settings", Unknown, `denied`, `sudo`},
+		{"settings", func(f *Facts) { f.Settings.File = "/etc/x" }, "settings", OK, `/etc/x`, ``},
 
 		{"not enrolled", func(f *Facts) { f.Member = nil }, "membership", Warning, `joined no network`, `warren up TOKEN`},
 		{"nobody may know", func(f *Facts) { f.Member, f.State.Denied, f.Daemon = nil, true, Daemon{Denied: true} }, "membership", Unknown, `not known`, `sudo`},
@@ -241,6 +245,32 @@ func TestTunnelMark(t *testing.T) {
 	}
 	if !strings.Contains(text, "mark 0x77617272/0xffffffff to table 9") {
 		t.Error(text)
+	}
+}
+
+// TestUserspace: a tunnel without an interface needs neither device nor rights, and has nothing to do with the host's network.
+func TestUserspace(t *testing.T) {
+	f := healthy()
+	f.Interface, f.TUN.Err, f.Rights.Missing, f.Host.Forwards4 = Userspace, fs.ErrNotExist, []string{"CAP_NET_ADMIN"}, false
+	f.Host.Links[1].Prefixes, f.Host.Rules = prefixes("100.80.0.0/16"), []Rule{{Priority: 5270, Table: 9}}
+	f.Host.Chains = []Chain{{Hook: "input", Drops: true}}
+	for _, got := range Judge(f) {
+		if got.Outcome != OK {
+			t.Errorf("%+v", got)
+		}
+	}
+}
+
+func TestProxyFor(t *testing.T) {
+	t.Setenv("HTTPS_PROXY", "http://me:secret@env.example:3128")
+	t.Setenv("NO_PROXY", "near.example")
+	for _, tc := range []struct{ set, url, want string }{
+		{"", "https://far.example", "http://env.example:3128"}, {"", "https://near.example", ""}, {"off", "https://far.example", ""},
+		{"https://me:secret@set.example", "https://near.example", "https://set.example"},
+	} {
+		if got := proxyFor(tc.set, []string{tc.url}); got != tc.want {
+			t.Errorf("%+v: %s", tc, got)
+		}
 	}
 }
 

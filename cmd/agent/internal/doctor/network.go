@@ -37,6 +37,9 @@ func noHost(name string, f Facts) []Finding {
 // conflicts finds other networks with addresses of this one, and other VPNs that are known to be in the way.
 func conflicts(f Facts) (out []Finding) {
 	const name = "other-vpn"
+	if f.userspace() {
+		return notNeeded(name)
+	}
 	if f.Host == nil {
 		return noHost(name, f)
 	}
@@ -126,6 +129,9 @@ func overlapping(a, b []netip.Prefix) (pair [2]netip.Prefix, ok bool) {
 // rules finds entries of the routing policy that go before ours and take packets away.
 func rules(f Facts) (out []Finding) {
 	const name = "rules"
+	if f.userspace() {
+		return notNeeded(name)
+	}
 	if f.Host == nil {
 		return noHost(name, f)
 	}
@@ -160,6 +166,9 @@ const localTable, defaultTable = 255, 253
 // overlaps finds CIDRs of gateways that the host also has at hand.
 func overlaps(f Facts) (out []Finding) {
 	const name = "overlaps"
+	if f.userspace() {
+		return notNeeded(name)
+	}
 	switch {
 	case f.Host == nil:
 		return noHost(name, f)
@@ -196,6 +205,9 @@ func overlaps(f Facts) (out []Finding) {
 // forwarding is checked where the device carries something for others.
 func forwarding(f Facts) (out []Finding) {
 	const name = "forwarding"
+	if f.userspace() {
+		return notNeeded(name)
+	}
 	switch {
 	case f.Member == nil || len(f.Member.Advertised) == 0:
 		return fine(name, "not needed: this device carries no CIDR for others")
@@ -225,6 +237,9 @@ func forwarding(f Facts) (out []Finding) {
 // firewall finds chains that drop what comes out of the tunnel.
 func firewall(f Facts) (out []Finding) {
 	const name = "firewall"
+	if f.userspace() {
+		return notNeeded(name)
+	}
 	switch {
 	case f.Host == nil:
 		return noHost(name, f)
