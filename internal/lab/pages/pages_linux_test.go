@@ -57,7 +57,7 @@ func newReader(t *testing.T) *reader {
 	return r
 }
 
-// systemctl starts, restarts and reloads services in a lab without systemd, by the commands of their units.
+// systemctl starts, stops, restarts and reloads services in a lab without systemd, by the commands of their units.
 const systemctl = `set -e
 verb=$1; unit=${2#--now}; unit=${unit:-$3}; unit=${unit%.service}; pid=/run/$unit.pid
 case $verb in
@@ -67,6 +67,8 @@ start|restart|enable|stop)
 	command=$(sed -n 's,^ExecStart=/usr/bin/,,p' $UNITS/$unit.service)
 	eval "exec setsid $command" >>/run/$unit.log 2>&1 </dev/null & echo $! >$pid
 	until [ -S /run/warren/warren.sock ] || [ -S /var/lib/warren-coordinator/admin.sock ] || ! kill -0 $(cat $pid); do sleep 0.02; done;;
+stop)
+	kill $(cat $pid); while kill -0 $(cat $pid) 2>/dev/null; do sleep 0.05; done; rm $pid;;
 reload)
 	kill -HUP $(cat $pid);;
 *)
@@ -332,4 +334,19 @@ func TestUnattended(t *testing.T) {
 			t.Fatalf("container: %s: %v:\n%s", s.Command, err, out)
 		}
 	}
+}
+
+// TestBackup does all that docs/backup.md says. The device that has joined is there afterwards.
+func TestBackup(t *testing.T) {
+	t.Parallel()
+	r := newReader(t)
+	coord := r.host(r.site("coordinator", lab.None).Host("coord"))("warren-coordinator")
+	laptop := r.host(r.site("anywhere", lab.Easy).Host("laptop"))("warren")
+	token, err := r.sh(coord, attempt, "warren-coordinator token create --user ann")
+	must(t, err)
+	_, err = r.sh(laptop, patience, "warren up "+strings.TrimSpace(token))
+	must(t, err)
+	r.read("backup.md")
+	_, err = r.follow(laptop, Step{Command: "warren status", Output: []string{"…", "coordinator … connected, revision …", "…"}})
+	must(t, err)
 }
