@@ -32,27 +32,45 @@ type stream struct {
 // newStream connects from one device to another.
 func newStream(t *testing.T, ctx context.Context, from, to *warrennet.Device) *stream {
 	t.Helper()
+	c, far := connect(t, ctx, from, to)
+	return streamBetween(t, c, far)
+}
+
+// connect gives both ends of a TCP connection through the tunnel.
+func connect(t *testing.T, ctx context.Context, from, to *warrennet.Device) (c, far net.Conn) {
+	t.Helper()
 	st, err := to.Status(ctx)
 	must(t, err)
 	l, err := to.Listen(net.JoinHostPort(st.Self.Addresses[0], "0"))
 	must(t, err)
-	s := &stream{sent: sha256.New(), stop: make(chan struct{}), ended: make(chan error, 1), told: make(chan string, 1)}
+	defer l.Close()
+	c, err = from.Dial(ctx, "tcp", l.Addr().String())
+	must(t, err)
+	far, err = l.Accept()
+	must(t, err)
+	return c, far
+}
+
+// newAnswer is newStream with the data going the other way, so that nothing but acknowledgements comes from the side that has connected.
+func newAnswer(t *testing.T, ctx context.Context, from, to *warrennet.Device) *stream {
+	t.Helper()
+	c, far := connect(t, ctx, from, to)
+	return streamBetween(t, far, c)
+}
+
+// streamBetween sends from one end of a connection to the other.
+func streamBetween(t *testing.T, c, far net.Conn) *stream {
+	t.Helper()
+	s := &stream{c: c.(*net.TCPConn), sent: sha256.New(), stop: make(chan struct{}), ended: make(chan error, 1), told: make(chan string, 1)}
+	t.Cleanup(func() {
+		c.Close()
+		far.Close()
+	})
 	go func() {
-		defer l.Close()
 		received := sha256.New()
-		if c, err := l.Accept(); err == nil {
-			defer c.Close()
-			io.Copy(received, c)
-		}
+		_, _ = io.Copy(received, far)
 		s.told <- hex.EncodeToString(received.Sum(nil))
 	}()
-	c, err := from.Dial(ctx, "tcp", l.Addr().String())
-	must(t, err)
-	s.c = c.(*net.TCPConn)
-	t.Cleanup(func() {
-		s.c.Close()
-		l.Close()
-	})
 	go func() { s.ended <- s.send() }()
 	return s
 }

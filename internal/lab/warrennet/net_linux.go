@@ -307,6 +307,12 @@ func (d *Device) StartDaemon(ctx context.Context, flags ...string) error {
 	return nil
 }
 
+// Common are the flags that every command of the device has.
+func (d *Device) Common() []string { return d.common() }
+
+// Use has the device's daemon be one that was started otherwise.
+func (d *Device) Use(daemon *Daemon) { d.daemon = daemon }
+
 // AwaitUnlocked waits until nobody holds the device's state directory: the last thread of a daemon that was killed lets go of it.
 func (d *Device) AwaitUnlocked(ctx context.Context) error {
 	file := filepath.Join(d.Dir(), "lock")
