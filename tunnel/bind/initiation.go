@@ -33,6 +33,7 @@ type admission struct {
 	strays  chan key.NodePublic
 
 	mu    sync.Mutex
+	ended bool // none is let in any more
 	held  map[*endpoint]heldCall
 	last  map[[key.Size]byte]timestamp // of each peer, kept while it is allowed
 	sweep int                          // size of last at which to look which peers are gone
@@ -132,11 +133,11 @@ func (b *Bind) admit(m *[initiationSize]byte) {
 	b.deliverCall(e, *m)
 }
 
-// accept reports whether stamp is newer than the peer's last, and remembers it.
+// accept reports whether stamp is newer than the peer's last, and remembers it. After Stamps none is.
 func (a *admission) accept(e *endpoint, stamp timestamp, allowed func(key.NodePublic) bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if last, ok := a.last[e.raw]; ok && bytes.Compare(stamp[:], last[:]) <= 0 {
+	if last, ok := a.last[e.raw]; a.ended || ok && bytes.Compare(stamp[:], last[:]) <= 0 {
 		return false
 	}
 	a.last[e.raw] = stamp

@@ -58,11 +58,12 @@ func (b *Bind) tellSocket(network string, c syscall.Conn) {
 	}
 }
 
-// Stamps gives the timestamp of the last initiation of each peer that is allowed.
+// Stamps gives the timestamp of the last initiation of each peer that is allowed. From then on none is let in, lest the next process let it in once more.
 func (b *Bind) Stamps() map[[key.Size]byte][StampSize]byte {
 	a := &b.admission
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.ended = true
 	out := make(map[[key.Size]byte][StampSize]byte, len(a.last))
 	for raw, t := range a.last {
 		if k, err := key.NodePublicFromBytes(raw[:]); err == nil && b.allowed(k) {

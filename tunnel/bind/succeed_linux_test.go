@@ -116,6 +116,12 @@ func TestStampsOutliveTheProcess(t *testing.T) {
 	before.knock(t, stranger, 7)
 	before.refused[stranger.Public().Raw()] = true
 	stamps := before.Stamps()
+	before.Release(peer.Public())
+	before.delivered()
+	before.knock(t, peer, 8)
+	if len(before.delivered()) != 0 {
+		t.Error("an initiation was let in that the next process does not know of")
+	}
 	if len(stamps) != 1 {
 		t.Errorf("%d timestamps, want that of the peer in the map", len(stamps))
 	}

@@ -23,19 +23,21 @@ type Collector struct {
 	Log    *Log
 	// Resolve tells who is behind a peer, which may have left the map.
 	Resolve func(id [32]byte) Identity
+	// GoOn reports, when Run is to end, whether the flows go on all the same, in another process; nil: they do not.
+	GoOn func() bool
 }
 
 // downReason is why flows end with their tunnel.
 const downReason = "tunnel down"
 
-// Run looks until ctx ends; flows that live by then have ended with the tunnel.
+// Run looks until ctx ends; flows that live by then have ended with the tunnel, unless they go on.
 func (c *Collector) Run(ctx context.Context) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			c.Log.Publish(c.look(true))
+			c.Log.Publish(c.look(c.GoOn == nil || !c.GoOn()))
 			return nil
 		case <-tick.C:
 			c.Log.Publish(c.look(false))

@@ -345,7 +345,7 @@ func TestCollector(t *testing.T) {
 		l := NewLog(discard())
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		go func() { done <- (&Collector{src, l, names}).Run(ctx) }()
+		go func() { done <- (&Collector{Source: src, Log: l, Resolve: names}).Run(ctx) }()
 		peer := &filter.Peer{ID: [32]byte{2}}
 		ask := func(from int, to int) {
 			src.Judge(filter.In, peer, datagram(port(them, from), port(us, to)), src.now())
@@ -403,6 +403,21 @@ func TestCollector(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, lines()); diff != "" {
 			t.Errorf("at the end (-want +got):\n%s", diff)
+		}
+		// Flows that go on in another process have not ended.
+		ctx, cancel = context.WithCancel(t.Context())
+		go func() {
+			done <- (&Collector{Source: src, Log: l, Resolve: names, GoOn: func() bool { return true }}).Run(ctx)
+		}()
+		ask(1003, 53)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		for _, line := range lines() {
+			if strings.Contains(line, "ended") {
+				t.Errorf("told of a flow that goes on: %s", line)
+			}
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"warren/cmd/agent/internal/config"
 	"warren/cmd/agent/internal/daemon"
+	"warren/internal/unitjob"
 )
 
 // reloader reads the daemon's configuration, again whenever it is told to.
@@ -58,7 +59,7 @@ func (r *reloader) register(o *daemonOptions, f *pflag.FlagSet) {
 func (r *reloader) logTo(log *slog.Logger, level *slog.LevelVar) {
 	r.log, r.level = log, level
 	for _, name := range r.running.from.Unknown {
-		if name != "WARREN_DAEMON_FLAGS" { // which the service's unit reads
+		if name != "WARREN_DAEMON_FLAGS" && name != unitjob.Variable { // which the service's unit reads and sets
 			log.Warn("there is no setting of this name", "variable", name)
 		}
 	}

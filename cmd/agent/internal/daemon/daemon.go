@@ -113,8 +113,11 @@ type daemon struct {
 	flows    *flowlog.Log // outlives sessions
 	joiner   *joiner
 	store    *store
-	began    time.Time
-	end      context.CancelCauseFunc // has Run end
+	// stopFlows ends the export of flow records, and apis is done when nobody serves calls any more.
+	stopFlows func()
+	apis      sync.WaitGroup
+	began     time.Time
+	end       context.CancelCauseFunc // has Run end
 
 	mu       sync.Mutex
 	stored   *state.State // as it is on disk
@@ -178,14 +181,19 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	defer stopFlows()
+	d.stopFlows = sync.OnceFunc(stopFlows)
+	defer d.stopFlows()
 	d.mapping = registerMetrics(d.registry, cfg.StateDir, d.figures, d.flows.Stats)
 	d.applyOperator()
 	ctx, d.end = context.WithCancelCause(ctx)
 	defer d.end(nil)
 	group, ctx := errgroup.WithContext(ctx)
 	d.ctx = ctx
-	group.Go(func() error { return unixsock.Serve(ctx, listener, d.handler()) })
+	d.apis.Add(1)
+	group.Go(func() error {
+		defer d.apis.Done()
+		return unixsock.Serve(ctx, listener, d.handler())
+	})
 	if cfg.WhoIsGroup != "" {
 		if err := d.serveWhoIs(ctx, group); err != nil {
 			return err
@@ -263,6 +271,7 @@ func (d *daemon) keepUp(ctx context.Context) error {
 		d.mu.Unlock()
 		select {
 		case <-ctx.Done():
+			d.apis.Wait() // calls in progress get a moment, in which the tunnel works
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			d.finish(context.Cause(ctx))

@@ -55,7 +55,7 @@ func (d *daemon) openFlows() (stop func(), err error) {
 }
 
 func (s *session) collector() *flowlog.Collector {
-	return &flowlog.Collector{Source: s.engine, Log: s.cfg.flows, Resolve: s.resolve}
+	return &flowlog.Collector{Source: s.engine, Log: s.cfg.flows, Resolve: s.resolve, GoOn: s.leaves.Load}
 }
 
 // maxFormer bounds former.

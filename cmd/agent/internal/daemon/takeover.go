@@ -193,45 +193,35 @@ func (d *daemon) cleanUp() {
 	}
 }
 
-// finish ends the session when Run ends, and has the files ready if another program is to take over. The caller holds mu.
+// finish ends the session when Run ends, and has the files ready if another program is to take over. Nobody calls the local API any more. The caller
+// holds mu.
 func (d *daemon) finish(cause error) {
-	if d.session == nil || d.session.ended() {
+	replaced := errors.Is(cause, errReplace)
+	if d.session == nil || d.session.ended() || !replaced && !(d.store.has(handover.TUN) && d.restarts()) {
 		d.stopSession()
 		return
 	}
-	switch {
-	case errors.Is(cause, errReplace):
-		files, err := d.session.duplicate()
-		if err != nil {
-			d.log.Error("the tunnel cannot be handed over, and ends", "err", err)
-			break
-		}
-		d.leaveSession(files)
-		d.handed = &HandedOver{Files: files}
+	// All that takes time comes first, while the tunnel works still.
+	d.session.leaves.Store(true)
+	d.stopFlows()
+	files, err := d.session.handOver(replaced)
+	if err != nil {
+		d.log.Error("the tunnel cannot be handed over, and ends", "err", err)
+		d.session.leaves.Store(false)
+		d.stopSession()
 		return
-	case d.store.has(handover.TUN) && d.restarts():
-		files := handover.Files{}
-		d.leaveSession(files)
+	}
+	if replaced {
+		d.handed = &HandedOver{Files: files}
+	} else {
 		if f := files[handover.Known]; f != nil {
 			d.store.keep(handover.Known, f)
 		}
 		d.store.wait()
 		files.Close()
-		return
 	}
-	d.stopSession()
-}
-
-// leaveSession ends the session and leaves the host as it is. What the session knew is put into files.
-func (d *daemon) leaveSession(files handover.Files) {
-	s := d.session
+	d.session.leave()
 	d.session = nil
-	f, err := s.leave()
-	if err != nil {
-		d.log.Warn("the next daemon will not be told whom to call", "err", err)
-	} else {
-		files[handover.Known] = f
-	}
 }
 
 // restarts asks whether the service manager starts the daemon again at once.
@@ -275,9 +265,27 @@ func (d *daemon) awaitReplace(ctx context.Context) error {
 	}
 }
 
-// duplicate gives the files of the session.
+// handOver gives what the next daemon is told, and the session's other files, if it is to have them from this process. Without the former it has to do if
+// need be.
+func (s *session) handOver(all bool) (files handover.Files, err error) {
+	files = handover.Files{}
+	if all {
+		if files, err = s.duplicate(); err != nil {
+			return nil, err
+		}
+	}
+	f, err := s.sealed()
+	if err != nil {
+		s.log.Warn("the next daemon will not be told whom to call", "err", err)
+	} else {
+		files[handover.Known] = f
+	}
+	return files, nil
+}
+
+// duplicate gives interface and sockets.
 func (s *session) duplicate() (handover.Files, error) {
-	files, conns := handover.Files{}, map[string]syscall.Conn{}
+	conns := map[string]syscall.Conn{}
 	if f := s.router.File(); f != nil {
 		conns[handover.TUN] = f
 	}
@@ -285,6 +293,10 @@ func (s *session) duplicate() (handover.Files, error) {
 		conns[name.(string)] = c.(syscall.Conn)
 		return true
 	})
+	if conns[handover.TUN] == nil {
+		return nil, errors.New("the interface is no file on this system")
+	}
+	files := handover.Files{}
 	for name, c := range conns {
 		f, err := handover.Duplicate(name, c)
 		if err != nil {
@@ -292,10 +304,6 @@ func (s *session) duplicate() (handover.Files, error) {
 			return nil, err
 		}
 		files[name] = f
-	}
-	if files[handover.TUN] == nil {
-		files.Close()
-		return nil, errors.New("the interface is no file on this system")
 	}
 	return files, nil
 }
@@ -315,16 +323,19 @@ func (s *session) onSocket(network string, c syscall.Conn) {
 	s.cfg.store.keep(name, c)
 }
 
-// leave ends the session for another daemon to take over, and gives what that one needs to know.
-func (s *session) leave() (*os.File, error) {
-	known := s.knows()
+// leave ends the session for another daemon to take over.
+func (s *session) leave() {
 	s.leaves.Store(true)
 	if s.mapper != nil {
 		s.mapper.Leave()
 	}
-	known.Flows = s.engine.KeepFlows() // as late as can be
 	s.cancel()
 	<-s.done
+}
+
+// sealed is the file with what the next daemon is told.
+func (s *session) sealed() (*os.File, error) {
+	known := s.knows()
 	now, err := handover.Now()
 	if err != nil {
 		return nil, err
@@ -336,7 +347,7 @@ func (s *session) leave() (*os.File, error) {
 	return handover.Seal(b)
 }
 
-// knows is what the next daemon is told, but for flows.
+// knows is what the next daemon is told. The flows come last, and are the newest.
 func (s *session) knows() *handover.State {
 	ctx, cancel := context.WithTimeout(s.ctx, askPatience)
 	defer cancel()
@@ -359,6 +370,7 @@ func (s *session) knows() *handover.State {
 		p.Device = d.Key
 		out.Peers = append(out.Peers, p)
 	}
+	out.Flows = s.engine.KeepFlows()
 	return out
 }
 

@@ -50,7 +50,7 @@ func (f Files) Close() {
 }
 
 // variable of the environment names the files that stay open while the process becomes another program: NAME=NUMBER, with commas.
-const variable = "WARREN_INHERITED"
+const variable = "INHERITED_BY_WARREN"
 
 // maxNumber is greater than that of any open file.
 const maxNumber = 1 << 20
