@@ -26,7 +26,7 @@ type program struct {
 
 var programs = []program{
 	{"warren", "cmd/agent", "agent.toml", "etc/warren/agent.toml", []string{"warren-killswitch.service", "warren.service"}},
-	{"warren-coordinator", "cmd/coordinator", "coordinator.toml", "etc/warren-coordinator/coordinator.toml", []string{"warren-coordinator.service"}},
+	{"warren-coordinator", "cmd/coordinator", "coordinator.toml", "etc/warren-coordinator/coordinator.toml", []string{"warren-coordinator.service", "warren-relay.service"}},
 }
 
 // release is what all steps share.

@@ -94,7 +94,7 @@ var allKinds = []string{"deb", "rpm", "apk"}
 func (r *release) packages() error {
 	for _, arch := range r.arches {
 		dir := filepath.Join(r.stage, arch)
-		for _, part := range []string{"config", "systemd", "scripts", "debian"} {
+		for _, part := range []string{"config", "systemd", "openrc", "scripts", "debian"} {
 			if err := os.CopyFS(filepath.Join(dir, part), os.DirFS(filepath.Join("packaging", part))); err != nil {
 				return err
 			}

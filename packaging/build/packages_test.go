@@ -89,6 +89,7 @@ var contents = map[string][]string{
 	},
 	"warren-coordinator": {
 		"/usr/bin/warren-coordinator", "/etc/warren-coordinator/coordinator.toml", "/usr/lib/systemd/system/warren-coordinator.service",
+		"/usr/lib/systemd/system/warren-relay.service",
 		"/usr/share/man/man1/warren-coordinator.1.gz", "/usr/share/man/man1/warren-coordinator-token-create.1.gz",
 		"/usr/share/bash-completion/completions/warren-coordinator",
 		"/usr/share/warren-coordinator/monitoring/alerts.yaml", "/usr/share/warren-coordinator/monitoring/dashboard.json",
