@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +20,11 @@ type transfer struct {
 	sent, got atomic.Int64
 	stop      chan struct{}
 	failed    chan error // two of them
+
+	mu    sync.Mutex
+	last  time.Time
+	still time.Duration // the longest time in which nothing came
+	at    time.Time     // when that began
 }
 
 // block and blockEvery make 16 MB/s, so that the machine that tests has something left for the rest.
@@ -43,7 +49,7 @@ func (w *world) transfer(p *peer, m *machine) *transfer {
 	f := &transfer{stop: make(chan struct{}), failed: make(chan error, 2)}
 	go func() {
 		defer in.Close()
-		n, err := io.Copy(counter{&f.got}, in)
+		n, err := io.Copy(f, in)
 		if n != f.sent.Load() && err == nil {
 			err = errors.New("it ended early")
 		}
@@ -75,12 +81,24 @@ func (f *transfer) send(c net.Conn) error {
 	}
 }
 
-// counter counts what is written to it.
-type counter struct{ n *atomic.Int64 }
-
-func (c counter) Write(b []byte) (int, error) {
-	c.n.Add(int64(len(b)))
+// Write counts what has come.
+func (f *transfer) Write(b []byte) (int, error) {
+	f.got.Add(int64(len(b)))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	if long := now.Sub(f.last); !f.last.IsZero() && long > f.still {
+		f.still, f.at = long, f.last
+	}
+	f.last = now
 	return len(b), nil
+}
+
+// standstill is the longest time in which nothing came, and when it began.
+func (f *transfer) standstill() (time.Duration, time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.still, f.at
 }
 
 // end stops sending and has it that everything arrived by the one connection.
@@ -147,7 +165,9 @@ func TestUpgrade(t *testing.T) {
 		w.flows(f, 16<<20)
 		long := meter.Longest(began)
 		meter.Close()
-		t.Logf("%s: it took %s, in which for %s no ping of 1000 a second was answered", change.what, took.Round(time.Millisecond), long.Round(time.Millisecond))
+		still, at := f.standstill()
+		t.Logf("%s: it took %s; for %s no ping of 1000 a second was answered, and for %s, from %s on, nothing came by TCP", change.what,
+			took.Round(time.Millisecond), long.Round(time.Millisecond), still.Round(time.Millisecond), at.Sub(began).Round(time.Millisecond))
 		if long > outage {
 			t.Errorf("%s: for %s no ping was answered; at most %s is allowed", change.what, long, outage)
 		}
