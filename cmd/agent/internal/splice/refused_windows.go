@@ -1,0 +1,10 @@
+package splice
+
+import (
+	"errors"
+
+	"golang.org/x/sys/windows"
+)
+
+// refused reports whether an error of a datagram socket tells of an earlier datagram that was not wanted.
+func refused(err error) bool { return errors.Is(err, windows.WSAECONNRESET) }
