@@ -1232,6 +1232,8 @@ type StatusResponse struct {
 	HostChanges []string `protobuf:"bytes,16,rep,name=host_changes,json=hostChanges,proto3" json:"host_changes,omitempty"`
 	// What the daemon runs with, by name.
 	Settings []*SettingStatus `protobuf:"bytes,17,rep,name=settings,proto3" json:"settings,omitempty"`
+	// Set where the tunnel has no interface, and interface is "userspace".
+	Userspace *UserspaceStatus `protobuf:"bytes,18,opt,name=userspace,proto3" json:"userspace,omitempty"`
 	// When this daemon began.
 	Started       *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=started,proto3" json:"started,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1387,6 +1389,13 @@ func (x *StatusResponse) GetSettings() []*SettingStatus {
 	return nil
 }
 
+func (x *StatusResponse) GetUserspace() *UserspaceStatus {
+	if x != nil {
+		return x.Userspace
+	}
+	return nil
+}
+
 func (x *StatusResponse) GetStarted() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Started
@@ -1457,6 +1466,75 @@ func (x *SettingStatus) GetOrigin() string {
 	return ""
 }
 
+// UserspaceStatus is how a tunnel without an interface is used: addresses of proxies, or empty, and ports as the daemon's flags have them.
+type UserspaceStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Socks5        string                 `protobuf:"bytes,1,opt,name=socks5,proto3" json:"socks5,omitempty"`
+	HttpProxy     string                 `protobuf:"bytes,2,opt,name=http_proxy,json=httpProxy,proto3" json:"http_proxy,omitempty"`
+	Forward       []string               `protobuf:"bytes,3,rep,name=forward,proto3" json:"forward,omitempty"`
+	Expose        []string               `protobuf:"bytes,4,rep,name=expose,proto3" json:"expose,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UserspaceStatus) Reset() {
+	*x = UserspaceStatus{}
+	mi := &file_warren_v1_local_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UserspaceStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UserspaceStatus) ProtoMessage() {}
+
+func (x *UserspaceStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_warren_v1_local_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UserspaceStatus.ProtoReflect.Descriptor instead.
+func (*UserspaceStatus) Descriptor() ([]byte, []int) {
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *UserspaceStatus) GetSocks5() string {
+	if x != nil {
+		return x.Socks5
+	}
+	return ""
+}
+
+func (x *UserspaceStatus) GetHttpProxy() string {
+	if x != nil {
+		return x.HttpProxy
+	}
+	return ""
+}
+
+func (x *UserspaceStatus) GetForward() []string {
+	if x != nil {
+		return x.Forward
+	}
+	return nil
+}
+
+func (x *UserspaceStatus) GetExpose() []string {
+	if x != nil {
+		return x.Expose
+	}
+	return nil
+}
+
 // RouteStatus is a CIDR behind gateways.
 type RouteStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1476,7 +1554,7 @@ type RouteStatus struct {
 
 func (x *RouteStatus) Reset() {
 	*x = RouteStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1566,7 @@ func (x *RouteStatus) String() string {
 func (*RouteStatus) ProtoMessage() {}
 
 func (x *RouteStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[24]
+	mi := &file_warren_v1_local_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1579,7 @@ func (x *RouteStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
 func (*RouteStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{24}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RouteStatus) GetPrefix() string {
@@ -1561,7 +1639,7 @@ type GatewayStatus struct {
 
 func (x *GatewayStatus) Reset() {
 	*x = GatewayStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1573,7 +1651,7 @@ func (x *GatewayStatus) String() string {
 func (*GatewayStatus) ProtoMessage() {}
 
 func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[25]
+	mi := &file_warren_v1_local_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1586,7 +1664,7 @@ func (x *GatewayStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayStatus.ProtoReflect.Descriptor instead.
 func (*GatewayStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{25}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GatewayStatus) GetName() string {
@@ -1646,7 +1724,7 @@ type AdvertisedStatus struct {
 
 func (x *AdvertisedStatus) Reset() {
 	*x = AdvertisedStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1736,7 @@ func (x *AdvertisedStatus) String() string {
 func (*AdvertisedStatus) ProtoMessage() {}
 
 func (x *AdvertisedStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[26]
+	mi := &file_warren_v1_local_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1749,7 @@ func (x *AdvertisedStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvertisedStatus.ProtoReflect.Descriptor instead.
 func (*AdvertisedStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{26}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdvertisedStatus) GetPrefix() string {
@@ -1747,7 +1825,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1759,7 +1837,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[27]
+	mi := &file_warren_v1_local_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1772,7 +1850,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{27}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExitStatus) GetWanted() string {
@@ -1831,7 +1909,7 @@ type NATStatus struct {
 
 func (x *NATStatus) Reset() {
 	*x = NATStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +1921,7 @@ func (x *NATStatus) String() string {
 func (*NATStatus) ProtoMessage() {}
 
 func (x *NATStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[28]
+	mi := &file_warren_v1_local_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +1934,7 @@ func (x *NATStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATStatus.ProtoReflect.Descriptor instead.
 func (*NATStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{28}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NATStatus) GetIpv4() *NATMapping {
@@ -1901,7 +1979,7 @@ type NATMapping struct {
 
 func (x *NATMapping) Reset() {
 	*x = NATMapping{}
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +1991,7 @@ func (x *NATMapping) String() string {
 func (*NATMapping) ProtoMessage() {}
 
 func (x *NATMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[29]
+	mi := &file_warren_v1_local_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2004,7 @@ func (x *NATMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATMapping.ProtoReflect.Descriptor instead.
 func (*NATMapping) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{29}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NATMapping) GetBehaviour() string {
@@ -1968,7 +2046,7 @@ type PortMapping struct {
 
 func (x *PortMapping) Reset() {
 	*x = PortMapping{}
-	mi := &file_warren_v1_local_proto_msgTypes[30]
+	mi := &file_warren_v1_local_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2058,7 @@ func (x *PortMapping) String() string {
 func (*PortMapping) ProtoMessage() {}
 
 func (x *PortMapping) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[30]
+	mi := &file_warren_v1_local_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2071,7 @@ func (x *PortMapping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMapping.ProtoReflect.Descriptor instead.
 func (*PortMapping) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{30}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PortMapping) GetEnabled() bool {
@@ -2060,7 +2138,7 @@ type PortMappingProtocol struct {
 
 func (x *PortMappingProtocol) Reset() {
 	*x = PortMappingProtocol{}
-	mi := &file_warren_v1_local_proto_msgTypes[31]
+	mi := &file_warren_v1_local_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2150,7 @@ func (x *PortMappingProtocol) String() string {
 func (*PortMappingProtocol) ProtoMessage() {}
 
 func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[31]
+	mi := &file_warren_v1_local_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2163,7 @@ func (x *PortMappingProtocol) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortMappingProtocol.ProtoReflect.Descriptor instead.
 func (*PortMappingProtocol) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{31}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PortMappingProtocol) GetName() string {
@@ -2129,7 +2207,7 @@ type Self struct {
 
 func (x *Self) Reset() {
 	*x = Self{}
-	mi := &file_warren_v1_local_proto_msgTypes[32]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2219,7 @@ func (x *Self) String() string {
 func (*Self) ProtoMessage() {}
 
 func (x *Self) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[32]
+	mi := &file_warren_v1_local_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2232,7 @@ func (x *Self) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Self.ProtoReflect.Descriptor instead.
 func (*Self) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{32}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Self) GetName() string {
@@ -2209,7 +2287,7 @@ type CoordinatorStatus struct {
 
 func (x *CoordinatorStatus) Reset() {
 	*x = CoordinatorStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[33]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2299,7 @@ func (x *CoordinatorStatus) String() string {
 func (*CoordinatorStatus) ProtoMessage() {}
 
 func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[33]
+	mi := &file_warren_v1_local_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2312,7 @@ func (x *CoordinatorStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CoordinatorStatus.ProtoReflect.Descriptor instead.
 func (*CoordinatorStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{33}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CoordinatorStatus) GetUrl() string {
@@ -2298,7 +2376,7 @@ type PeerStatus struct {
 
 func (x *PeerStatus) Reset() {
 	*x = PeerStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[34]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2388,7 @@ func (x *PeerStatus) String() string {
 func (*PeerStatus) ProtoMessage() {}
 
 func (x *PeerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[34]
+	mi := &file_warren_v1_local_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2401,7 @@ func (x *PeerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerStatus.ProtoReflect.Descriptor instead.
 func (*PeerStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{34}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PeerStatus) GetName() string {
@@ -2416,7 +2494,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_warren_v1_local_proto_msgTypes[35]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2506,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[35]
+	mi := &file_warren_v1_local_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2519,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{35}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PathChange) GetAt() *timestamppb.Timestamp {
@@ -2517,7 +2595,7 @@ type PathStatus struct {
 
 func (x *PathStatus) Reset() {
 	*x = PathStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[36]
+	mi := &file_warren_v1_local_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +2607,7 @@ func (x *PathStatus) String() string {
 func (*PathStatus) ProtoMessage() {}
 
 func (x *PathStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[36]
+	mi := &file_warren_v1_local_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +2620,7 @@ func (x *PathStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathStatus.ProtoReflect.Descriptor instead.
 func (*PathStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{36}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PathStatus) GetKind() string {
@@ -2610,7 +2688,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[37]
+	mi := &file_warren_v1_local_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2622,7 +2700,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[37]
+	mi := &file_warren_v1_local_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2635,7 +2713,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{37}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *PingRequest) GetPeer() string {
@@ -2686,7 +2764,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[38]
+	mi := &file_warren_v1_local_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2698,7 +2776,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[38]
+	mi := &file_warren_v1_local_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2711,7 +2789,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{38}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PingResponse) GetSequence() uint32 {
@@ -2761,7 +2839,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[39]
+	mi := &file_warren_v1_local_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +2851,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[39]
+	mi := &file_warren_v1_local_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +2864,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{39}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WhyRequest) GetPeer() string {
@@ -2825,7 +2903,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[40]
+	mi := &file_warren_v1_local_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +2915,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[40]
+	mi := &file_warren_v1_local_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +2928,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{40}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WhyResponse) GetPeer() string {
@@ -2949,7 +3027,7 @@ type FlowAnswer struct {
 
 func (x *FlowAnswer) Reset() {
 	*x = FlowAnswer{}
-	mi := &file_warren_v1_local_proto_msgTypes[41]
+	mi := &file_warren_v1_local_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3039,7 @@ func (x *FlowAnswer) String() string {
 func (*FlowAnswer) ProtoMessage() {}
 
 func (x *FlowAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[41]
+	mi := &file_warren_v1_local_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2974,7 +3052,7 @@ func (x *FlowAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowAnswer.ProtoReflect.Descriptor instead.
 func (*FlowAnswer) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{41}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FlowAnswer) GetDirection() string {
@@ -3033,7 +3111,7 @@ type GrantMiss struct {
 
 func (x *GrantMiss) Reset() {
 	*x = GrantMiss{}
-	mi := &file_warren_v1_local_proto_msgTypes[42]
+	mi := &file_warren_v1_local_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3045,7 +3123,7 @@ func (x *GrantMiss) String() string {
 func (*GrantMiss) ProtoMessage() {}
 
 func (x *GrantMiss) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[42]
+	mi := &file_warren_v1_local_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3058,7 +3136,7 @@ func (x *GrantMiss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantMiss.ProtoReflect.Descriptor instead.
 func (*GrantMiss) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{42}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GrantMiss) GetGrant() string {
@@ -3099,7 +3177,7 @@ type SideStatus struct {
 
 func (x *SideStatus) Reset() {
 	*x = SideStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[43]
+	mi := &file_warren_v1_local_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3111,7 +3189,7 @@ func (x *SideStatus) String() string {
 func (*SideStatus) ProtoMessage() {}
 
 func (x *SideStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[43]
+	mi := &file_warren_v1_local_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3124,7 +3202,7 @@ func (x *SideStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SideStatus.ProtoReflect.Descriptor instead.
 func (*SideStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{43}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SideStatus) GetUdp() string {
@@ -3181,7 +3259,7 @@ type PairStatus struct {
 
 func (x *PairStatus) Reset() {
 	*x = PairStatus{}
-	mi := &file_warren_v1_local_proto_msgTypes[44]
+	mi := &file_warren_v1_local_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3193,7 +3271,7 @@ func (x *PairStatus) String() string {
 func (*PairStatus) ProtoMessage() {}
 
 func (x *PairStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[44]
+	mi := &file_warren_v1_local_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3206,7 +3284,7 @@ func (x *PairStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PairStatus.ProtoReflect.Descriptor instead.
 func (*PairStatus) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{44}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PairStatus) GetLocal() string {
@@ -3282,7 +3360,7 @@ type WhoIsRequest struct {
 
 func (x *WhoIsRequest) Reset() {
 	*x = WhoIsRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[45]
+	mi := &file_warren_v1_local_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3294,7 +3372,7 @@ func (x *WhoIsRequest) String() string {
 func (*WhoIsRequest) ProtoMessage() {}
 
 func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[45]
+	mi := &file_warren_v1_local_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3307,7 +3385,7 @@ func (x *WhoIsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsRequest.ProtoReflect.Descriptor instead.
 func (*WhoIsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{45}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WhoIsRequest) GetAddress() string {
@@ -3341,7 +3419,7 @@ type WhoIsResponse struct {
 
 func (x *WhoIsResponse) Reset() {
 	*x = WhoIsResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[46]
+	mi := &file_warren_v1_local_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3353,7 +3431,7 @@ func (x *WhoIsResponse) String() string {
 func (*WhoIsResponse) ProtoMessage() {}
 
 func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[46]
+	mi := &file_warren_v1_local_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3366,7 +3444,7 @@ func (x *WhoIsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoIsResponse.ProtoReflect.Descriptor instead.
 func (*WhoIsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{46}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WhoIsResponse) GetDevice() string {
@@ -3454,7 +3532,7 @@ type FlowsRequest struct {
 
 func (x *FlowsRequest) Reset() {
 	*x = FlowsRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[47]
+	mi := &file_warren_v1_local_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3466,7 +3544,7 @@ func (x *FlowsRequest) String() string {
 func (*FlowsRequest) ProtoMessage() {}
 
 func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[47]
+	mi := &file_warren_v1_local_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3479,7 +3557,7 @@ func (x *FlowsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsRequest.ProtoReflect.Descriptor instead.
 func (*FlowsRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{47}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *FlowsRequest) GetKinds() []string {
@@ -3550,7 +3628,7 @@ type FlowsResponse struct {
 
 func (x *FlowsResponse) Reset() {
 	*x = FlowsResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[48]
+	mi := &file_warren_v1_local_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3562,7 +3640,7 @@ func (x *FlowsResponse) String() string {
 func (*FlowsResponse) ProtoMessage() {}
 
 func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[48]
+	mi := &file_warren_v1_local_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3575,7 +3653,7 @@ func (x *FlowsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowsResponse.ProtoReflect.Descriptor instead.
 func (*FlowsResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{48}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *FlowsResponse) GetRecords() []*FlowRecord {
@@ -3600,7 +3678,7 @@ type NetcheckRequest struct {
 
 func (x *NetcheckRequest) Reset() {
 	*x = NetcheckRequest{}
-	mi := &file_warren_v1_local_proto_msgTypes[49]
+	mi := &file_warren_v1_local_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3612,7 +3690,7 @@ func (x *NetcheckRequest) String() string {
 func (*NetcheckRequest) ProtoMessage() {}
 
 func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[49]
+	mi := &file_warren_v1_local_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3625,7 +3703,7 @@ func (x *NetcheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckRequest.ProtoReflect.Descriptor instead.
 func (*NetcheckRequest) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{49}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{50}
 }
 
 type NetcheckResponse struct {
@@ -3649,7 +3727,7 @@ type NetcheckResponse struct {
 
 func (x *NetcheckResponse) Reset() {
 	*x = NetcheckResponse{}
-	mi := &file_warren_v1_local_proto_msgTypes[50]
+	mi := &file_warren_v1_local_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3661,7 +3739,7 @@ func (x *NetcheckResponse) String() string {
 func (*NetcheckResponse) ProtoMessage() {}
 
 func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[50]
+	mi := &file_warren_v1_local_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,7 +3752,7 @@ func (x *NetcheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetcheckResponse.ProtoReflect.Descriptor instead.
 func (*NetcheckResponse) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{50}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *NetcheckResponse) GetAt() *timestamppb.Timestamp {
@@ -3761,7 +3839,7 @@ type FamilyReport struct {
 
 func (x *FamilyReport) Reset() {
 	*x = FamilyReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[51]
+	mi := &file_warren_v1_local_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3773,7 +3851,7 @@ func (x *FamilyReport) String() string {
 func (*FamilyReport) ProtoMessage() {}
 
 func (x *FamilyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[51]
+	mi := &file_warren_v1_local_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3786,7 +3864,7 @@ func (x *FamilyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FamilyReport.ProtoReflect.Descriptor instead.
 func (*FamilyReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{51}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FamilyReport) GetLocal() string {
@@ -3856,7 +3934,7 @@ type RelayReport struct {
 
 func (x *RelayReport) Reset() {
 	*x = RelayReport{}
-	mi := &file_warren_v1_local_proto_msgTypes[52]
+	mi := &file_warren_v1_local_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3868,7 +3946,7 @@ func (x *RelayReport) String() string {
 func (*RelayReport) ProtoMessage() {}
 
 func (x *RelayReport) ProtoReflect() protoreflect.Message {
-	mi := &file_warren_v1_local_proto_msgTypes[52]
+	mi := &file_warren_v1_local_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3881,7 +3959,7 @@ func (x *RelayReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayReport.ProtoReflect.Descriptor instead.
 func (*RelayReport) Descriptor() ([]byte, []int) {
-	return file_warren_v1_local_proto_rawDescGZIP(), []int{52}
+	return file_warren_v1_local_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RelayReport) GetName() string {
@@ -4011,7 +4089,7 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\x05force\x18\x01 \x01(\bR\x05force\")\n" +
 	"\rLeaveResponse\x12\x18\n" +
 	"\awarning\x18\x01 \x01(\tR\awarning\"\x0f\n" +
-	"\rStatusRequest\"\xee\x06\n" +
+	"\rStatusRequest\"\xa8\a\n" +
 	"\x0eStatusResponse\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.warren.v1.StatusResponse.StateR\x05state\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12#\n" +
@@ -4033,7 +4111,8 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"killSwitch\x12#\n" +
 	"\raccept_routes\x18\x0f \x01(\bR\facceptRoutes\x12!\n" +
 	"\fhost_changes\x18\x10 \x03(\tR\vhostChanges\x124\n" +
-	"\bsettings\x18\x11 \x03(\v2\x18.warren.v1.SettingStatusR\bsettings\x124\n" +
+	"\bsettings\x18\x11 \x03(\v2\x18.warren.v1.SettingStatusR\bsettings\x128\n" +
+	"\tuserspace\x18\x12 \x01(\v2\x1a.warren.v1.UserspaceStatusR\tuserspace\x124\n" +
 	"\astarted\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\"|\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -4046,7 +4125,13 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\rSettingStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
-	"\x06origin\x18\x03 \x01(\tR\x06origin\"\xbd\x01\n" +
+	"\x06origin\x18\x03 \x01(\tR\x06origin\"z\n" +
+	"\x0fUserspaceStatus\x12\x16\n" +
+	"\x06socks5\x18\x01 \x01(\tR\x06socks5\x12\x1d\n" +
+	"\n" +
+	"http_proxy\x18\x02 \x01(\tR\thttpProxy\x12\x18\n" +
+	"\aforward\x18\x03 \x03(\tR\aforward\x12\x16\n" +
+	"\x06expose\x18\x04 \x03(\tR\x06expose\"\xbd\x01\n" +
 	"\vRouteStatus\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\x124\n" +
@@ -4293,7 +4378,7 @@ func file_warren_v1_local_proto_rawDescGZIP() []byte {
 }
 
 var file_warren_v1_local_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_warren_v1_local_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_warren_v1_local_proto_goTypes = []any{
 	(StatusResponse_State)(0),     // 0: warren.v1.StatusResponse.State
 	(*DiagnosticsRequest)(nil),    // 1: warren.v1.DiagnosticsRequest
@@ -4320,41 +4405,42 @@ var file_warren_v1_local_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 22: warren.v1.StatusRequest
 	(*StatusResponse)(nil),        // 23: warren.v1.StatusResponse
 	(*SettingStatus)(nil),         // 24: warren.v1.SettingStatus
-	(*RouteStatus)(nil),           // 25: warren.v1.RouteStatus
-	(*GatewayStatus)(nil),         // 26: warren.v1.GatewayStatus
-	(*AdvertisedStatus)(nil),      // 27: warren.v1.AdvertisedStatus
-	(*ExitStatus)(nil),            // 28: warren.v1.ExitStatus
-	(*NATStatus)(nil),             // 29: warren.v1.NATStatus
-	(*NATMapping)(nil),            // 30: warren.v1.NATMapping
-	(*PortMapping)(nil),           // 31: warren.v1.PortMapping
-	(*PortMappingProtocol)(nil),   // 32: warren.v1.PortMappingProtocol
-	(*Self)(nil),                  // 33: warren.v1.Self
-	(*CoordinatorStatus)(nil),     // 34: warren.v1.CoordinatorStatus
-	(*PeerStatus)(nil),            // 35: warren.v1.PeerStatus
-	(*PathChange)(nil),            // 36: warren.v1.PathChange
-	(*PathStatus)(nil),            // 37: warren.v1.PathStatus
-	(*PingRequest)(nil),           // 38: warren.v1.PingRequest
-	(*PingResponse)(nil),          // 39: warren.v1.PingResponse
-	(*WhyRequest)(nil),            // 40: warren.v1.WhyRequest
-	(*WhyResponse)(nil),           // 41: warren.v1.WhyResponse
-	(*FlowAnswer)(nil),            // 42: warren.v1.FlowAnswer
-	(*GrantMiss)(nil),             // 43: warren.v1.GrantMiss
-	(*SideStatus)(nil),            // 44: warren.v1.SideStatus
-	(*PairStatus)(nil),            // 45: warren.v1.PairStatus
-	(*WhoIsRequest)(nil),          // 46: warren.v1.WhoIsRequest
-	(*WhoIsResponse)(nil),         // 47: warren.v1.WhoIsResponse
-	(*FlowsRequest)(nil),          // 48: warren.v1.FlowsRequest
-	(*FlowsResponse)(nil),         // 49: warren.v1.FlowsResponse
-	(*NetcheckRequest)(nil),       // 50: warren.v1.NetcheckRequest
-	(*NetcheckResponse)(nil),      // 51: warren.v1.NetcheckResponse
-	(*FamilyReport)(nil),          // 52: warren.v1.FamilyReport
-	(*RelayReport)(nil),           // 53: warren.v1.RelayReport
-	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 55: google.protobuf.Duration
-	(*FlowRecord)(nil),            // 56: warren.v1.FlowRecord
+	(*UserspaceStatus)(nil),       // 25: warren.v1.UserspaceStatus
+	(*RouteStatus)(nil),           // 26: warren.v1.RouteStatus
+	(*GatewayStatus)(nil),         // 27: warren.v1.GatewayStatus
+	(*AdvertisedStatus)(nil),      // 28: warren.v1.AdvertisedStatus
+	(*ExitStatus)(nil),            // 29: warren.v1.ExitStatus
+	(*NATStatus)(nil),             // 30: warren.v1.NATStatus
+	(*NATMapping)(nil),            // 31: warren.v1.NATMapping
+	(*PortMapping)(nil),           // 32: warren.v1.PortMapping
+	(*PortMappingProtocol)(nil),   // 33: warren.v1.PortMappingProtocol
+	(*Self)(nil),                  // 34: warren.v1.Self
+	(*CoordinatorStatus)(nil),     // 35: warren.v1.CoordinatorStatus
+	(*PeerStatus)(nil),            // 36: warren.v1.PeerStatus
+	(*PathChange)(nil),            // 37: warren.v1.PathChange
+	(*PathStatus)(nil),            // 38: warren.v1.PathStatus
+	(*PingRequest)(nil),           // 39: warren.v1.PingRequest
+	(*PingResponse)(nil),          // 40: warren.v1.PingResponse
+	(*WhyRequest)(nil),            // 41: warren.v1.WhyRequest
+	(*WhyResponse)(nil),           // 42: warren.v1.WhyResponse
+	(*FlowAnswer)(nil),            // 43: warren.v1.FlowAnswer
+	(*GrantMiss)(nil),             // 44: warren.v1.GrantMiss
+	(*SideStatus)(nil),            // 45: warren.v1.SideStatus
+	(*PairStatus)(nil),            // 46: warren.v1.PairStatus
+	(*WhoIsRequest)(nil),          // 47: warren.v1.WhoIsRequest
+	(*WhoIsResponse)(nil),         // 48: warren.v1.WhoIsResponse
+	(*FlowsRequest)(nil),          // 49: warren.v1.FlowsRequest
+	(*FlowsResponse)(nil),         // 50: warren.v1.FlowsResponse
+	(*NetcheckRequest)(nil),       // 51: warren.v1.NetcheckRequest
+	(*NetcheckResponse)(nil),      // 52: warren.v1.NetcheckResponse
+	(*FamilyReport)(nil),          // 53: warren.v1.FamilyReport
+	(*RelayReport)(nil),           // 54: warren.v1.RelayReport
+	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 56: google.protobuf.Duration
+	(*FlowRecord)(nil),            // 57: warren.v1.FlowRecord
 }
 var file_warren_v1_local_proto_depIdxs = []int32{
-	54, // 0: warren.v1.RestartResponse.started:type_name -> google.protobuf.Timestamp
+	55, // 0: warren.v1.RestartResponse.started:type_name -> google.protobuf.Timestamp
 	11, // 1: warren.v1.SiteCheckResponse.result:type_name -> warren.v1.CheckResult
 	11, // 2: warren.v1.LeakTestResponse.result:type_name -> warren.v1.CheckResult
 	13, // 3: warren.v1.UpRequest.settings:type_name -> warren.v1.Settings
@@ -4366,86 +4452,87 @@ var file_warren_v1_local_proto_depIdxs = []int32{
 	13, // 9: warren.v1.SetRequest.settings:type_name -> warren.v1.Settings
 	23, // 10: warren.v1.SetResponse.status:type_name -> warren.v1.StatusResponse
 	0,  // 11: warren.v1.StatusResponse.state:type_name -> warren.v1.StatusResponse.State
-	33, // 12: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
-	34, // 13: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
-	35, // 14: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
-	29, // 15: warren.v1.StatusResponse.nat:type_name -> warren.v1.NATStatus
-	25, // 16: warren.v1.StatusResponse.routes:type_name -> warren.v1.RouteStatus
-	27, // 17: warren.v1.StatusResponse.advertised:type_name -> warren.v1.AdvertisedStatus
-	28, // 18: warren.v1.StatusResponse.exit:type_name -> warren.v1.ExitStatus
+	34, // 12: warren.v1.StatusResponse.self:type_name -> warren.v1.Self
+	35, // 13: warren.v1.StatusResponse.coordinator:type_name -> warren.v1.CoordinatorStatus
+	36, // 14: warren.v1.StatusResponse.peers:type_name -> warren.v1.PeerStatus
+	30, // 15: warren.v1.StatusResponse.nat:type_name -> warren.v1.NATStatus
+	26, // 16: warren.v1.StatusResponse.routes:type_name -> warren.v1.RouteStatus
+	28, // 17: warren.v1.StatusResponse.advertised:type_name -> warren.v1.AdvertisedStatus
+	29, // 18: warren.v1.StatusResponse.exit:type_name -> warren.v1.ExitStatus
 	24, // 19: warren.v1.StatusResponse.settings:type_name -> warren.v1.SettingStatus
-	54, // 20: warren.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	26, // 21: warren.v1.RouteStatus.gateways:type_name -> warren.v1.GatewayStatus
-	54, // 22: warren.v1.GatewayStatus.since:type_name -> google.protobuf.Timestamp
-	54, // 23: warren.v1.AdvertisedStatus.answered:type_name -> google.protobuf.Timestamp
-	30, // 24: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
-	30, // 25: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
-	31, // 26: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
-	54, // 27: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
-	32, // 28: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
-	55, // 29: warren.v1.CoordinatorStatus.clock_ahead:type_name -> google.protobuf.Duration
-	37, // 30: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
-	54, // 31: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
-	36, // 32: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
-	54, // 33: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
-	54, // 34: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
-	55, // 35: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
-	55, // 36: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
-	37, // 37: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
-	37, // 38: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
-	44, // 39: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
-	44, // 40: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
-	45, // 41: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
-	36, // 42: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
-	42, // 43: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
-	43, // 44: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
-	54, // 45: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
-	54, // 46: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
-	54, // 47: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
-	56, // 48: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
-	55, // 49: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
-	56, // 50: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
-	54, // 51: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
-	52, // 52: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
-	52, // 53: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
-	31, // 54: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
-	53, // 55: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
-	30, // 56: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
-	12, // 57: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
-	16, // 58: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
-	18, // 59: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
-	20, // 60: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
-	22, // 61: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
-	38, // 62: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
-	40, // 63: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
-	46, // 64: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
-	5,  // 65: warren.v1.LocalService.Restart:input_type -> warren.v1.RestartRequest
-	48, // 66: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
-	50, // 67: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
-	7,  // 68: warren.v1.LocalService.SiteCheck:input_type -> warren.v1.SiteCheckRequest
-	9,  // 69: warren.v1.LocalService.LeakTest:input_type -> warren.v1.LeakTestRequest
-	3,  // 70: warren.v1.LocalService.LogLevel:input_type -> warren.v1.LogLevelRequest
-	1,  // 71: warren.v1.LocalService.Diagnostics:input_type -> warren.v1.DiagnosticsRequest
-	15, // 72: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
-	17, // 73: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
-	19, // 74: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
-	21, // 75: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
-	23, // 76: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
-	39, // 77: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
-	41, // 78: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
-	47, // 79: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
-	6,  // 80: warren.v1.LocalService.Restart:output_type -> warren.v1.RestartResponse
-	49, // 81: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
-	51, // 82: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
-	8,  // 83: warren.v1.LocalService.SiteCheck:output_type -> warren.v1.SiteCheckResponse
-	10, // 84: warren.v1.LocalService.LeakTest:output_type -> warren.v1.LeakTestResponse
-	4,  // 85: warren.v1.LocalService.LogLevel:output_type -> warren.v1.LogLevelResponse
-	2,  // 86: warren.v1.LocalService.Diagnostics:output_type -> warren.v1.DiagnosticsResponse
-	72, // [72:87] is the sub-list for method output_type
-	57, // [57:72] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	25, // 20: warren.v1.StatusResponse.userspace:type_name -> warren.v1.UserspaceStatus
+	55, // 21: warren.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	27, // 22: warren.v1.RouteStatus.gateways:type_name -> warren.v1.GatewayStatus
+	55, // 23: warren.v1.GatewayStatus.since:type_name -> google.protobuf.Timestamp
+	55, // 24: warren.v1.AdvertisedStatus.answered:type_name -> google.protobuf.Timestamp
+	31, // 25: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
+	31, // 26: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
+	32, // 27: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
+	55, // 28: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
+	33, // 29: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
+	56, // 30: warren.v1.CoordinatorStatus.clock_ahead:type_name -> google.protobuf.Duration
+	38, // 31: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
+	55, // 32: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
+	37, // 33: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
+	55, // 34: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
+	55, // 35: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
+	56, // 36: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
+	56, // 37: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
+	38, // 38: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
+	38, // 39: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
+	45, // 40: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
+	45, // 41: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
+	46, // 42: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
+	37, // 43: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
+	43, // 44: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
+	44, // 45: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
+	55, // 46: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
+	55, // 47: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
+	55, // 48: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
+	57, // 49: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
+	56, // 50: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
+	57, // 51: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
+	55, // 52: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
+	53, // 53: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
+	53, // 54: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
+	32, // 55: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
+	54, // 56: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
+	31, // 57: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
+	12, // 58: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
+	16, // 59: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
+	18, // 60: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
+	20, // 61: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
+	22, // 62: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
+	39, // 63: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
+	41, // 64: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
+	47, // 65: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
+	5,  // 66: warren.v1.LocalService.Restart:input_type -> warren.v1.RestartRequest
+	49, // 67: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
+	51, // 68: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
+	7,  // 69: warren.v1.LocalService.SiteCheck:input_type -> warren.v1.SiteCheckRequest
+	9,  // 70: warren.v1.LocalService.LeakTest:input_type -> warren.v1.LeakTestRequest
+	3,  // 71: warren.v1.LocalService.LogLevel:input_type -> warren.v1.LogLevelRequest
+	1,  // 72: warren.v1.LocalService.Diagnostics:input_type -> warren.v1.DiagnosticsRequest
+	15, // 73: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
+	17, // 74: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
+	19, // 75: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
+	21, // 76: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
+	23, // 77: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
+	40, // 78: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
+	42, // 79: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
+	48, // 80: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
+	6,  // 81: warren.v1.LocalService.Restart:output_type -> warren.v1.RestartResponse
+	50, // 82: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
+	52, // 83: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
+	8,  // 84: warren.v1.LocalService.SiteCheck:output_type -> warren.v1.SiteCheckResponse
+	10, // 85: warren.v1.LocalService.LeakTest:output_type -> warren.v1.LeakTestResponse
+	4,  // 86: warren.v1.LocalService.LogLevel:output_type -> warren.v1.LogLevelResponse
+	2,  // 87: warren.v1.LocalService.Diagnostics:output_type -> warren.v1.DiagnosticsResponse
+	73, // [73:88] is the sub-list for method output_type
+	58, // [58:73] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_local_proto_init() }
@@ -4461,7 +4548,7 @@ func file_warren_v1_local_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warren_v1_local_proto_rawDesc), len(file_warren_v1_local_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   53,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -42,7 +42,7 @@ const (
 type Config struct {
 	// TUN is the interface; the Engine closes it.
 	TUN tun.Device
-	// Name is the interface's, for the UAPI socket.
+	// Name is the interface's, for the UAPI socket; empty: there is none.
 	Name    string
 	Bind    *bind.Bind
 	Private key.NodePrivate

@@ -22,6 +22,10 @@ const (
 
 // serveUAPI answers wg and wgctrl on the UAPI socket until ctx ends. Having no socket is a warning: nothing of ours needs it.
 func (e *Engine) serveUAPI(ctx context.Context) error {
+	if e.cfg.Name == "" {
+		<-ctx.Done()
+		return nil
+	}
 	l, err := listenUAPI(e.cfg.SocketDir, e.cfg.Name)
 	if err != nil {
 		e.log.Warn("wg cannot show this interface: no UAPI socket", "err", err)

@@ -105,13 +105,13 @@ func checkMTU(mtu int) error {
 func explain(name string, err error) error {
 	_, missing := os.Stat(TUNFile)
 	if errors.Is(missing, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
-		return fmt.Errorf("%w: %s is missing or has no driver; load the module with \"modprobe tun\", or give the container that device", ErrNoTUN, TUNFile)
+		return fmt.Errorf("%w: %s is missing or has no driver; load the module with \"modprobe tun\", or give the container that device; or do without: --tun=userspace", ErrNoTUN, TUNFile)
 	}
 	if errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("%w: %s may not be opened; run as root, or let this user read and write that file", ErrPermission, TUNFile)
+		return fmt.Errorf("%w: %s may not be opened; run as root, or let this user read and write that file; or do without an interface: --tun=userspace", ErrPermission, TUNFile)
 	}
 	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w: %s; run as root, or give the program CAP_NET_ADMIN", ErrPermission, name)
+		return fmt.Errorf("%w: %s; run as root, or give the program CAP_NET_ADMIN; or do without an interface: --tun=userspace", ErrPermission, name)
 	}
 	if errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("%w: %s; choose another with --tun", ErrNameInUse, name)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -236,6 +237,16 @@ type Device struct {
 	*lab.Host
 	n      *Network
 	daemon *Daemon
+	before []string // what starts warren: its path, and what is in front of it; see Unprivileged
+	flags  []string // of every command, in place of those for state, socket and interface
+}
+
+// program gives a command line of warren.
+func (d *Device) program(args ...string) (name string, rest []string) {
+	if d.before == nil {
+		return filepath.Join(d.n.bin, "warren"), args
+	}
+	return d.before[0], slices.Concat(d.before[1:], args)
 }
 
 // Device adds a device behind a NAT, with its daemon running, not yet enrolled.
@@ -271,6 +282,9 @@ func (n *Network) StartRelay(ctx context.Context, h *lab.Host, token string, arg
 func (d *Device) Dir() string { return filepath.Join(d.n.dir, d.Name) }
 
 func (d *Device) common() []string {
+	if d.before != nil {
+		return d.flags
+	}
 	return []string{"--state", d.Dir(), "--socket", filepath.Join(d.Dir(), "sock"), "--tun", "warren0"}
 }
 
@@ -283,7 +297,8 @@ func (d *Device) StartDaemon(ctx context.Context, flags ...string) error {
 	defer r.Close()
 	args := append([]string{"daemon", "--ready-fd", "3", "--log-level", "debug"}, append(d.common(), flags...)...)
 	p := &Daemon{log: &log{changed: make(chan struct{})}, done: make(chan struct{})}
-	p.cmd = d.Host.Command(context.Background(), filepath.Join(d.n.bin, "warren"), args...)
+	name, args := d.program(args...)
+	p.cmd = d.Host.Command(context.Background(), name, args...)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.ExtraFiles = p.log, p.log, []*os.File{w}
 	err = p.cmd.Start()
 	w.Close()
@@ -340,12 +355,14 @@ func (d *Device) Warren(ctx context.Context, out any, args ...string) error {
 	if out != nil {
 		args = append(args, "--json")
 	}
-	return run(d.Host.Command(ctx, filepath.Join(d.n.bin, "warren"), args...), out)
+	name, args := d.program(args...)
+	return run(d.Host.Command(ctx, name, args...), out)
 }
 
 // Text is Warren for people: it gives what the command printed.
 func (d *Device) Text(ctx context.Context, args ...string) (string, error) {
-	out, err := d.Host.Command(ctx, filepath.Join(d.n.bin, "warren"), append(args, d.common()...)...).CombinedOutput()
+	name, args := d.program(append(args, d.common()...)...)
+	out, err := d.Host.Command(ctx, name, args...).CombinedOutput()
 	return string(out), err
 }
 

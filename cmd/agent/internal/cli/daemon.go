@@ -129,7 +129,7 @@ func (a *app) ensureDaemon(ctx context.Context) error {
 	if err != nil || !absent {
 		return err
 	}
-	if a.state == defaultState && a.socket == defaultSocket {
+	if a.state == defaultState && a.socket == defaultSocket && a.tun != daemon.UserspaceName {
 		if started, err := startService(ctx); started || err != nil {
 			return err
 		}

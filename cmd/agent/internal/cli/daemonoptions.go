@@ -16,7 +16,6 @@ import (
 	"warren/internal/runlog"
 	"warren/proto/record"
 	"warren/proto/token"
-	"warren/tunnel/router"
 )
 
 const (
@@ -36,6 +35,7 @@ type daemonOptions struct {
 	mapping         string
 	hardNATRate     int
 	flows           flowOptions
+	userspace       userspaceOptions
 	settings        settingValues
 	token, fromFile string
 }
@@ -55,6 +55,7 @@ func (o *daemonOptions) register(f *pflag.FlagSet) {
 	f.BoolVar(&o.cfg.DisableGRO, "disable-gro", false, "receive UDP without receive offload")
 	f.IntVar(&o.hardNATRate, "hard-nat-rate", defaultHardNATRate, "`ports` of a peer's hard NAT to try in a second when traffic wants a direct path; 0 tries none")
 	o.flows.register(f)
+	o.userspace.register(f)
 	f.StringVar(&o.cfg.WhoIsGroup, "whois-group", "", "let this `group` ask who is behind an address, and nothing else, on whois.sock beside the daemon's socket")
 	o.settings.register(f)
 }
@@ -75,6 +76,8 @@ func (a *app) daemonSource(file string, environ []string) config.Source {
 			"prefer-lan":  `a list of CIDRs, such as ["192.168.1.0/24"]`,
 			"endpoint":    `a list, such as ["gate.example:51820"]`,
 			"flow-export": `a list, such as ["syslog", "/var/log/warren/flows.json"]`,
+			"forward":     `a list, such as ["tcp/5432=db:5432"]`,
+			"expose":      `a list, such as ["tcp/8080", "tcp/80=127.0.0.1:3000"]`,
 			"exit-node":   `a device's name or "auto", in quotes, or "" for none`,
 			"operator":    `a user, or "group:NAME", in quotes`,
 			"token":       `a join token in quotes`,
@@ -121,8 +124,11 @@ func (l *loaded) complete() (err error) {
 		return flagf("log-level", ": %w", err)
 	}
 	if tun := l.flags.Lookup("tun"); tun != nil {
-		if err := router.CheckName(tun.Value.String()); err != nil {
-			return flagf("tun", ": %w", err)
+		if err := checkTUN(tun.Value.String()); err != nil {
+			return err
+		}
+		if err := l.userspace.apply(tun.Value.String(), &l.cfg); err != nil {
+			return err
 		}
 	}
 	if err := natFlags(&l.cfg, l.mapping, l.hardNATRate); err != nil {

@@ -39,6 +39,14 @@ type (
 		HostChanges []string `json:"host_changes"`
 		// Settings are by name; "warren config" shows them, too.
 		Settings []settingJSON `json:"settings"`
+		// Userspace is there if the tunnel has no interface.
+		Userspace *userspaceJSON `json:"userspace,omitempty"`
+	}
+	userspaceJSON struct {
+		SOCKS5    string   `json:"socks5,omitempty"`
+		HTTPProxy string   `json:"http_proxy,omitempty"`
+		Forward   []string `json:"forward"`
+		Expose    []string `json:"expose"`
 	}
 	selfJSON struct {
 		Name      string   `json:"name"`
@@ -100,6 +108,9 @@ func statusView(s *pb.StatusResponse) statusJSON {
 	v.NAT, v.Settings = natView(s.GetNat()), settingsView(s.GetSettings())
 	v.Routes, v.Advertised, v.Exit = routesView(s.GetRoutes()), advertisedView(s.GetAdvertised()), exitView(s.GetExit())
 	v.AcceptRoutes, v.KillSwitch, v.HostChanges = s.GetAcceptRoutes(), s.GetKillSwitch(), list(s.GetHostChanges())
+	if u := s.GetUserspace(); u != nil {
+		v.Userspace = &userspaceJSON{u.GetSocks5(), u.GetHttpProxy(), list(u.GetForward()), list(u.GetExpose())}
+	}
 	for _, p := range s.GetPeers() {
 		v.Peers = append(v.Peers, peerJSON{
 			Name: p.GetName(), Addresses: list(p.GetAddresses()), NodeKey: p.GetNodeKey(), Online: p.GetOnline(),
@@ -156,6 +167,7 @@ func printStatus(w io.Writer, s *pb.StatusResponse) error {
 	default:
 		fmt.Fprintf(w, "coordinator %s  not connected; map is %s old\n", c.GetUrl(), age)
 	}
+	printUserspace(w, s.GetUserspace())
 	printNAT(w, s.GetNat())
 	if err := printRoutes(w, s); err != nil {
 		return err
@@ -172,6 +184,26 @@ func printStatus(w io.Writer, s *pb.StatusResponse) error {
 			pathText(p.GetPath()), rttText(p.GetPath()), agoText(p.GetLastHandshake()), flowview.Bytes(p.GetRxBytes()), flowview.Bytes(p.GetTxBytes()))
 	}
 	return t.Flush()
+}
+
+func printUserspace(w io.Writer, u *pb.UserspaceStatus) {
+	if u == nil {
+		return
+	}
+	line := "userspace    no interface"
+	if u.GetSocks5() != "" {
+		line += "; SOCKS5 proxy at " + u.GetSocks5()
+	}
+	if u.GetHttpProxy() != "" {
+		line += "; HTTP proxy at " + u.GetHttpProxy()
+	}
+	fmt.Fprintln(w, line)
+	for _, f := range u.GetForward() {
+		fmt.Fprintln(w, "forwards    ", f)
+	}
+	for _, e := range u.GetExpose() {
+		fmt.Fprintln(w, "exposes     ", e)
+	}
 }
 
 func first(s []string) string {

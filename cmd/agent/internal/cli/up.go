@@ -19,7 +19,6 @@ import (
 	"warren/cmd/agent/internal/local"
 	"warren/proto/token"
 	pb "warren/proto/warrenv1"
-	"warren/tunnel/router"
 )
 
 // tokenVariable may hold the join token, so that it need not show in a process list.
@@ -42,8 +41,8 @@ If no daemon runs, the installed service is started, or else a daemon of its own
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this `time`")
 	settings := settingsFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {
-		if err := router.CheckName(a.tun); err != nil {
-			return usagef("--tun: %w", err)
+		if err := checkTUN(a.tun); err != nil {
+			return err
 		}
 		text, err := a.readToken(given, tokenFile)
 		if err != nil {

@@ -14,6 +14,7 @@
 //	loglevel.go how much is logged
 //	netcheck.go what the network here lets through; sitecheck.go: whether a gateway does its work
 //	managed.go  settings that the configuration makes; joining.go: enrolment without anybody there
+//	host.go     where a session's tunnel ends; userspace.go, overlay.go: in this process, and how others use it then
 //	killswitch.go what keeps the kill switch set; exitdns.go: names for users of this exit node
 package daemon
 
@@ -71,6 +72,8 @@ type Config struct {
 	// FlowExports are where flow records go, as flowsink.Open takes them; FlowFileSize bounds a file, in bytes.
 	FlowExports  []string
 	FlowFileSize int64
+	// Userspace has the tunnel end in this process, without an interface; nil: in Interface.
+	Userspace *Userspace
 	// WhoIsGroup may ask who is behind an address, and nothing else, on a socket beside Socket; empty: there is none.
 	WhoIsGroup string
 	// Managed are settings that go before the stored ones, Join is where a token is found, and Options are what "warren config" shows besides.
@@ -118,6 +121,7 @@ type daemon struct {
 	apis      sync.WaitGroup
 	began     time.Time
 	end       context.CancelCauseFunc // has Run end
+	services  *userspace              // outlives sessions; nil where the tunnel has an interface
 
 	mu       sync.Mutex
 	stored   *state.State // as it is on disk
@@ -148,7 +152,7 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		return err
 	}
 	defer dir.Close()
-	marked := markedDialer(cfg.Log)
+	marked := markedDialer(cfg.Log, cfg.mark())
 	book = names.Open(names.Config{File: dir.AddressFile(), Resolve: marked.resolve, Dial: marked.DialContext, Log: cfg.Log})
 	st, err := dir.Load()
 	if err != nil {
@@ -189,6 +193,11 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	defer d.end(nil)
 	group, ctx := errgroup.WithContext(ctx)
 	d.ctx = ctx
+	if cfg.Userspace != nil {
+		if d.services, err = openUserspaceServices(ctx, cfg.Userspace, d.current, cfg.Log); err != nil {
+			return err
+		}
+	}
 	d.apis.Add(1)
 	group.Go(func() error {
 		defer d.apis.Done()
@@ -205,6 +214,9 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		}
 	}
 	group.Go(func() error { return d.awaitReplace(ctx) })
+	if d.services != nil {
+		group.Go(func() error { return d.services.run(ctx) })
+	}
 	group.Go(func() error { return d.keepUp(ctx) })
 	group.Go(func() error { return d.joiner.run(ctx) })
 	group.Go(func() error { return d.takeOver(ctx) })
@@ -294,7 +306,7 @@ func (d *daemon) ensureSession() error {
 	in := d.inherits
 	d.inherits = nil
 	c := sessionConfig{
-		store: d.store, inherits: in, Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, names: d.names, dial: d.dial, mapping: d.mapping, flows: d.flows,
+		store: d.store, inherits: in, services: d.services, Config: d.cfg, state: *d.state, mapFile: d.dir.MapFile(), registry: d.registry, names: d.names, dial: d.dial, mapping: d.mapping, flows: d.flows,
 	}
 	s, err := startSession(context.WithoutCancel(d.ctx), c) // it is finish that ends it
 	if err != nil && in != nil {

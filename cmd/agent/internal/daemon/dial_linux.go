@@ -30,7 +30,8 @@ type dialer struct {
 	log  *slog.Logger
 }
 
-func markedDialer(log *slog.Logger) *dialer {
+// markedDialer gives one whose connections have a firewall mark; 0: none.
+func markedDialer(log *slog.Logger, mark uint32) *dialer {
 	d := &dialer{log: log}
 	d.net.Control = func(network, _ string, c syscall.RawConn) error {
 		var markErr error
@@ -39,7 +40,9 @@ func markedDialer(log *slog.Logger) *dialer {
 				// Where it is refused, the kernel's own choice has to do.
 				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, segment)
 			}
-			markErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, firewallMark)
+			if mark != 0 {
+				markErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark))
+			}
 		}); err != nil {
 			return err
 		}

@@ -14,7 +14,7 @@ const firewallMark = 0
 
 type dialer struct{ net net.Dialer }
 
-func markedDialer(*slog.Logger) *dialer { return new(dialer) }
+func markedDialer(*slog.Logger, uint32) *dialer { return new(dialer) }
 
 // onlyFrom does nothing here.
 func onlyFrom(string) func(network, address string, c syscall.RawConn) error { return nil }

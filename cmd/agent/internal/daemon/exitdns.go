@@ -33,7 +33,7 @@ func (s *session) dialResolver(ctx context.Context, network, address string) (ne
 	if err == nil && s.networks.inTunnel(at.Addr()) {
 		return new(net.Dialer).DialContext(ctx, network, address)
 	}
-	return markedDialer(s.log).DialContext(ctx, network, address)
+	return markedDialer(s.log, s.cfg.mark()).DialContext(ctx, network, address)
 }
 
 // inTunnel reports whether packets for an address go into the tunnel.

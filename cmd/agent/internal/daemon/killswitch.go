@@ -38,7 +38,7 @@ func (d *daemon) writeKillSwitch() error {
 
 // liftKillSwitch lifts it if the state has it off. The caller holds mu.
 func (d *daemon) liftKillSwitch() error {
-	if d.state.Routing.KillSwitch {
+	if d.cfg.Userspace != nil || d.state.Routing.KillSwitch {
 		return nil
 	}
 	if err := os.Remove(state.KillSwitchFile(d.cfg.StateDir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -49,7 +49,7 @@ func (d *daemon) liftKillSwitch() error {
 
 // keepKillSwitch sets it again if it is gone and the state has it on. The caller holds mu, or is alone.
 func (d *daemon) keepKillSwitch() {
-	if !d.state.Routing.KillSwitch {
+	if d.cfg.Userspace != nil || !d.state.Routing.KillSwitch {
 		return
 	}
 	set, err := router.HoldKillSwitch(d.cfg.Interface)
@@ -67,6 +67,9 @@ func (d *daemon) keepKillSwitch() {
 
 // killSwitchWarning is for a person: where the host is not as the state says. The caller holds mu.
 func (d *daemon) killSwitchWarning() string {
+	if d.cfg.Userspace != nil {
+		return "" // a session is not begun while it is on
+	}
 	if d.state.Routing.KillSwitch {
 		if d.killErr != nil {
 			return "this host is not kept from sending outside of the tunnel: " + d.killErr.Error()

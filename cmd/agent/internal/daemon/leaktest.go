@@ -17,6 +17,9 @@ func (a *api) LeakTest(ctx context.Context, _ *connect.Request[pb.LeakTestReques
 	if err != nil {
 		return err
 	}
+	if s.cfg.Userspace != nil {
+		return connect.NewError(connect.CodeFailedPrecondition, errNeedsInterface("the leak test"))
+	}
 	return leak.Run(ctx, s.networks.leakConfig(s.router.Name()), func(r leak.Result) error {
 		return out.Send(&pb.LeakTestResponse{Result: &pb.CheckResult{Name: r.Name, Outcome: string(r.Outcome), Text: r.Text, Help: r.Help}})
 	})

@@ -50,6 +50,7 @@ type figures struct {
 	bind                    bind.Stats
 	dns                     dnsforward.Stats
 	networks                routeFigures
+	userspace               *userspaceFigures // nil where the tunnel has an interface
 }
 
 // figures gives nil while no session runs.
@@ -61,6 +62,9 @@ func (d *daemon) figures() *figures {
 	f := &figures{
 		connected: s.control.Load().Connected, paths: s.traversal.Paths(), stats: s.engine.Stats(), traversal: s.traversal.Stats(),
 		packets: s.engine.Packets(), bind: s.bind.Stats(), dns: s.dns.Stats(), networks: s.networks.figures(),
+	}
+	if h, ok := s.router.(*userspaceHost); ok {
+		f.userspace = d.services.figures(h.stack.Stats())
 	}
 	for _, l := range s.relays.links() {
 		f.relays++
@@ -165,6 +169,10 @@ func descs() map[string]*prometheus.Desc {
 		{"packets_long_total", "Packets too long for their direct path, which a relay carried.", nil},
 		{"filter_entries", "What the packet filter's table holds.", []string{"kind"}},
 		{"filter_evicted_total", "Entries of that table that had to make room.", nil},
+		{"userspace_connections", "Connections carried at present by a tunnel without an interface, by how they came.", []string{"way"}},
+		{"userspace_connections_total", "Connections, by what became of them.", []string{"way", "outcome"}},
+		{"userspace_retransmitted_total", "TCP segments that a tunnel without an interface sent again.", nil},
+		{"userspace_packets_dropped_total", "Packets that a tunnel without an interface dropped.", []string{"reason"}},
 		{"exit_dns_total", "Questions for names by users of this exit node, by what became of them.", []string{"outcome"}},
 		{"initiations_refused_total", "WireGuard handshake initiations that were refused.", []string{"reason"}},
 		{"unknown_session_total", "WireGuard messages of a session that is not known.", nil},
@@ -213,6 +221,9 @@ func (e *exporter) Collect(out chan<- prometheus.Metric) {
 	f.countBind(gauge, count)
 	f.countDNS(count)
 	f.countRoutes(gauge, count)
+	if f.userspace != nil {
+		f.userspace.count(gauge, count)
+	}
 }
 
 func (f *figures) countRoutes(gauge gaugeFunc, count countFunc) {

@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"warren/cmd/agent/internal/forward"
+	"warren/cmd/agent/internal/proxy"
 	"warren/internal/buildversion"
 	"warren/internal/metricdoc"
 	"warren/nat/path"
@@ -22,6 +24,7 @@ import (
 	"warren/tunnel/filter"
 	"warren/tunnel/flowlog"
 	"warren/tunnel/gateway/choose"
+	"warren/tunnel/netstack"
 	"warren/tunnel/tundev"
 )
 
@@ -55,6 +58,11 @@ func sample() *figures {
 	f.networks = routeFigures{
 		routes:  map[string]int{useTunnel: 150, useLAN: 151, useRefused: 152, useOwn: 153, useNone: 154},
 		carried: map[string]int{"unknown": 155, "working": 156, "failing": 157}, choices: map[choose.Reason]uint64{choose.Silent: 158}, exit: true,
+	}
+	f.userspace = &userspaceFigures{
+		stack:   netstack.Stats{Damaged: 200, QueueDropped: 201, PendingDropped: 202, Retransmitted: 203},
+		proxy:   proxy.Stats{Open: 204, Opened: 205, Failed: 206, Refused: 207, Malformed: 208, Unauthorised: 209},
+		forward: forward.Stats{Open: 210, Opened: 211, Failed: 212, Dropped: 213}, exposed: forward.Stats{Open: 214, Opened: 215, Failed: 216, Dropped: 217},
 	}
 	for _, cause := range path.Causes() {
 		f.traversal.Causes[cause] = 90 + uint64(cause)
@@ -117,6 +125,14 @@ func TestMetrics(t *testing.T) {
 		"packets_handed_over_total{out} 121", "packets_handed_over_total{in} 122", "packets_handed_over_refused_total{} 123",
 		"packets_made_dropped_total{} 124", "words_total{heard} 125", "words_total{dropped} 126", "probe_answers_total{} 127",
 		"packets_long_total{} 69",
+		"userspace_packets_dropped_total{damaged} 200", "userspace_packets_dropped_total{queue full} 201",
+		"userspace_packets_dropped_total{too many pending} 202", "userspace_retransmitted_total{} 203",
+		"userspace_connections{proxy} 204", "userspace_connections_total{opened,proxy} 205", "userspace_connections_total{failed,proxy} 206",
+		"userspace_connections_total{refused,proxy} 207", "userspace_connections_total{malformed,proxy} 208",
+		"userspace_connections_total{unauthorised,proxy} 209",
+		"userspace_connections{forward} 210", "userspace_connections_total{opened,forward} 211", "userspace_connections_total{failed,forward} 212",
+		"userspace_connections_total{dropped,forward} 213", "userspace_connections{exposed} 214", "userspace_connections_total{opened,exposed} 215",
+		"userspace_connections_total{failed,exposed} 216", "userspace_connections_total{dropped,exposed} 217",
 		"routes{tunnel} 150", "routes{lan} 151", "routes{refused} 152", "routes{own} 153", "routes{none} 154",
 		"carried_routes{unknown} 155", "carried_routes{working} 156", "carried_routes{failing} 157", "exit_node_used{} 1", "kill_switch{} 0",
 		"initiations_refused_total{damaged} 61", "initiations_refused_total{unknown peer} 62", "initiations_refused_total{rate} 63",

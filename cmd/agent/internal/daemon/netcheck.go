@@ -19,7 +19,7 @@ func (a *api) Netcheck(ctx context.Context, _ *connect.Request[pb.NetcheckReques
 	if err != nil {
 		return nil, err
 	}
-	cfg := netcheck.System(markedDialer(s.log).net.Control)
+	cfg := netcheck.System(markedDialer(s.log, s.cfg.mark()).net.Control)
 	cfg.Resolve = s.cfg.names.Lookup
 	cfg.Relays = s.netcheckRelays()
 	r := netcheck.Run(ctx, cfg)

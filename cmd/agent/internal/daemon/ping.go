@@ -47,7 +47,7 @@ func (a *api) Ping(ctx context.Context, req *connect.Request[pb.PingRequest], ou
 	if err != nil {
 		return connect.NewError(connect.CodeNotFound, err)
 	}
-	p, err := newPinger(addr)
+	p, err := s.newPinger(addr)
 	if err != nil {
 		return connect.NewError(connect.CodeInternal, fmt.Errorf("cannot send ICMP: %w", err))
 	}
@@ -102,18 +102,69 @@ func (k *known) find(text string) (*record.Device, netip.Addr, error) {
 
 // pinger sends ICMP echo requests to one address and takes only answers with its own random payload.
 type pinger struct {
-	conn   *icmp.PacketConn
+	conn   echoConn
 	to     netip.Addr
 	id     uint16
 	secret [8]byte
 }
 
-func newPinger(to netip.Addr) (*pinger, error) {
+// echoConn carries ICMP messages to and from one address. What is read may come from elsewhere.
+type echoConn interface {
+	Write(b []byte) (int, error)
+	ReadFrom(b []byte) (int, netip.Addr, error)
+	SetReadDeadline(t time.Time) error
+	Close() error
+	// SetsID says that the identifiers of requests are not those that they are written with, and that only answers to them are read.
+	SetsID() bool
+}
+
+// hostEcho is a raw socket of this host.
+type hostEcho struct {
+	*icmp.PacketConn
+	to netip.Addr
+}
+
+func (h hostEcho) SetsID() bool                { return false }
+func (h hostEcho) Write(b []byte) (int, error) { return h.WriteTo(b, &net.IPAddr{IP: h.to.AsSlice()}) }
+
+func (h hostEcho) ReadFrom(b []byte) (int, netip.Addr, error) {
+	n, from, err := h.PacketConn.ReadFrom(b)
+	ip, ok := from.(*net.IPAddr)
+	if err != nil || !ok {
+		return n, netip.Addr{}, err
+	}
+	a, _ := netip.AddrFromSlice(ip.IP)
+	return n, a.Unmap(), nil
+}
+
+// stackEcho is a socket of a tunnel without an interface.
+type stackEcho struct {
+	net.Conn
+	to netip.Addr
+}
+
+func (s stackEcho) SetsID() bool { return true }
+
+func (s stackEcho) ReadFrom(b []byte) (int, netip.Addr, error) {
+	n, err := s.Read(b)
+	return n, s.to, err
+}
+
+func (s *session) openEcho(to netip.Addr) (echoConn, error) {
+	if h, ok := s.router.(*userspaceHost); ok {
+		c, err := h.stack.DialPing(to)
+		return stackEcho{c, to}, err
+	}
 	network, any := "ip4:icmp", "0.0.0.0"
 	if to.Is6() {
 		network, any = "ip6:ipv6-icmp", "::"
 	}
 	c, err := icmp.ListenPacket(network, any)
+	return hostEcho{c, to}, err
+}
+
+func (s *session) newPinger(to netip.Addr) (*pinger, error) {
+	c, err := s.openEcho(to)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +192,7 @@ func (p *pinger) once(ctx context.Context, seq uint16, timeout time.Duration) (t
 	}
 	stop := context.AfterFunc(ctx, func() { p.conn.SetReadDeadline(time.Now()) })
 	defer stop()
-	if _, err := p.conn.WriteTo(b, &net.IPAddr{IP: p.to.AsSlice()}); err != nil {
+	if _, err := p.conn.Write(b); err != nil {
 		return 0, err
 	}
 	buf := make([]byte, 1500)
@@ -156,23 +207,18 @@ func (p *pinger) once(ctx context.Context, seq uint16, timeout time.Duration) (t
 	}
 }
 
-func (p *pinger) isAnswer(from net.Addr, b []byte, seq uint16) bool {
-	ip, ok := from.(*net.IPAddr)
-	if !ok {
-		return false
-	}
+func (p *pinger) isAnswer(from netip.Addr, b []byte, seq uint16) bool {
 	proto := 1 // IANA protocol number of ICMP
 	if p.to.Is6() {
 		proto = 58
 	}
-	at, _ := netip.AddrFromSlice(ip.IP)
 	m, err := icmp.ParseMessage(proto, b)
-	if err != nil || at.Unmap() != p.to {
+	if err != nil || from != p.to {
 		return false
 	}
 	if m.Type != ipv4.ICMPTypeEchoReply && m.Type != ipv6.ICMPTypeEchoReply {
 		return false
 	}
 	e, ok := m.Body.(*icmp.Echo)
-	return ok && uint16(e.ID) == p.id && uint16(e.Seq) == seq && string(e.Data) == string(p.secret[:])
+	return ok && (p.conn.SetsID() || uint16(e.ID) == p.id) && uint16(e.Seq) == seq && string(e.Data) == string(p.secret[:])
 }

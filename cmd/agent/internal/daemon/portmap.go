@@ -21,7 +21,7 @@ func (s *session) makeMapper() {
 		return
 	}
 	s.mapper = portmapper.New(portmapper.Config{
-		Log: s.log, Interface: s.router.Name(), Port: s.bind.LocalPort, Use: s.cfg.PortMapping, Control: markedDialer(s.log).net.Control,
+		Log: s.log, Interface: s.router.Name(), Port: s.bind.LocalPort, Use: s.cfg.PortMapping, Control: markedDialer(s.log, s.cfg.mark()).net.Control,
 		OnMapping: s.gatherer.SetMapped, Metrics: s.cfg.mapping, Nonce: mappingNonce(s.cfg.state.Node),
 	})
 }

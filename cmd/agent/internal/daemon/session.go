@@ -37,7 +37,6 @@ import (
 	"warren/tunnel/engine"
 	"warren/tunnel/filter"
 	"warren/tunnel/flowlog"
-	"warren/tunnel/hostlinks"
 	"warren/tunnel/router"
 )
 
@@ -55,6 +54,7 @@ type sessionConfig struct {
 	flows    *flowlog.Log
 	store    *store
 	inherits *inheritance // nil: the session begins anew
+	services *userspace   // nil where the tunnel has an interface
 }
 
 // session is one stretch of the tunnel being up. Everything in it is made by startSession, runs as one errgroup, and is gone after stop.
@@ -63,7 +63,8 @@ type session struct {
 	log  *slog.Logger
 	self *record.Device // as enrolled; the map's may be newer
 
-	router    *router.Router
+	router    tunnelHost
+	links     networkLinks
 	bind      *bind.Bind
 	engine    *engine.Engine
 	traversal *traversal.Traversal
@@ -112,7 +113,7 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 	if err := s.makeTunnel(); err != nil {
 		return nil, err
 	}
-	s.networks = newNetworks(self, cfg.state.Routing, s.engine, s.router, &hostlinks.Reader{Ignore: s.router.Name()}, time.Now, s.log)
+	s.networks = newNetworks(self, cfg.state.Routing, s.engine, s.router, s.links, time.Now, s.log)
 	s.dns = s.exitDNS()
 	s.networks.forwardDNS = s.dns.Set
 	s.networks.vrrp = newVRRP(state.VRRPFile(cfg.StateDir), s.log)
@@ -139,7 +140,7 @@ func startSession(ctx context.Context, cfg sessionConfig) (_ *session, err error
 }
 
 func (s *session) makeTunnel() (err error) {
-	if err := s.openRouter(); err != nil {
+	if err := s.openHost(); err != nil {
 		return err
 	}
 	port := s.cfg.Port
@@ -147,7 +148,7 @@ func (s *session) makeTunnel() (err error) {
 		port = s.cfg.state.Port
 	}
 	s.bind = bind.New(bind.Config{
-		Port: port, Mark: firewallMark, Log: s.log, Private: s.cfg.state.Node,
+		Port: port, Mark: s.cfg.mark(), Log: s.log, Private: s.cfg.state.Node,
 		DisableGSO: s.cfg.DisableGSO, DisableGRO: s.cfg.DisableGRO,
 		Inherited: s.inheritedSockets(), OnSocket: s.onSocket,
 		OnPacket:     s.onPacket,
@@ -157,7 +158,7 @@ func (s *session) makeTunnel() (err error) {
 		Allowed:      func(peer key.NodePublic) bool { return s.known.Load().hasNode(peer) },
 	})
 	s.engine, err = engine.New(engine.Config{
-		TUN: s.router.TUN(), Name: s.router.Name(), Bind: s.bind, Private: s.cfg.state.Node, Log: s.log,
+		TUN: s.router.TUN(), Name: s.interfaceName(), Bind: s.bind, Private: s.cfg.state.Node, Log: s.log,
 		Filter:   filter.Config{MaxFlows: s.cfg.MaxFlows, Records: !s.cfg.NoFlowRecords},
 		OnWord:   func(from key.DevicePublic, payload []byte) { s.networks.onWord(from, payload) },
 		OnProbe:  s.onProbe,
@@ -169,26 +170,26 @@ func (s *session) makeTunnel() (err error) {
 }
 
 // openRouter takes over the interface of the daemon before, or makes one. One that is taken over keeps what it has until there is a map.
-func (s *session) openRouter() (err error) {
+func (s *session) openRouter() error {
 	c := router.Config{Name: s.cfg.Interface, MTU: defaultMTU, Log: s.log, Journal: state.JournalFile(s.cfg.StateDir)}
 	if in := s.cfg.inherits; in != nil {
 		c.TUN = in.files[handover.TUN]
 		delete(in.files, handover.TUN)
-		if s.router, err = router.Open(c); err == nil {
-			s.cfg.store.keep(handover.TUN, s.router.File())
+		r, err := router.Open(c)
+		if err == nil {
+			s.useRouter(r)
 			return nil
 		}
 		s.log.Warn("the interface of the daemon before is not taken over", "err", err)
 		s.cfg.store.forget(handover.TUN) // it may have the name
 		c.TUN = nil
 	}
-	if s.router, err = router.Open(c); err != nil {
+	r, err := router.Open(c)
+	if err != nil {
 		return err
 	}
-	if f := s.router.File(); f != nil {
-		s.cfg.store.keep(handover.TUN, f)
-	}
-	return s.router.Apply(router.State{Addresses: hostPrefixes(s.self.Addresses), MTU: defaultMTU})
+	s.useRouter(r)
+	return r.Apply(router.State{Addresses: hostPrefixes(s.self.Addresses), MTU: defaultMTU})
 }
 
 // inheritedSockets are those of the daemon before, by network. The Bind closes them.
@@ -255,7 +256,7 @@ const wireGuardOverhead = 32
 // listenRelayUDP opens a socket of its own for a relay's datagrams: what the tunnel's sockets receive is told apart by WireGuard's shape.
 func (s *session) listenRelayUDP() (*udpbatch.Conn, error) {
 	return udpbatch.Listen("udp", ":0", udpbatch.Options{
-		Mark: firewallMark, GSO: !s.cfg.DisableGSO, GRO: !s.cfg.DisableGRO, Log: s.log,
+		Mark: s.cfg.mark(), GSO: !s.cfg.DisableGSO, GRO: !s.cfg.DisableGRO, Log: s.log,
 	})
 }
 

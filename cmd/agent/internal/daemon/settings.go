@@ -144,6 +144,11 @@ func (d *daemon) checkRouting(r *state.Routing, s *pb.Settings) error {
 	if err != nil && (s.Advertise != nil || s.Site != nil || s.AdvertiseExit != nil) {
 		return connect.NewError(connect.CodeInvalidArgument, err)
 	}
+	if d.cfg.Userspace != nil && (s.Advertise != nil || s.Site != nil || s.AdvertiseExit != nil || s.KillSwitch != nil) {
+		if err := checkRoutingUserspace(r); err != nil {
+			return connect.NewError(connect.CodeFailedPrecondition, err)
+		}
+	}
 	if r.AdvertiseExit && r.ExitNode != "" {
 		return invalid("an exit node sends its own traffic out by itself: turn one off, with --advertise-exit=false or --exit-node=\"\"")
 	}

@@ -40,6 +40,9 @@ func (a *api) SiteCheck(ctx context.Context, req *connect.Request[pb.SiteCheckRe
 	if err != nil {
 		return err
 	}
+	if s.cfg.Userspace != nil {
+		return connect.NewError(connect.CodeFailedPrecondition, errNeedsInterface("the check of a site"))
+	}
 	if !s.checks.turn.TryLock() {
 		return connect.NewError(connect.CodeFailedPrecondition, errors.New("another check of this site is running; wait for its end"))
 	}
@@ -276,7 +279,7 @@ type siteProbes struct {
 func (p *siteProbes) Forwards(a netip.Addr) (bool, error) { return forwards(a) }
 
 func (p *siteProbes) Straight(ctx context.Context, host netip.Addr) bool {
-	ping, err := newPinger(p.s.networks.onLAN(host))
+	ping, err := p.s.newPinger(p.s.networks.onLAN(host))
 	if err != nil {
 		return false
 	}

@@ -38,6 +38,9 @@ func (d *daemon) status() *pb.StatusResponse {
 	if w := d.joiner.warning(); w != "" {
 		r.Warnings = append(r.Warnings, w)
 	}
+	if d.services != nil {
+		r.Interface, r.Userspace = UserspaceName, d.services.status()
+	}
 	if m == nil {
 		return r
 	}

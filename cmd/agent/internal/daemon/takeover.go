@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -133,7 +134,7 @@ func (d *daemon) inherit() *inheritance {
 	for name := range files {
 		d.store.kept[name] = true // the manager may have it; it does no harm to say that it be forgotten
 	}
-	if files[handover.TUN] == nil || !d.state.Up || d.state.Membership == nil {
+	if files[handover.TUN] == nil || d.cfg.Userspace != nil || !d.state.Up || d.state.Membership == nil {
 		files.Close()
 		d.store.forget(handover.Names()...)
 		return nil
@@ -184,7 +185,11 @@ func (d *daemon) disinherit(in *inheritance) {
 
 // cleanUp takes back what a daemon before this one has left on the host.
 func (d *daemon) cleanUp() {
-	left, err := router.CleanUp(state.JournalFile(d.cfg.StateDir))
+	journal := state.JournalFile(d.cfg.StateDir)
+	if _, err := os.Stat(journal); d.cfg.Userspace != nil && errors.Is(err, fs.ErrNotExist) {
+		return // there is nothing of ours on the host
+	}
+	left, err := router.CleanUp(journal)
 	for _, note := range left {
 		d.log.Info("host changed", "what", note)
 	}
@@ -240,6 +245,9 @@ func (d *daemon) restarts() bool {
 
 // replace has Run end with HandedOver, once the program that is installed now is known to be able to take over. It gives that one's version.
 func (d *daemon) replace(ctx context.Context) (version string, err error) {
+	if d.cfg.Userspace != nil {
+		return "", errors.New("this daemon has no interface to hand over (--tun=userspace), and cannot be replaced while it runs; restart it")
+	}
 	if d.cfg.Check == nil {
 		return "", errors.New("this daemon cannot be replaced while it runs; restart its service")
 	}
