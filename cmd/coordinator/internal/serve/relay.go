@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
@@ -114,8 +115,12 @@ func RunRelay(ctx context.Context, o RelayOptions) error {
 		return fmt.Errorf("relay state: %w", err)
 	}
 	if o.Token != nil {
-		if err := r.enrol(ctx, desc); err != nil {
+		err := r.enrol(ctx, desc)
+		if err != nil && !r.memberOf(o.Token) {
 			return err
+		}
+		if err != nil { // such as by a token that has expired, and is still in the service's settings
+			o.Log.Warn("not joined anew by the token; going on with the membership that this relay has", "err", err)
 		}
 	}
 	if len(st.Network) == 0 {
@@ -187,6 +192,11 @@ type separate struct {
 	key   key.DevicePrivate
 	tls   *ecdsa.PrivateKey
 	dial  client.DialFunc
+}
+
+// memberOf tells whether the relay has joined the token's network before.
+func (r *separate) memberOf(t *token.Token) bool {
+	return bytes.Equal(r.state.Network, t.Network[:]) && r.state.Authority == t.Authority.String()
 }
 
 // enrol joins by the token and stores the membership.
