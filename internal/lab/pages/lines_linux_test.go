@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -15,13 +16,14 @@ import (
 
 // elsewhere are commands of docs/install.md and docs/operations.md that a lab without systemd, dpkg and the like cannot run, by how they begin, and who does.
 var elsewhere = map[string]string{
-	"sudo apt install ": "internal/lab/booted installs the packages by apt",
-	"sudo dnf install ": "packaging/build has rpm look at them: there is no dnf",
-	"sudo apk add ":     "packaging/build looks at them: there is no apk",
-	"podman load ":      "packaging/ocilayout checks the layout: there is no podman",
-	"skopeo copy ":      "packaging/ocilayout checks the layout: there is no skopeo",
-	"make build":        "it is how the programs of this test were made",
-	"sudo warren-coordinator restore --replace ": "it needs a database of before: cmd/coordinator's own tests",
+	"sudo apt install ":    "internal/lab/booted installs the packages by apt",
+	"sudo dnf install ":    "packaging/build has rpm look at them: there is no dnf",
+	"sudo apk add ":        "packaging/build looks at them: there is no apk",
+	"sudo rc-update ":      "there is no OpenRC",
+	"sudo warren service ": "internal/sysservice and cmd/internal/servicecmd test it: there is no service manager",
+	"podman load ":         "packaging/ocilayout checks the layout: there is no podman",
+	"skopeo copy ":         "packaging/ocilayout checks the layout: there is no skopeo",
+	"make build":           "it is how the programs of this test were made",
 }
 
 // follows does the commands of a page in order, each on the host whose program or service it is about.
@@ -36,11 +38,13 @@ func (r *reader) follows(page string, hostOf func(command string) string) {
 		}
 		count++
 		s.Command = strings.NewReplacer(
-			"warren-coordinator restore /backup/", "rm -rf /var/lib/warren-coordinator && warren-coordinator restore /run/backup/", // it is for a new machine
-			"VERSION", "1.2.3", "wrn1…", "TOKEN", "/backup/", "/run/backup/",
+			"VERSION", "1.2.3", "wrn1…", "TOKEN",
 			"warren doctor", "warren doctor || test $? = 1", // the page shows one that finds faults
 		).Replace(s.Command)
 		h := r.hosts[hostOf(s.Command)]
+		if m := serving.FindStringSubmatch(s.Command); m != nil {
+			s.Command = strings.NewReplacer("COMMAND", m[0], "SERVICE", strings.Replace(m[1], "warren daemon", "warren", 1), "ADDRESS", m[2]).Replace(inService)
+		}
 		if out, err := r.follow(h, s); err != nil {
 			r.t.Fatalf("%s:%d: %s on %s: %v\n%s", page, s.Line, s.Command, h.Name, err, out)
 		}
@@ -50,6 +54,13 @@ func (r *reader) follows(page string, hostOf func(command string) string) {
 		r.t.Errorf("%d commands of %s were run", count, page)
 	}
 }
+
+// serving is a program that does not end, and inService has it run in place of the service, until its metrics are there.
+var serving = regexp.MustCompile(`^(warren-coordinator|warren daemon)(?: serve)? --metrics (\S+)$`)
+
+const inService = `systemctl stop SERVICE
+eval "exec setsid COMMAND" >>/run/SERVICE.log 2>&1 </dev/null & echo $! >/run/SERVICE.pid
+until curl --silent --fail http://ADDRESS/metrics | grep -q ^go_; do kill -0 $(cat /run/SERVICE.pid) || exit 1; sleep 0.05; done`
 
 // because says why a command is not run here; empty: it is.
 func because(command string) string {
@@ -75,7 +86,7 @@ func TestOperations(t *testing.T) {
 	r.host(r.site("coordinator", lab.None).Host("coord"))("warren-coordinator")
 	r.host(r.site("desk", lab.Easy).Host("desk"))("warren")
 	r.host(r.site("laptop", lab.Easy).Host("laptop"))("warren")
-	r.do("coord", "mkdir /run/backup && cd / && warren-coordinator token create --reusable --user ann")
+	r.do("coord", "warren-coordinator token create --reusable --user ann")
 	for _, name := range []string{"desk", "laptop"} {
 		r.do(name, "warren up TOKEN --name "+name)
 	}
