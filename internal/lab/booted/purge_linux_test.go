@@ -26,7 +26,7 @@ dpkg-query -f 'package ${Package} ${db:Status-Status}\n' -W
 systemctl list-unit-files --no-legend --no-pager | sed 's/ *$//; s/^/unit-file /'
 systemctl list-units --all --no-legend --no-pager --plain | awk '{print "unit", $1, $2}' | grep -Ev ' (apt|man-db|systemd-tmpfiles|dpkg|e2scrub|fstrim|run-|user|session|systemd-(hostnamed|logind|journal|timedated))' 
 ps -eo comm | grep -v '^\(ps\|sed\|awk\|bash\|sh\|sort\|grep\|env\|nsenter\)$' | sort | uniq -c | sed 's/^/process /'
-ip -o link | sed 's/^[0-9]*: \([^:]*\).*/link \1/'; ip -4 -o addr | awk '{print "address", $2, $4}'
+ip -o link | sed 's/^[0-9]*: \([^:@]*\).*/link \1/'; ip -4 -o addr | awk '{print "address", $2, $4}'
 ip -4 rule | sed 's/^/rule /'; ip -6 rule | sed 's/^/rule6 /'
 ip -4 route show table all | sed 's/^/route /'; ip -6 route show table all | sed 's/^/route6 /'
 nft list ruleset | sed 's/^/nft /'
