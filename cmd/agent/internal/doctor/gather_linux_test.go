@@ -170,6 +170,12 @@ func TestHostChains(t *testing.T) {
 		rule(ts, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 192, 0, 0}, Xor: []byte{0, 0, 0, 0}},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{100, 64, 0, 0}}, &expr.Verdict{Kind: expr.VerdictDrop})
+		bans := c.AddChain(&nftables.Chain{Table: filter, Name: "f2b-sshd"}) // which has nothing to do with us
+		rule(bans, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{192, 0, 2, 1}}, &expr.Verdict{Kind: expr.VerdictDrop})
+		allowed := c.AddChain(&nftables.Chain{Table: filter, Name: "ts-forward"})
+		rule(allowed, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{100, 64, 0, 0}}, &expr.Verdict{Kind: expr.VerdictReturn})
 		own := table(nftables.TableFamilyINet, "warren")
 		base(own, "forward", nftables.ChainHookForward, &drop)
 		zones := table(nftables.TableFamilyINet, "zones")
