@@ -17,6 +17,7 @@ import (
 	"warren/coord/server"
 	"warren/coord/statedir"
 	"warren/internal/dirswap"
+	"warren/internal/privatedir"
 )
 
 // Target is where to restore to.
@@ -49,7 +50,7 @@ func Restore(ctx context.Context, from io.Reader, to Target) (r Result, err erro
 	if there := to.occupied(); there != "" && !to.Replace {
 		return r, fmt.Errorf("state directory %s %w (%s); restore into another one with --state, or replace this one with --replace", to.StateDir, ErrThere, there)
 	}
-	if err := os.MkdirAll(to.StateDir, 0o700); err != nil {
+	if err := privatedir.Make(to.StateDir); err != nil {
 		return r, fmt.Errorf("state directory %s cannot be made: %w", to.StateDir, err)
 	}
 	unlock, err := statedir.Lock(to.StateDir)

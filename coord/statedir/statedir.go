@@ -16,6 +16,7 @@ import (
 	"warren/internal/atomicfile"
 	"warren/internal/dirswap"
 	"warren/internal/filelock"
+	"warren/internal/privatedir"
 	"warren/proto/key"
 	"warren/proto/tlsbind"
 )
@@ -92,7 +93,7 @@ func Lock(path string) (unlock func() error, err error) {
 
 // Open locks the directory and reads the keys, making those that are not there yet.
 func Open(path string) (_ *Dir, err error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := privatedir.Make(path); err != nil {
 		return nil, fmt.Errorf("state directory %s cannot be made: %w; choose another with --state or run as root", path, err)
 	}
 	unlock, err := Lock(path)

@@ -20,7 +20,7 @@ func Write(path string, data []byte) error {
 	if err := writeSynced(temporary, data); err != nil {
 		return errors.Join(err, removeIfThere(temporary))
 	}
-	if err := os.Rename(temporary, path); err != nil {
+	if err := replace(temporary, path); err != nil {
 		return errors.Join(err, removeIfThere(temporary))
 	}
 	return syncDir(dir)

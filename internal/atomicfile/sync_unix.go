@@ -7,6 +7,8 @@ import (
 	"os"
 )
 
+func replace(from, to string) error { return os.Rename(from, to) }
+
 // syncDir makes the rename itself durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)

@@ -37,12 +37,13 @@ func CallerFrom(ctx context.Context) (Caller, bool) {
 // Administrator reports whether c is root or the user that this process runs as.
 func (c Caller) Administrator() bool { return c.UID == 0 || int(c.UID) == os.Geteuid() }
 
-// Listen takes the socket, replacing one that a dead daemon left. The file is its owner's alone (0600).
+// Listen takes the socket, replacing one that a dead daemon left. The file is its owner's alone (0600; on
+// Windows, administrators' and the system's too).
 func Listen(path string) (*net.UnixListener, error) {
 	if len(path) > maxPath {
 		return nil, fmt.Errorf("socket %s: its path has %d characters, more than %d", path, len(path), maxPath)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := makeDir(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	if conn, err := net.Dial("unix", path); err == nil {

@@ -30,13 +30,6 @@ const (
 	exitUsage  = 2
 )
 
-// Defaults of the flags that every command has.
-const (
-	defaultState  = "/var/lib/warren"
-	defaultSocket = "/run/warren/warren.sock"
-	defaultTUN    = "warren0"
-)
-
 // usageError is a mistake in how the command was called.
 type usageError struct{ error }
 

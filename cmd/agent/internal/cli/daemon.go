@@ -14,6 +14,7 @@ import (
 
 	"warren/cmd/agent/internal/daemon"
 	"warren/cmd/agent/internal/state"
+	"warren/internal/privatedir"
 	"warren/internal/runlog"
 	"warren/internal/sysservice"
 	"warren/nat/gather"
@@ -160,11 +161,14 @@ func startService(ctx context.Context) (started bool, err error) {
 
 // startDetached starts "warren daemon" in a session of its own and waits until it serves the socket, or says why not.
 func (a *app) startDetached(ctx context.Context) error {
+	if err := detachable(); err != nil {
+		return err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(a.state, 0o700); err != nil {
+	if err := privatedir.Make(a.state); err != nil {
 		return fmt.Errorf("state directory %s cannot be made: %w; choose another with --state or run with sudo", a.state, err)
 	}
 	logPath := state.LogFile(a.state)

@@ -19,8 +19,6 @@ import (
 )
 
 const (
-	// defaultConfig is read if it is there and the state directory is the default one: other daemons on a host have files of their own.
-	defaultConfig = "/etc/warren/agent.toml"
 	// tokenName is that of the token's file beside the configuration, and tokenCredential that of systemd's credential.
 	tokenName       = "token"
 	tokenCredential = "warren.token"

@@ -16,6 +16,7 @@ import (
 
 	"warren/internal/atomicfile"
 	"warren/internal/filelock"
+	"warren/internal/privatedir"
 	"warren/proto/key"
 	"warren/proto/record"
 	"warren/proto/token"
@@ -86,7 +87,7 @@ func Open(path string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := privatedir.Make(path); err != nil {
 		return nil, fmt.Errorf("state directory %s cannot be made: %w; choose another with --state or run as root", path, err)
 	}
 	unlock, err := filelock.Take(filepath.Join(path, lockName))

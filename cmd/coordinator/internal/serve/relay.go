@@ -32,6 +32,7 @@ import (
 	"warren/internal/buildversion"
 	"warren/internal/connectproxy"
 	"warren/internal/filelock"
+	"warren/internal/privatedir"
 	"warren/nat/relay"
 	"warren/nat/stunserver"
 	"warren/proto/key"
@@ -81,7 +82,7 @@ const (
 
 // RunRelay serves a relay of its own until ctx ends.
 func RunRelay(ctx context.Context, o RelayOptions) error {
-	if err := os.MkdirAll(o.State, 0o700); err != nil {
+	if err := privatedir.Make(o.State); err != nil {
 		return fmt.Errorf("state directory %s cannot be made: %w; choose another with --state", o.State, err)
 	}
 	unlock, err := filelock.Take(filepath.Join(o.State, "lock"))
