@@ -79,7 +79,7 @@ func foreign(kind string, flags net.Flags, uplink bool, a netip.Addr) bool {
 // Uplinks tells, for hosts with several ways out, by which interface, given by its index, what has a certain source address must leave: that of
 // the address, if a default route goes through it. It leaves out what is on several interfaces. The kernel chooses by the destination alone, and so
 // has all leave by the route that it prefers; with IPv6, where an interface costs the choice of the source address, that one is left out. With one
-// way out there is nothing to tell, and nothing is told on systems other than Linux yet.
+// way out there is nothing to tell.
 func Uplinks(except string) (map[netip.Addr]int, error) {
 	ways := defaultRoutes()
 	out := map[netip.Addr]int{}
@@ -100,7 +100,7 @@ func Uplinks(except string) (map[netip.Addr]int, error) {
 }
 
 // Confined tells of the addresses whose interface has no default route while another has one: which prefixes are reached through it. What is sent from
-// there to elsewhere leaves by a default route all the same, with a source to which no answer comes back. None on systems other than Linux yet.
+// there to elsewhere leaves by a default route all the same, with a source to which no answer comes back.
 func Confined(except string) (map[netip.Addr][]netip.Prefix, error) {
 	ways, routes := routesByLink()
 	out := map[netip.Addr][]netip.Prefix{}
@@ -120,7 +120,7 @@ func Confined(except string) (map[netip.Addr][]netip.Prefix, error) {
 }
 
 // OtherUplinks gives an address of each interface with a default route besides those that the kernel prefers: what is not pinned never leaves
-// there. None on systems other than Linux yet.
+// there.
 func OtherUplinks(except string) (out []netip.Addr, err error) {
 	ways := defaultRoutes()
 	type end struct {

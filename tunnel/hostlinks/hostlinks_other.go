@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux && !darwin && !windows
 
 package hostlinks
 
@@ -8,8 +8,8 @@ import (
 	"warren/tunnel/routeplan"
 )
 
-// Read fails: only Linux has an implementation.
+// Read fails: this system has no implementation.
 func (r *Reader) Read() ([]routeplan.Link, error) { return nil, ErrUnsupported }
 
-// Neighbours fails: only Linux has an implementation.
+// Neighbours fails: this system has no implementation.
 func (r *Reader) Neighbours() ([]netip.Addr, error) { return nil, ErrUnsupported }
