@@ -9,7 +9,7 @@ WORLDS   ?= 30000
 export CGO_ENABLED = 0
 export GOFLAGS = -trimpath
 
-.PHONY: build demo test test-race test-system test-booted soak bench bench-field bench-nat bench-birthday bench-relay packages test-packages generate lint deps cross clean
+.PHONY: build demo test test-race test-system test-booted soak bench bench-field bench-nat bench-birthday bench-relay packages test-packages generate lint deps cross cross-arm64 clean
 
 build: ## both programs, into bin/
 	$(GO) build -o bin/warren ./cmd/agent
@@ -28,9 +28,13 @@ deps: ## programs that the tests look at Warren with
 		dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; $(SUDO) apt-get update -qq; cd $$dir; apt-get download -qq prometheus >/dev/null 2>&1; \
 		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xf - ./usr/bin/promtool; $(SUDO) install -m 755 usr/bin/promtool /usr/local/bin/promtool; }
 
-cross: ## the systems to come must compile
-	GOOS=darwin $(GO) build ./...
-	GOOS=windows $(GO) build ./...
+cross: ## macOS and Windows: compiled and vetted, tests too, as far as another system can
+	GOOS=darwin $(GO) build ./... && GOOS=darwin $(GO) vet ./...
+	GOOS=windows $(GO) build ./... && GOOS=windows $(GO) vet ./...
+
+cross-arm64: ## the same for their other processor
+	GOOS=darwin GOARCH=arm64 $(GO) build ./... && GOOS=darwin GOARCH=arm64 $(GO) vet ./...
+	GOOS=windows GOARCH=arm64 $(GO) build ./... && GOOS=windows GOARCH=arm64 $(GO) vet ./...
 
 lint: ## gofmt, vet, staticcheck, generated code
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v 'proto/warrenv1/')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -44,7 +48,7 @@ test: deps build lint cross ## everything that is quick; prints how many tests p
 test-race: deps build ## the same under the race detector, which needs a C compiler
 	WARREN_BIN=$(CURDIR)/bin CGO_ENABLED=1 $(GO) run ./internal/testcount -- -race -count=1 ./...
 
-test-system: test-booted deps build ## longer: all of test-booted, the lab's tests five times, with more kills of programs; once 100 kills under the kill switch, and 1 GiB each way between sites; and programs of older commits beside those of today; and the commands of docs/install.md and docs/operations.md
+test-system: test-booted cross-arm64 deps build ## longer: all of test-booted, the lab's tests five times, with more kills of programs; once 100 kills under the kill switch, and 1 GiB each way between sites; and programs of older commits beside those of today; and the commands of docs/install.md and docs/operations.md
 	WARREN_BIN=$(CURDIR)/bin WARREN_KILLS=40 $(GO) run ./internal/testcount -- -count=5 -timeout=60m ./internal/lab/...
 	WARREN_BIN=$(CURDIR)/bin WARREN_LEAK_KILLS=100 WARREN_SITE_BYTES=1073741824 \
 		$(GO) run ./internal/testcount -- -count=1 -timeout=60m -run '^(TestKillSwitchHolds|TestTwoDataCenters)$$' ./internal/lab/networks

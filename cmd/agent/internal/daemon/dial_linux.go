@@ -12,12 +12,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/tun"
 
 	"warren/tunnel/router"
 )
 
 // firewallMark is on every socket of the agent, so that a default route through the tunnel never carries the tunnel itself.
 const firewallMark = router.Mark
+
+// guarded has nothing to do: marked packets never enter the tunnel.
+func guarded(t tun.Device, _ func() uint16) tun.Device { return t }
 
 // segment is TCP's maximum segment size to coordinator and relays, in both directions: what IPv6's least MTU leaves. A way that loses longer
 // packets without a word would let a connection stand and carry nothing.

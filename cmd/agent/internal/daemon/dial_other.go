@@ -8,9 +8,22 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+
+	"golang.zx2c4.com/wireguard/tun"
+
+	"warren/tunnel/loopguard"
+	"warren/tunnel/netstack"
 )
 
 const firewallMark = 0
+
+// guarded keeps what the tunnel's own sockets send out of the tunnel, in place of marks. Into the userspace one nothing of the host's goes.
+func guarded(t tun.Device, port func() uint16) tun.Device {
+	if _, userspace := t.(*netstack.Stack); userspace {
+		return t
+	}
+	return loopguard.Wrap(t, port)
+}
 
 type dialer struct{ net net.Dialer }
 

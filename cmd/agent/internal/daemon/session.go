@@ -158,7 +158,7 @@ func (s *session) makeTunnel() (err error) {
 		Allowed:      func(peer key.NodePublic) bool { return s.known.Load().hasNode(peer) },
 	})
 	s.engine, err = engine.New(engine.Config{
-		TUN: s.router.TUN(), Name: s.interfaceName(), Bind: s.bind, Private: s.cfg.state.Node, Log: s.log,
+		TUN: guarded(s.router.TUN(), s.bind.LocalPort), Name: s.interfaceName(), Bind: s.bind, Private: s.cfg.state.Node, Log: s.log,
 		Filter:   filter.Config{MaxFlows: s.cfg.MaxFlows, Records: !s.cfg.NoFlowRecords},
 		OnWord:   func(from key.DevicePublic, payload []byte) { s.networks.onWord(from, payload) },
 		OnProbe:  s.onProbe,
