@@ -26,16 +26,24 @@ func Restarting(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	out, err := exec.CommandContext(ctx, "systemctl", "list-jobs", "--no-legend", "--no-pager", "--plain", "--full", "--", unit).Output()
-	if err != nil {
+	for try := 1; ; try++ {
+		out, err := exec.CommandContext(ctx, "systemctl", "list-jobs", "--no-legend", "--no-pager", "--plain", "--full", "--", unit).Output()
+		if err == nil {
+			return restarts(string(out), unit), nil
+		}
 		var failed *exec.ExitError
 		if errors.As(err, &failed) {
+			if failed.ExitCode() < 0 && ctx.Err() == nil && try < tries {
+				continue // systemd means all processes of the service by its signal, and got this one too
+			}
 			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(failed.Stderr)))
 		}
 		return false, fmt.Errorf("systemctl list-jobs %s: %w", unit, err)
 	}
-	return restarts(string(out), unit), nil
 }
+
+// tries is how often systemctl is asked, if it is killed.
+const tries = 5
 
 func ownUnit() (string, error) {
 	if unit := os.Getenv(Variable); unit != "" {

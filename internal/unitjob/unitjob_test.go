@@ -53,9 +53,11 @@ func TestRestarting(t *testing.T) {
 		again bool
 		says  string
 	}{
-		"echo 7 warren@a.service restart running":         {true, ""},
-		"echo 7 warren@a.service stop running":            {false, ""},
-		"echo \"7 $7 restart running\"":                   {true, ""}, // the unit comes last
+		"echo 7 warren@a.service restart running":                               {true, ""},
+		"echo 7 warren@a.service stop running":                                  {false, ""},
+		"echo \"7 $7 restart running\"":                                         {true, ""}, // the unit comes last
+		"[ -e $0.2 ] || { : >$0.2; kill -TERM $$; }; echo 7 $7 restart running": {true, ""}, // it is killed once
+		"kill -TERM $$":                                   {false, "signal"},
 		"echo nobody there >&2; exit 1":                   {false, "nobody there"},
 		"echo 7 warren@a.service restart running; exit 1": {false, "exit status 1"},
 	} {

@@ -95,6 +95,13 @@ func TestAgentReplaced(t *testing.T) {
 		t.Errorf("kept are %q", names)
 	}
 	m.end(t, "stop")
+
+	// Without a tunnel there is nothing to go on with, and the daemon is replaced all the same.
+	must(t, ben.Warren(ctx, nil, "down"))
+	must(t, ben.Warren(ctx, nil, "restart"))
+	if st, err := ben.Status(ctx); err != nil || st.State != "down" || st.PID != ben.Daemon().PID() {
+		t.Errorf("replaced while down: %+v, %v", st, err)
+	}
 	if got := look(t, h); got != before {
 		t.Errorf("before:\n%s\nafter the stop:\n%s", before, got)
 	}

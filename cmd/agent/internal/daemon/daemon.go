@@ -134,16 +134,9 @@ type daemon struct {
 	operator local.Operator
 }
 
-// Run serves until ctx ends, or until it is to be replaced, when its error is *HandedOver. It calls ready once the socket answers. A directory or socket that another daemon has, or a state that
-// cannot be read, is an error before anything is changed.
+// Run serves until ctx ends, or until it is to be replaced, when its error is *HandedOver. It calls ready once the socket answers. A directory or
+// socket that another daemon has, or a state that cannot be read, is an error before anything is changed.
 func Run(ctx context.Context, cfg Config, ready func()) error {
-	var book *names.Book
-	dialer, err := connectproxy.New(cfg.Proxy, func(ctx context.Context, network, address string) (net.Conn, error) {
-		return book.DialContext(ctx, network, address)
-	})
-	if err != nil {
-		return err
-	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -152,25 +145,11 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		return err
 	}
 	defer dir.Close()
-	marked := markedDialer(cfg.Log, cfg.mark())
-	book = names.Open(names.Config{File: dir.AddressFile(), Resolve: marked.resolve, Dial: marked.DialContext, Log: cfg.Log})
-	st, err := dir.Load()
+	d, err := newDaemon(cfg, dir)
 	if err != nil {
 		return err
 	}
-	d := &daemon{cfg: cfg, log: cfg.Log, dir: dir, stored: st, state: st, registry: prometheus.NewRegistry(), names: book, dial: dialer.DialContext, began: time.Now()}
-	d.state = d.effective(st)
-	d.joiner = newJoiner(d)
-	if st.Routing.KillSwitch && !d.state.Routing.KillSwitch {
-		if err := d.liftKillSwitch(); err != nil {
-			cfg.Log.Error("kill switch not lifted, as the configuration says", "err", err)
-		}
-	}
-	d.keepKillSwitch() // before anything else: the host may have been without it since it started
-	d.store = &store{keeper: cfg.Keeper, warn: cfg.Log.Warn, kept: map[string]bool{}}
-	if d.inherits = d.inherit(); d.inherits == nil {
-		d.cleanUp() // the tunnel may not be wanted any more, so that nobody else would do it
-	}
+	d.takeHost()
 	defer func() {
 		if d.inherits != nil {
 			d.disinherit(d.inherits)
@@ -189,26 +168,74 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	defer d.stopFlows()
 	d.mapping = registerMetrics(d.registry, cfg.StateDir, d.figures, d.flows.Stats)
 	d.applyOperator()
+	if err := d.serve(ctx, listener, ready); err != nil || d.handed == nil {
+		return err
+	}
+	return d.handed
+}
+
+// newDaemon reads the state. It changes nothing.
+func newDaemon(cfg Config, dir *state.Dir) (*daemon, error) {
+	d := &daemon{
+		cfg: cfg, log: cfg.Log, dir: dir, registry: prometheus.NewRegistry(), began: time.Now(),
+		store: &store{keeper: cfg.Keeper, warn: cfg.Log.Warn, kept: map[string]bool{}},
+	}
+	dialer, err := connectproxy.New(cfg.Proxy, func(ctx context.Context, network, address string) (net.Conn, error) {
+		return d.names.DialContext(ctx, network, address)
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.dial = dialer.DialContext
+	marked := markedDialer(cfg.Log, cfg.mark())
+	d.names = names.Open(names.Config{File: dir.AddressFile(), Resolve: marked.resolve, Dial: marked.DialContext, Log: cfg.Log})
+	st, err := dir.Load()
+	if err != nil {
+		return nil, err
+	}
+	d.stored, d.state = st, st
+	d.state = d.effective(st)
+	d.joiner = newJoiner(d)
+	return d, nil
+}
+
+// takeHost sets or lifts the kill switch, as the state says, and takes over or takes back what a daemon before this one has left.
+func (d *daemon) takeHost() {
+	if d.stored.Routing.KillSwitch && !d.state.Routing.KillSwitch {
+		if err := d.liftKillSwitch(); err != nil {
+			d.log.Error("kill switch not lifted, as the configuration says", "err", err)
+		}
+	}
+	d.keepKillSwitch() // before anything else: the host may have been without it since it started
+	if d.inherits = d.inherit(); d.inherits == nil {
+		d.cleanUp() // the tunnel may not be wanted any more, so that nobody else would do it
+	}
+}
+
+// serve runs everything until ctx ends, or until another daemon is to take over.
+func (d *daemon) serve(ctx context.Context, listener *net.UnixListener, ready func()) error {
 	ctx, d.end = context.WithCancelCause(ctx)
 	defer d.end(nil)
 	group, ctx := errgroup.WithContext(ctx)
 	d.ctx = ctx
-	if cfg.Userspace != nil {
-		if d.services, err = openUserspaceServices(ctx, cfg.Userspace, d.current, cfg.Log); err != nil {
+	if d.cfg.Userspace != nil {
+		services, err := openUserspaceServices(ctx, d.cfg.Userspace, d.current, d.cfg.Log)
+		if err != nil {
 			return err
 		}
+		d.services = services
 	}
 	d.apis.Add(1)
 	group.Go(func() error {
 		defer d.apis.Done()
 		return unixsock.Serve(ctx, listener, d.handler())
 	})
-	if cfg.WhoIsGroup != "" {
+	if d.cfg.WhoIsGroup != "" {
 		if err := d.serveWhoIs(ctx, group); err != nil {
 			return err
 		}
 	}
-	if cfg.Metrics != "" {
+	if d.cfg.Metrics != "" {
 		if err := d.serveMetrics(ctx, group); err != nil {
 			return err
 		}
@@ -221,10 +248,7 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	group.Go(func() error { return d.joiner.run(ctx) })
 	group.Go(func() error { return d.takeOver(ctx) })
 	ready()
-	if err := group.Wait(); err != nil || d.handed == nil {
-		return err
-	}
-	return d.handed
+	return group.Wait()
 }
 
 func (d *daemon) handler() http.Handler {

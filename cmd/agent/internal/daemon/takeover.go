@@ -202,6 +202,9 @@ func (d *daemon) cleanUp() {
 // holds mu.
 func (d *daemon) finish(cause error) {
 	replaced := errors.Is(cause, errReplace)
+	if replaced {
+		d.handed = &HandedOver{Files: handover.Files{}} // the other program begins anew, if there is no tunnel to go on with
+	}
 	if d.session == nil || d.session.ended() || !replaced && !(d.store.has(handover.TUN) && d.restarts()) {
 		d.stopSession()
 		return

@@ -51,7 +51,10 @@ func Replace(program string, args, env []string, files Files) error {
 	err := stay(0)
 	if err == nil {
 		env = slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, variable+"=") })
-		err = syscall.Exec(program, args, append(env, variable+"="+format(numbers)))
+		if len(numbers) > 0 {
+			env = append(env, variable+"="+format(numbers))
+		}
+		err = syscall.Exec(program, args, env)
 	}
 	return fmt.Errorf("starting %s in place of this process: %w", program, errors.Join(err, stay(unix.FD_CLOEXEC)))
 }
