@@ -204,16 +204,7 @@ func (c *Client) Run(ctx context.Context) error {
 			break
 		}
 		c.disconnected(err)
-		var pause time.Duration
-		switch {
-		case c.state.Rejected:
-			pause = rejectedWait/2 + rand.N(rejectedWait/2)
-		case !c.stands.IsZero():
-			pause = pauses.Lost(c.cfg.Now().Sub(c.stands), c.returnWithin)
-		default:
-			pause = pauses.Failed()
-		}
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(c.pause(pauses))
 		select {
 		case <-ctx.Done():
 		case <-c.reset:
@@ -223,6 +214,17 @@ func (c *Client) Run(ctx context.Context) error {
 		timer.Stop()
 	}
 	return nil
+}
+
+// pause is how long to wait after a connection that was lost or not made.
+func (c *Client) pause(p *backoff.Backoff) time.Duration {
+	switch {
+	case c.state.Rejected:
+		return rejectedWait/2 + rand.N(rejectedWait/2)
+	case !c.stands.IsZero():
+		return p.Lost(c.cfg.Now().Sub(c.stands), c.returnWithin)
+	}
+	return p.Failed()
 }
 
 // disconnected tells why, and remembers on disk until when the map was current.

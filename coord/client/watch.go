@@ -99,13 +99,7 @@ func (c *Client) follow(ctx context.Context, cancel context.CancelCauseFunc, l *
 	for stream.Receive() {
 		m := stream.Msg()
 		if h := m.GetHello(); h != nil {
-			silence = deadAfter(time.Duration(h.GetKeepAliveSeconds()) * time.Second)
-			c.stands = c.cfg.Now()
-			c.returnWithin = time.Duration(h.GetReturnWithinMilliseconds()) * time.Millisecond
-			s := c.state
-			s.Connected, s.Err, s.Rejected, s.Reason = true, nil, false, ""
-			c.cfg.Log.Info("connected to the coordinator", "url", s.URL)
-			c.setState(s)
+			silence = c.greeted(h)
 		}
 		watchdog.Reset(silence)
 		if q := m.GetFlowsWanted(); q != nil {
@@ -123,6 +117,16 @@ func (c *Client) follow(ctx context.Context, cancel context.CancelCauseFunc, l *
 		return refused(err)
 	}
 	return nil
+}
+
+// greeted notes that the coordinator follows up on the connection, and how it wants to be treated. It gives how long silence may last.
+func (c *Client) greeted(h *pb.Hello) (silence time.Duration) {
+	c.stands, c.returnWithin = c.cfg.Now(), time.Duration(h.GetReturnWithinMilliseconds())*time.Millisecond
+	s := c.state
+	s.Connected, s.Err, s.Rejected, s.Reason = true, nil, false, ""
+	c.cfg.Log.Info("connected to the coordinator", "url", s.URL)
+	c.setState(s)
+	return deadAfter(time.Duration(h.GetKeepAliveSeconds()) * time.Second)
 }
 
 // deadAfter is how long silence may last, given the interval of keep-alives.
