@@ -3,6 +3,7 @@ package cli
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -108,6 +109,39 @@ func TestOwnPlaces(t *testing.T) {
 		})
 		if state != tc.state || socket != tc.socket {
 			t.Errorf("%+v: %s, %s", tc, state, socket)
+		}
+	}
+}
+
+// TestUserspacePage: each daemon that docs/userspace.md starts would start.
+func TestUserspacePage(t *testing.T) {
+	page, err := os.ReadFile("../../../../docs/userspace.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := regexp.MustCompile(`(?m)(?:^    |ExecStart=/usr/bin/|IMAGE )(?:warren )?daemon (--tun=userspace[^&\n]*)`).FindAllStringSubmatch(string(page), -1)
+	if len(lines) != 3 {
+		t.Fatalf("%d daemons are started: %q", len(lines), lines)
+	}
+	for _, line := range lines {
+		a := &app{state: defaultState, tun: defaultTUN}
+		f, o := pflag.NewFlagSet("daemon", pflag.ContinueOnError), new(daemonOptions)
+		newReloader(a, f).register(o, f)
+		if err := f.Parse(strings.Fields(line[1])); err != nil {
+			t.Fatalf("%s: %v", line[1], err)
+		}
+		o.file = filepath.Join(t.TempDir(), "none.toml")
+		if err := os.WriteFile(o.file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if l, err := a.load(o, f, nil); err != nil || l.cfg.Userspace == nil {
+			t.Errorf("%s: %v", line[1], err)
+		}
+	}
+	for _, m := range regexp.MustCompile("(?m)`?(--(?:expose|forward)=[a-z]+/[0-9][^ `\n]*)").FindAllStringSubmatch(string(page), -1) {
+		o, cfg := userspaceFlags(t, m[1])
+		if err := o.apply(daemon.UserspaceName, cfg); err != nil {
+			t.Errorf("%s: %v", m[1], err)
 		}
 	}
 }
