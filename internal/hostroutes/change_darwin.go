@@ -30,7 +30,7 @@ func change(kind int, r Route) error {
 	}
 	if r.Gateway.IsValid() {
 		m.Flags |= unix.RTF_GATEWAY
-		m.Addrs[unix.RTAX_GATEWAY] = addrFor(r.Gateway.AsSlice())
+		m.Addrs[unix.RTAX_GATEWAY] = addrFor(withZone(r.Gateway, r.Interface))
 	}
 	if r.Prefix.IsSingleIP() {
 		m.Flags |= unix.RTF_HOST

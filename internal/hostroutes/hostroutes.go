@@ -113,6 +113,15 @@ func clearZone(a netip.Addr) netip.Addr {
 	return a.WithZone("")
 }
 
+// withZone is the reverse: how BSD kernels want a link-local address of an interface.
+func withZone(a netip.Addr, index int) []byte {
+	b := a.AsSlice()
+	if a.Is6() && a.IsLinkLocalUnicast() {
+		b[2], b[3] = byte(index>>8), byte(index)
+	}
+	return b
+}
+
 // maskBits is the length of a netmask whose ones come first; ok is false for any other.
 func maskBits(mask []byte) (bits int, ok bool) {
 	for i, b := range mask {

@@ -109,6 +109,19 @@ func TestClearZone(t *testing.T) {
 	}
 }
 
+func TestWithZone(t *testing.T) {
+	for in, want := range map[string]string{"fe80::1": "fe80:102::1", "2001:db8::1": "2001:db8::1", "10.1.2.3": "10.1.2.3", "169.254.4.1": "169.254.4.1"} {
+		a := netip.MustParseAddr(in)
+		got, _ := netip.AddrFromSlice(withZone(a, 0x102))
+		if got != netip.MustParseAddr(want) {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+		if back := clearZone(got); back != a {
+			t.Errorf("%s: %s after the way back", in, back)
+		}
+	}
+}
+
 func TestPrefixesOf(t *testing.T) {
 	cidr := func(s string) *net.IPNet {
 		ip, n, err := net.ParseCIDR(s)
