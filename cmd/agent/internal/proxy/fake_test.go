@@ -83,6 +83,21 @@ func start(t *testing.T, n Network, cred Credentials) (s *Server, address string
 	return s, l.Addr().String()
 }
 
+// counted waits until the counters are as they should be: the server counts after it has answered.
+func counted(t *testing.T, s *Server, ok func(Stats) bool) {
+	t.Helper()
+	tick, late := time.NewTicker(time.Millisecond), time.After(10*time.Second)
+	defer tick.Stop()
+	for !ok(s.Stats()) {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Errorf("%+v", s.Stats())
+			return
+		}
+	}
+}
+
 // lines is a service that answers each line with itself behind a mark, and the end of lines with a farewell.
 func lines(t *testing.T) netip.AddrPort {
 	t.Helper()

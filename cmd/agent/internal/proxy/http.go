@@ -92,7 +92,36 @@ type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
+// requests are those that are being served.
+type requests struct {
+	mu    sync.Mutex
+	ended bool
+	group sync.WaitGroup
+}
+
+// begin reports whether one more may be served, which then has to say group.Done.
+func (q *requests) begin() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.ended {
+		q.group.Add(1)
+	}
+	return !q.ended
+}
+
+// end lets no more begin, and returns when all have ended.
+func (q *requests) end() {
+	q.mu.Lock()
+	q.ended = true
+	q.mu.Unlock()
+	q.group.Wait()
+}
+
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request, forward http.Handler) {
+	if !s.requests.begin() {
+		return
+	}
+	defer s.requests.group.Done()
 	if !s.admitHTTP(r) {
 		s.unauthorised.Add(1)
 		w.Header().Set("Proxy-Authenticate", `Basic realm="warren"`)

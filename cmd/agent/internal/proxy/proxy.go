@@ -96,6 +96,8 @@ type Server struct {
 	http    *http.Server
 	hand    *handOver // connections for http
 
+	requests requests
+
 	open                                             atomic.Int64
 	opened, failed, refused, malformed, unauthorised atomic.Uint64
 }
@@ -123,7 +125,9 @@ func (s *Server) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.http.Close() })
 	defer stop()
 	s.http.BaseContext = func(net.Listener) context.Context { return ctx }
-	if err := s.http.Serve(s.hand); !errors.Is(err, http.ErrServerClosed) {
+	err := s.http.Serve(s.hand)
+	s.requests.end() // the server does not wait for those that took their connection over
+	if !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

@@ -84,9 +84,7 @@ func TestAssociate(t *testing.T) {
 	if n.resolved.Load() != 2 {
 		t.Errorf("resolved %d times", n.resolved.Load())
 	}
-	if st := s.Stats(); st.Malformed != 3 || st.Refused != 1 || st.Open != 1 {
-		t.Errorf("%+v", st)
-	}
+	counted(t, s, func(st Stats) bool { return st.Malformed == 3 && st.Refused == 1 && st.Open == 1 })
 	control.CloseWrite()
 	if _, err := control.Read(buf); !errors.Is(err, io.EOF) {
 		t.Errorf("the connection after its end: %v", err)
