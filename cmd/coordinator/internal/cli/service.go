@@ -35,8 +35,11 @@ func (a *app) asService(ctx context.Context, log *slog.Logger, check func(contex
 	}
 	manager := sdnotify.FromEnvironment()
 	failed := func(err error) { log.Warn("service manager not told that all is well", "err", err) }
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // from the beginning: one that comes before anybody waits for it must not end the process
+	defer signal.Stop(hangups)
 	reload := func(ctx context.Context, take func()) error {
-		return onHangup(ctx, func() {
+		return onEach(ctx, hangups, func() {
 			if err := manager.Reload(take); err != nil {
 				failed(err)
 			}
@@ -49,16 +52,13 @@ func (a *app) asService(ctx context.Context, log *slog.Logger, check func(contex
 	})
 }
 
-// onHangup calls do for each SIGHUP until ctx ends.
-func onHangup(ctx context.Context, do func()) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+// onEach calls do for each signal until ctx ends.
+func onEach(ctx context.Context, signals <-chan os.Signal, do func()) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-hangup:
+		case <-signals:
 			do()
 		}
 	}
