@@ -195,8 +195,11 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) loop(ctx context.Context) error {
 	sweep := time.NewTicker(min(e.cfg.IdleAfter/4, time.Minute))
 	defer sweep.Stop()
-	e.configureWanted()
+	resumed := e.configureWanted() // with whom a session goes on, and who were there a moment ago
 	e.tun.Resume()
+	tries := []time.Duration{300 * time.Millisecond, 600 * time.Millisecond, 1200 * time.Millisecond}
+	again := time.NewTimer(tries[0])
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -210,6 +213,11 @@ func (e *Engine) loop(ctx context.Context) error {
 			e.configureWanted()
 		case <-e.wake:
 			e.change(func(time.Time) {})
+		case <-again.C:
+			e.change(func(time.Time) { resumed = e.roster.callAgain(resumed) })
+			if tries = tries[1:]; len(resumed) > 0 && len(tries) > 0 {
+				again.Reset(tries[0])
+			}
 		case <-sweep.C:
 			e.change(e.roster.sweep)
 		}
@@ -217,10 +225,12 @@ func (e *Engine) loop(ctx context.Context) error {
 }
 
 // configureWanted is for loop, as change is.
-func (e *Engine) configureWanted() {
-	for _, k := range e.want.take() {
+func (e *Engine) configureWanted() []key.NodePublic {
+	list := e.want.take()
+	for _, k := range list {
 		e.change(func(now time.Time) { e.roster.want(k, now) })
 	}
+	return list
 }
 
 // change does something to the roster and then tells what came of it, in order. Only loop calls it.

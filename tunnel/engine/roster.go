@@ -142,6 +142,33 @@ func (r *roster) handshake(k key.NodePublic) {
 	}
 }
 
+// callAgain calls those of peers anew who have not answered since they were configured: an initiation or its answer may have been lost, and the device
+// itself waits for Rekey-Timeout, 5 s. It waits so with a peer, and not with a new one of the same key. It gives those that it has called.
+func (r *roster) callAgain(keys []key.NodePublic) (called []key.NodePublic) {
+	counts, err := r.dev.peers()
+	if err != nil {
+		r.log.Warn("it cannot be told which peers have answered", "err", err)
+		return nil
+	}
+	for _, k := range keys {
+		m := r.byKey[k.Raw()]
+		if m == nil || !m.active.Equal(k) || !counts[k.Raw()].handshake.IsZero() {
+			continue
+		}
+		m.past = m.past.plus(counts[k.Raw()])
+		var lines strings.Builder
+		writeRemoval(&lines, k)
+		writePeer(&lines, k, m.Prefixes, true)
+		if err := r.dev.apply(lines.String()); err != nil {
+			r.log.Error("peer not called again", "peer", k.Short(), "err", err)
+			continue
+		}
+		r.handshake(k)
+		called = append(called, k)
+	}
+	return called
+}
+
 // lastUse is when anything last went to or came from a configured member.
 func (r *roster) lastUse(m *member) time.Time {
 	sent, received := r.bind.Traffic(m.active)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -251,6 +252,37 @@ func TestRosterRotation(t *testing.T) {
 	r.setPeers(peer(old, key.NodePublic{}))
 	if len(w.device) != 0 {
 		t.Error("a key that is no longer the peer's stays configured")
+	}
+}
+
+// TestRosterCallsAgain: those of whom nothing was heard are made anew in the device, and called; for others they stayed where they are.
+func TestRosterCallsAgain(t *testing.T) {
+	w, k := newWorld(), nodes(4)
+	r, now := w.roster(10), time.Now()
+	r.setPeers([]Peer{peerOf(k[0], "10.0.0.1/32"), peerOf(k[1], "10.0.0.2/32"), peerOf(k[2], "10.0.0.3/32")})
+	r.want(k[0], now)
+	r.want(k[1], now)
+	w.counts[k[0].Raw()] = counters{tx: 148}
+	w.counts[k[1].Raw()] = counters{handshake: now, tx: 148}
+	r.takeEvents()
+	w.keepalives = nil
+	got := r.callAgain(k) // k[2] is not configured, k[3] unknown
+	if diff := cmp.Diff([]key.NodePublic{k[0]}, got, cmp.Comparer(key.NodePublic.Equal)); diff != "" {
+		t.Errorf("called (-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"1", "0"}, w.keepalives); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	want := map[string][]string{k[0].String(): {"10.0.0.1/32"}, k[1].String(): {"10.0.0.2/32"}}
+	if diff := cmp.Diff(want, w.device); diff != "" {
+		t.Errorf("device (-want +got)\n%s", diff)
+	}
+	if ev := r.takeEvents(); len(ev) > 0 || w.forgot[k[0].String()] > 0 || !w.tun[k[0].String()] {
+		t.Errorf("others were told: %v, %v, %v", ev, w.forgot, w.tun)
+	}
+	w.counts[k[0].Raw()] = counters{tx: 148}
+	if s := r.stats(); s[slices.IndexFunc(s, func(p PeerStats) bool { return p.NodeKey.Equal(k[0]) })].TxBytes != 296 {
+		t.Errorf("counted %+v", s)
 	}
 }
 
