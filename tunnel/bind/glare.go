@@ -18,11 +18,11 @@ type call = [initiationSize]byte
 // glare settles what happens when two peers call each other at once. WireGuard has one handshake with a peer at a time, whoever began it, so of
 // two calls that cross neither answer finds its handshake, and both sides are silent for the 5 s until the next try. Here the call of
 // the peer with the larger public key stands: it keeps the other's back until its own is answered, or has gone unanswered for a while.
-// And no call leaves while WireGuard has one of the peer's to answer. What is still on its way behind an answer is dropped.
+// And no call leaves while WireGuard has one of the peer's to answer. What crossed ours and was kept is dropped with the answer to ours; what comes
+// behind that may be of a peer that has just been started anew, and waits.
 type glare struct {
 	mu      sync.Mutex
 	calling int64 // when our last call left, in time since Bind.start; 0: never
-	met     bool  // it has been answered
 	theirs  *call // kept back
 	called  int64 // when WireGuard got the peer's last call; 0: never
 	answer  bool  // it has been answered
@@ -37,7 +37,7 @@ func (g *glare) leaves(m *call, now int64) (leave, later bool) {
 	defer g.mu.Unlock()
 	g.unsent = nil
 	if g.called == 0 || now-g.called >= int64(answerWait) {
-		g.calling, g.met = now, false
+		g.calling = now
 		return true, false
 	}
 	if g.answer {
@@ -77,7 +77,7 @@ func (g *glare) late(now int64) (m *call) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if m, g.ours = g.ours, nil; m != nil {
-		g.calling, g.met = now, false
+		g.calling = now
 	}
 	return m
 }
@@ -87,9 +87,6 @@ func (g *glare) arrives(m *call, stands bool, now int64) (deliver, later bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if stands && g.calling != 0 && now-g.calling < int64(glareWait) {
-		if g.met {
-			return false, false
-		}
 		later = g.theirs == nil
 		g.theirs = m
 		return false, later
@@ -112,7 +109,7 @@ func (g *glare) due(now int64) (m *call) {
 func (g *glare) answered() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.met, g.theirs = true, nil
+	g.theirs = nil
 }
 
 // answers says that WireGuard answers the peer's call.
@@ -126,7 +123,7 @@ func (g *glare) answers() {
 func (g *glare) forget() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.calling, g.met, g.theirs, g.called, g.answer, g.ours, g.unsent = 0, false, nil, 0, false, nil, nil
+	g.calling, g.theirs, g.called, g.answer, g.ours, g.unsent = 0, nil, 0, false, nil, nil
 }
 
 // deliverCall hands a call to WireGuard, at once or after ours.

@@ -29,6 +29,7 @@ func TestGlare(t *testing.T) {
 		"both, theirs stands":                 {false, []step{{1, "out"}, {2, "in"}}},
 		"ours is old":                         {true, []step{{1, "out"}, {1 + 250e6, "in"}}},
 		"crossed, behind the answer":          {true, []step{{1, "out"}, {2, "answered"}, {3, "!in"}, {249e6, "!in"}, {1 + 250e6, "in"}}},
+		"started anew, behind the answer":     {true, []step{{1, "out"}, {2, "answered"}, {3, "!in"}, {3 + 250e6, "due"}, {4 + 250e6, "!out"}}},
 		"answered, ours does not stand":       {false, []step{{1, "out"}, {2, "answered"}, {3, "in"}}},
 		"called again while theirs waits":     {true, []step{{1, "out"}, {2, "!in"}, {3, "!in"}, {4, "answered"}, {5, "!due"}}},
 		"no call while one is to be answered": {false, []step{{1, "in"}, {2, "!out"}, {199e6, "!out"}, {1 + 200e6, "late"}, {1 + 200e6, "out"}}},
