@@ -114,7 +114,7 @@ func TestIdleAssociation(t *testing.T) {
 		began := time.Now()
 		a.last.Store(began.UnixNano())
 		go a.watch()
-		time.Sleep(idleAssociation - time.Second)
+		<-time.After(idleAssociation - time.Second) // of the bubble's clock
 		a.last.Store(time.Now().UnixNano())
 		<-ended
 		a.last.Store(time.Now().Add(time.Hour).UnixNano()) // once is enough

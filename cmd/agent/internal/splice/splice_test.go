@@ -45,7 +45,7 @@ func TestStreams(t *testing.T) {
 			t.Fatalf("%d bytes, %v", len(got), err)
 		}
 		go func() {
-			time.Sleep(50 * time.Second) // of fake time: less than idle
+			<-time.After(50 * time.Second) // of the bubble's clock: less than idle
 			server.Write(answer)
 			server.CloseWrite()
 		}()
@@ -69,7 +69,7 @@ func TestIdle(t *testing.T) {
 		go io.Copy(io.Discard, server)
 		for range 5 {
 			client.Write([]byte("x"))
-			time.Sleep(45 * time.Second)
+			<-time.After(45 * time.Second)
 		}
 		began := time.Now()
 		client.Write([]byte("x"))
