@@ -17,6 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"warren/cmd/agent/internal/clients/clientstest"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -113,26 +115,6 @@ func (n *fakeNetwork) Dial(ctx context.Context, p Protocol, host string, port ui
 // service answers each line, and each datagram, with itself behind a mark.
 func service(t *testing.T) (tcp, udp string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				for s := bufio.NewScanner(c); s.Scan(); {
-					fmt.Fprintln(c, "re:", s.Text())
-				}
-				fmt.Fprintln(c, "bye")
-			}()
-		}
-	}()
 	p, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +130,7 @@ func service(t *testing.T) (tcp, udp string) {
 			p.WriteTo(append([]byte("re: "), b[:n]...), from)
 		}
 	}()
-	return l.Addr().String(), p.LocalAddr().String()
+	return clientstest.Lines(t).String(), p.LocalAddr().String()
 }
 
 func free(t *testing.T) netip.AddrPort {

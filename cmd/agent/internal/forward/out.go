@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"warren/cmd/agent/internal/clients"
 	"warren/cmd/agent/internal/splice"
 )
 
@@ -115,37 +116,10 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// acceptPause is how long to wait after a failed Accept, such as for lack of file descriptors.
-const acceptPause = 100 * time.Millisecond
-
 func (f *Forwarder) serveTCP(ctx context.Context, r Rule, l net.Listener) error {
-	var group sync.WaitGroup
-	defer group.Wait()
-	room := make(chan struct{}, maxStreams)
-	for {
-		select {
-		case room <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
-		c, err := l.Accept()
-		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return nil
-		}
-		if err != nil {
-			<-room
-			f.log.Warn("forwarded port does not accept", "rule", r.String(), "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(acceptPause):
-			}
-			continue
-		}
-		group.Go(func() {
-			f.stream(ctx, r, c)
-			<-room
-		})
-	}
+	failed := func(err error) { f.log.Warn("forwarded port does not accept", "rule", r.String(), "err", err) }
+	clients.Serve(ctx, l, maxStreams, failed, func(c net.Conn) { f.stream(ctx, r, c) })
+	return nil
 }
 
 func (f *Forwarder) stream(ctx context.Context, r Rule, c net.Conn) {

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"net"
@@ -96,32 +95,6 @@ func counted(t *testing.T, s *Server, ok func(Stats) bool) {
 			return
 		}
 	}
-}
-
-// lines is a service that answers each line with itself behind a mark, and the end of lines with a farewell.
-func lines(t *testing.T) netip.AddrPort {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				for s := bufio.NewScanner(c); s.Scan(); {
-					fmt.Fprintln(c, "re:", s.Text())
-				}
-				fmt.Fprintln(c, "bye")
-			}()
-		}
-	}()
-	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
 func dial(t *testing.T, address string) *net.TCPConn {

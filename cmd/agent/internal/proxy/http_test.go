@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"warren/cmd/agent/internal/clients/clientstest"
 )
 
 // web is a server behind the network, and a network in which it is called peer.
@@ -104,7 +106,7 @@ func TestConnectHTTP(t *testing.T) {
 	if status, body := do(t, client(t, "socks5h://"+address), "PUT", "https://peer/y", "data"); status != http.StatusTeapot || body != "PUT /y data" {
 		t.Errorf("by SOCKS at the same address: %d %s", status, body)
 	}
-	n.port = lines(t).Port()
+	n.port = clientstest.Lines(t).Port()
 	raw := dial(t, address)
 	fmt.Fprint(raw, "CONNECT peer:1 HTTP/1.1\r\nHost: peer:1\r\n\r\nhello\n")
 	if err := raw.CloseWrite(); err != nil {

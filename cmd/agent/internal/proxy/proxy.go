@@ -20,10 +20,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"warren/cmd/agent/internal/clients"
 	"warren/cmd/agent/internal/splice"
 )
 
@@ -133,44 +133,11 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// acceptPause is how long to wait after a failed Accept, such as for lack of file descriptors.
-const acceptPause = 100 * time.Millisecond
-
 // Serve answers clients of a listener until ctx ends; then it closes it and all connections.
 func (s *Server) Serve(ctx context.Context, l net.Listener, kinds Kinds) error {
-	var group sync.WaitGroup
-	defer group.Wait()
-	defer l.Close()
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	room := make(chan struct{}, maxClients)
-	for {
-		select {
-		case room <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
-		c, err := l.Accept()
-		if ctx.Err() != nil {
-			if err == nil {
-				c.Close()
-			}
-			return nil
-		}
-		if err != nil {
-			<-room
-			s.log.Warn("proxy does not accept", "address", l.Addr(), "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(acceptPause):
-			}
-			continue
-		}
-		group.Go(func() {
-			defer func() { <-room }()
-			s.client(ctx, c, kinds)
-		})
-	}
+	failed := func(err error) { s.log.Warn("proxy does not accept", "address", l.Addr(), "err", err) }
+	clients.Serve(ctx, l, maxClients, failed, func(c net.Conn) { s.client(ctx, c, kinds) })
+	return nil
 }
 
 // client serves one connection and returns when it is closed.

@@ -15,11 +15,13 @@ import (
 	"time"
 
 	socks "golang.org/x/net/proxy"
+
+	"warren/cmd/agent/internal/clients/clientstest"
 )
 
 // TestConnect: a client that others have written connects by name and by address, and halves close one by one.
 func TestConnect(t *testing.T) {
-	at := lines(t)
+	at := clientstest.Lines(t)
 	n := &fakeNetwork{hosts: map[string]netip.Addr{"peer": here, "127.0.0.1": here}}
 	for _, cred := range []Credentials{{}, {"user", "secret"}} {
 		s, address := start(t, n, cred)
