@@ -4,7 +4,6 @@ package servicecmd
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"warren/cmd/internal/cmdline"
 	"warren/internal/sysservice"
 )
 
@@ -25,9 +25,6 @@ type Options struct {
 	Program string
 	Out     io.Writer
 	JSON    *bool
-	// Args wraps a validator so that its errors count as wrong usage, and Group makes a command that holds others.
-	Args  func(cobra.PositionalArgs) cobra.PositionalArgs
-	Group func(use, short string, commands ...*cobra.Command) *cobra.Command
 	// Detect and Executable are sysservice.Detect and os.Executable, but in tests.
 	Detect     func() (sysservice.Manager, error)
 	Executable func() (string, error)
@@ -41,7 +38,7 @@ func New(o Options) *cobra.Command {
 	if o.Executable == nil {
 		o.Executable = executable
 	}
-	return o.Group("service", "Run "+o.Program+" as a service of this system, without a package",
+	return cmdline.Group("service", "Run "+o.Program+" as a service of this system, without a package",
 		o.verb("install", "Have the system run it, now and whenever it starts", "runs as a service, and starts with the system", o.install),
 		o.verb("uninstall", "Stop it and have the system forget it; settings and state stay", "is no service any more; its settings and state stay", sysservice.Manager.Uninstall),
 		o.verb("start", "Start the service", "is started", sysservice.Manager.Start),
@@ -71,7 +68,7 @@ func (o Options) install(m sysservice.Manager, ctx context.Context, s sysservice
 // verb is a command that changes something.
 func (o Options) verb(use, short, done string, do func(sysservice.Manager, context.Context, sysservice.Service) error) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Args: o.Args(cobra.NoArgs),
+		Use: use, Short: short, Args: cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := o.Detect()
 			if err != nil {
@@ -114,7 +111,7 @@ func (o Options) line(s sysservice.Service) string {
 
 func (o Options) status() *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "Show whether the service is installed and runs", Args: o.Args(cobra.NoArgs),
+		Use: "status", Short: "Show whether the service is installed and runs", Args: cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := o.Detect()
 			if err != nil {
@@ -126,9 +123,7 @@ func (o Options) status() *cobra.Command {
 				return o.explain("status", err)
 			}
 			if *o.JSON {
-				e := json.NewEncoder(o.Out)
-				e.SetIndent("", "  ")
-				return e.Encode(struct {
+				return cmdline.PrintJSON(o.Out, struct {
 					Name      string `json:"name"`
 					Installed bool   `json:"installed"`
 					sysservice.Status

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/spf13/cobra"
 
 	"warren/internal/sysservice"
 )
@@ -48,15 +47,10 @@ func run(f *fake, detected error, json bool, args ...string) (string, error) {
 	cmd := New(Options{
 		Service: func() sysservice.Service { return sysservice.Service{Name: "digger", Args: []string{"deep"}} },
 		Program: "dig", Out: &out, JSON: &json,
-		Args: func(v cobra.PositionalArgs) cobra.PositionalArgs { return v },
-		Group: func(use, short string, commands ...*cobra.Command) *cobra.Command {
-			g := &cobra.Command{Use: use, Short: short, SilenceErrors: true, SilenceUsage: true}
-			g.AddCommand(commands...)
-			return g
-		},
 		Detect:     func() (sysservice.Manager, error) { return f, detected },
 		Executable: func() (string, error) { return "/opt/dig", nil },
 	})
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	cmd.SetArgs(args)
 	cmd.SetOut(&out)
 	err := cmd.Execute()

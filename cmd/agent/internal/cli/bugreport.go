@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"warren/cmd/agent/internal/state"
+	"warren/cmd/internal/cmdline"
 	"warren/internal/bugreport"
 	"warren/internal/buildversion"
 	pb "warren/proto/warrenv1"
@@ -26,38 +27,16 @@ import (
 const doctorPatience = 40 * time.Second
 
 func (a *app) bugReport() *cobra.Command {
-	var output string
-	var redact bool
-	cmd := &cobra.Command{
-		Use:   "bugreport",
-		Short: "Put what somebody needs who is to help into one file",
-		Long: `Writes one file, which only you may read: version, status with the history of paths, settings, what doctor and netcheck find, metrics, links, addresses,
+	const long = `Writes one file, which only you may read: version, status with the history of paths, settings, what doctor and netcheck find, metrics, links, addresses,
 routes, rules, firewall, the newest lines of the log, what the daemon's goroutines do, and facts about kernel and system. It takes up to a minute, and works
 without a daemon. Private keys, join tokens, passwords and credentials are left out. --redact also replaces public addresses, keys and names of devices, users
-and hosts, each by the same word everywhere. Look at it before you pass it on: a name that this program does not know stays, and in the log there may be one.`,
-		Args: args(cobra.NoArgs),
-	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "`file` to be made (default warren-bugreport-TIME.tar.gz, here)")
-	cmd.Flags().BoolVar(&redact, "redact", false, "replace names, public addresses and keys")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		now := a.now()
-		if output == "" {
-			output = "warren-bugreport-" + now.UTC().Format("20060102-150405") + ".tar.gz"
-		}
+and hosts, each by the same word everywhere. Look at it before you pass it on: a name that this program does not know stays, and in the log there may be one.`
+	return cmdline.BugReport("warren", long, a.out, &a.json, a.now, func(ctx context.Context, file string, redact bool, now time.Time) error {
 		live := a.liveLine()
 		live.show("looking at this host; it takes up to a minute")
-		err := bugreport.Create(cmd.Context(), output, a.redactor(cmd.Context(), redact), now, a.reportSources())
-		live.clear()
-		if err != nil {
-			return err
-		}
-		if a.json {
-			return a.printJSON(map[string]string{"file": output})
-		}
-		_, err = fmt.Fprintf(a.out, "%s\nLook at it before you pass it on: tar -xzf %s\n", output, output)
-		return err
-	}
-	return cmd
+		defer live.clear()
+		return bugreport.Create(ctx, file, a.redactor(ctx, redact), now, a.reportSources())
+	})
 }
 
 // redactor knows the keys of this device, if this user may read them, and the names that its daemon knows.

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"warren/cmd/agent/internal/state"
+	"warren/cmd/internal/cmdline"
 	"warren/tunnel/router"
 )
 
@@ -19,7 +20,7 @@ func (a *app) cleanUp() *cobra.Command {
 		Short: "Take back what a daemon that was killed has left on this host",
 		Long: `Takes back what a daemon that was killed has left on this host: routing rules, firewall tables and kernel settings. The next daemon does the same when
 it starts; this is for hosts on which none will. The kill switch stays, unless --kill-switch is given. While a daemon runs it does nothing.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error { return a.runCleanUp(lift) },
 	}
 	cmd.Flags().BoolVar(&lift, "kill-switch", false, "lift the kill switch, too")

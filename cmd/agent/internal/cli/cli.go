@@ -3,7 +3,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,26 +15,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"warren/cmd/agent/internal/local"
+	"warren/cmd/internal/cmdline"
 	"warren/internal/buildversion"
 	"warren/internal/publicroots"
 	"warren/internal/runlog"
 	"warren/proto/token"
 	"warren/proto/warrenv1/warrenv1connect"
 )
-
-// Exit statuses; they are an interface that stays stable.
-const (
-	exitDone   = 0
-	exitFailed = 1
-	exitUsage  = 2
-)
-
-// usageError is a mistake in how the command was called.
-type usageError struct{ error }
-
-func (u usageError) Unwrap() error { return u.error }
-
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // flagError is a value that a flag cannot have.
 type flagError struct {
@@ -46,9 +32,9 @@ type flagError struct {
 func (f flagError) Error() string { return "--" + f.flag + f.err.Error() }
 func (f flagError) Unwrap() error { return f.err }
 
-// flagf is usagef for the value of a flag, which may be from elsewhere than the command line.
+// flagf is cmdline.Usagef for the value of a flag, which may be from elsewhere than the command line.
 func flagf(flag, format string, args ...any) error {
-	return usageError{flagError{flag, fmt.Errorf(format, args...)}}
+	return cmdline.UsageError{Err: flagError{flag, fmt.Errorf(format, args...)}}
 }
 
 // app is what all commands share.
@@ -91,22 +77,22 @@ func (a *app) main(args []string) int {
 // report prints why the command did not succeed, and gives the exit status. A value that no state of things makes right is wrong usage, whoever
 // found out: this program or the daemon.
 func (a *app) report(ctx context.Context, command string, err error) int {
-	var usage usageError
+	var usage cmdline.UsageError
 	switch {
 	case err == nil:
-		return exitDone
+		return cmdline.ExitDone
 	case errors.As(err, &usage):
 		runlog.Fatal(a.err, "warren: %v\nTry \"%s --help\".\n", err, command)
-		return exitUsage
+		return cmdline.ExitUsage
 	case ctx.Err() != nil:
 		fmt.Fprintln(a.err, "warren: interrupted")
-		return exitFailed
+		return cmdline.ExitFailed
 	}
 	runlog.Fatal(a.err, "warren: %v\n", plain(a.socket, err))
 	if errors.Is(err, token.ErrMalformed) || connect.CodeOf(err) == connect.CodeInvalidArgument {
-		return exitUsage
+		return cmdline.ExitUsage
 	}
-	return exitFailed
+	return cmdline.ExitFailed
 }
 
 // plain strips what only programs want to know from an error of the local API.
@@ -128,7 +114,7 @@ func (a *app) root() *cobra.Command {
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unknown command %q", args[0])
+				return cmdline.Usagef("unknown command %q", args[0])
 			}
 			return cmd.Help()
 		},
@@ -140,34 +126,22 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.socket, "socket", defaultSocket, "`path` of the daemon's socket")
 	f.StringVar(&a.tun, "tun", defaultTUN, "`name` of the tunnel's interface, or userspace for none")
 	f.BoolVar(&a.json, "json", false, "print JSON")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cmdline.UsageError{Err: err} })
 	root.AddCommand(a.daemon(), a.up(), a.set(), a.down(), a.restart(), a.leave(), a.status(), a.config(), a.ping(), a.why(), a.whoIs(), a.flows(), a.netcheck(), a.leakTest(), a.site(), a.ip(), a.cleanUp(), a.service(), a.doctor(), a.bugReport(), a.logLevel(), a.version())
 	return root
-}
-
-// args wraps a validator so that its errors count as wrong usage.
-func args(v cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, given []string) error {
-		if err := v(cmd, given); err != nil {
-			return usageError{fmt.Errorf("%s: %w", cmd.Name(), err)}
-		}
-		return nil
-	}
 }
 
 func (a *app) client() warrenv1connect.LocalServiceClient { return local.Dial(a.socket) }
 
 func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	return cmdline.PrintJSON(a.out, v)
 }
 
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			if a.json {
 				return a.printJSON(map[string]string{"version": buildversion.Get()})

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"warren/cmd/internal/cmdline"
 	pb "warren/proto/warrenv1"
 )
 
@@ -34,7 +35,7 @@ func (a *app) config() *cobra.Command {
 		Short: "Show what the daemon runs with, and where it was set",
 		Long: `Shows the settings that are not as they are by default, and where each was set: by a flag of "warren daemon", by a variable of its environment, by a
 line of its configuration file, or by "warren up" and "warren set". In this order one goes before the other.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := a.client().Status(cmd.Context(), connect.NewRequest(&pb.StatusRequest{}))
 			if err != nil {
@@ -63,7 +64,7 @@ func (a *app) configCheck() *cobra.Command {
 		Use:   "check [FILE]",
 		Short: "Check a configuration file, without a daemon",
 		Long:  `Checks a configuration file, ` + defaultConfig + ` unless another is named: syntax, names, types, ranges, and what goes together. Nothing is changed.`,
-		Args:  args(cobra.MaximumNArgs(1)),
+		Args:  cmdline.Args(cobra.MaximumNArgs(1)),
 		RunE: func(_ *cobra.Command, given []string) error {
 			file := defaultConfig
 			if len(given) == 1 {

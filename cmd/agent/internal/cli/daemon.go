@@ -14,6 +14,7 @@ import (
 
 	"warren/cmd/agent/internal/daemon"
 	"warren/cmd/agent/internal/state"
+	"warren/cmd/internal/cmdline"
 	"warren/internal/privatedir"
 	"warren/internal/runlog"
 	"warren/internal/sysservice"
@@ -42,7 +43,7 @@ With a join token, in ` + tokenVariable + ` or a file, a device that belongs to 
 reached. The file is removed once the device has joined. Without --token-file it is the file token beside the configuration file.
 
 SIGHUP has it read the configuration file and the token again.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDaemon(cmd, o, readyFD, check) },
 	}
 	f := cmd.Flags()

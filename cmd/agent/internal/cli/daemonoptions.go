@@ -13,6 +13,7 @@ import (
 
 	"warren/cmd/agent/internal/config"
 	"warren/cmd/agent/internal/daemon"
+	"warren/cmd/internal/cmdline"
 	"warren/internal/runlog"
 	"warren/proto/record"
 	"warren/proto/token"
@@ -43,7 +44,7 @@ func (o *daemonOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.fromFile, "token-file", "", "join the network of the token in this `file`, and remove it then (default: the file token beside the configuration)")
 	f.StringVar(&o.token, "token", "", "join the network of this token")
 	config.Hide(f, "token") // a command line is for all to see
-	f.StringVar(&o.levelName, "log-level", "info", logLevelUsage)
+	f.StringVar(&o.levelName, "log-level", "info", cmdline.LogLevelUsage)
 	f.Uint16Var(&o.cfg.Port, "port", 0, "UDP `port`; 0 keeps the one of the last run")
 	f.StringVar(&o.cfg.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
 	f.StringVar(&o.cfg.Proxy, "proxy", "", "reach coordinator and relays through this HTTP proxy `URL`, or off (default: HTTPS_PROXY of the environment)")
@@ -105,11 +106,11 @@ func (a *app) load(o *daemonOptions, f *pflag.FlagSet, environ []string) (*loade
 		if errors.As(err, &unreadable) {
 			return nil, err
 		}
-		return nil, usageError{err}
+		return nil, cmdline.UsageError{Err: err}
 	}
 	var wrong flagError
 	if err := l.complete(); errors.As(err, &wrong) {
-		return nil, usageError{fmt.Errorf("%s%w", l.from.Place(wrong.flag), wrong.err)}
+		return nil, cmdline.UsageError{Err: fmt.Errorf("%s%w", l.from.Place(wrong.flag), wrong.err)}
 	} else if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"warren/cmd/agent/internal/doctor"
+	"warren/cmd/internal/cmdline"
 	"warren/internal/buildversion"
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/dnsforward"
@@ -21,7 +22,7 @@ func (a *app) doctor() *cobra.Command {
 service, settings, membership, names, the coordinator and this machine's clock, UDP, relays, the size of packets, other VPNs and networks with the same
 addresses, rules of the routing policy, forwarding and firewalls. Each check is ok, a warning, failed or unknown; what is wrong is told with what to do
 about it. It changes nothing. Its exit status is 1 if a check failed.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			live := a.liveLine()
 			live.show("looking at this host and its network")

@@ -10,6 +10,7 @@ import (
 
 	"warren/cmd/agent/internal/daemon"
 	"warren/cmd/agent/internal/doctor"
+	"warren/cmd/internal/cmdline"
 )
 
 // TestDoctorWithoutInterface: a tunnel in the daemon's own process needs no device, whatever this machine has.
@@ -21,7 +22,7 @@ func TestDoctorWithoutInterface(t *testing.T) {
 	var out, errs bytes.Buffer
 	status := runAt(time.Now, []string{"doctor", "--json", "--tun", daemon.UserspaceName, "--state", filepath.Join(dir, "state"), "--socket", filepath.Join(dir, "s")}, strings.NewReader(""), &out, &errs)
 	var found []checkJSON
-	if err := json.Unmarshal(out.Bytes(), &found); err != nil || status != exitDone {
+	if err := json.Unmarshal(out.Bytes(), &found); err != nil || status != cmdline.ExitDone {
 		t.Fatalf("status %d, %v, %s%s", status, err, &out, &errs)
 	}
 	notNeeded := map[string]bool{}

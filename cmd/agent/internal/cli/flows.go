@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"warren/cmd/internal/cmdline"
 	"warren/cmd/internal/flowview"
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/flowlog"
@@ -26,7 +27,7 @@ that pass now ("live"), and the newest records of those that began ("new"), ende
 of one second are told as one; what there was too much of is counted as "omitted".
 
 With --follow it prints what happens from now on; with --json that is one record a line.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&req.Kinds, "kind", nil, "only these `kinds`: live, new, ended, refused, omitted")
@@ -42,7 +43,7 @@ With --follow it prints what happens from now on; with --json that is one record
 			req.Since = durationpb.New(since)
 		}
 		if req.Limit == 0 {
-			return usagef("flows: --limit is at least 1")
+			return cmdline.Usagef("flows: --limit is at least 1")
 		}
 		stream, err := a.client().Flows(cmd.Context(), connect.NewRequest(&req))
 		if err != nil {

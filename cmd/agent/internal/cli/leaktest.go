@@ -4,6 +4,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"warren/cmd/internal/cmdline"
 	pb "warren/proto/warrenv1"
 )
 
@@ -16,7 +17,7 @@ how it sends packets of both families, the tunnel's own and all others; sends UD
 link itself, and looks at the links for them; asks a server for a name that does not exist, which only the exit node can answer; and sees
 whether connected networks, the resolver's file and the kill switch are as they should be. What is wrong is told with what to do about it. Its exit
 status is 1 if a check failed. What it sends goes to addresses that nobody has.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			stream, err := a.client().LeakTest(cmd.Context(), connect.NewRequest(&pb.LeakTestRequest{}))
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"warren/cmd/internal/cmdline"
 	pb "warren/proto/warrenv1"
 )
 
@@ -70,7 +71,7 @@ func (a *app) netcheck() *cobra.Command {
 		Long: `Asks the STUN servers and relays of the network this device belongs to, and tells whether UDP passes over IPv4 and IPv6, how the
 NAT maps and filters (RFC 5780), whether it hairpins and maps ports on request, whether a captive portal is in the way, which
 relays answer and how soon, and how large a packet may be. It takes up to about ten seconds.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			live := a.liveLine()
 			live.show("looking at the network")

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"warren/cmd/internal/cmdline"
 	pb "warren/proto/warrenv1"
 )
 
@@ -29,7 +30,7 @@ func (a *app) ping() *cobra.Command {
 		Long: `Sends ICMP echo requests through the tunnel to a peer, given by name, address or node key, and tells for each answer
 how it came: directly or via which relay. It stops when the path is direct, or after --count. Its exit status is 0 if any
 request was answered.`,
-		Args: args(cobra.ExactArgs(1)),
+		Args: cmdline.Args(cobra.ExactArgs(1)),
 	}
 	f := cmd.Flags()
 	f.Uint32VarP(&count, "count", "c", 10, "stop after this `number` of requests; 0 for never")
@@ -38,7 +39,7 @@ request was answered.`,
 	f.BoolVar(&goOn, "go-on", false, "go on when the path is direct")
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {
 		if interval < 10*time.Millisecond || timeout < time.Millisecond {
-			return usagef("ping: --interval is at least 10ms and --timeout at least 1ms")
+			return cmdline.Usagef("ping: --interval is at least 10ms and --timeout at least 1ms")
 		}
 		stream, err := a.client().Ping(cmd.Context(), connect.NewRequest(&pb.PingRequest{
 			Peer: given[0], Count: count, GoOn: goOn, Interval: durationpb.New(interval), Timeout: durationpb.New(timeout),

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	"warren/cmd/internal/cmdline"
 	pb "warren/proto/warrenv1"
 )
 
@@ -66,7 +67,7 @@ func TestSettingsMisused(t *testing.T) {
 		"--advertise-exit --exit-node out":           "choose one of the two",
 	} {
 		_, err := settingsOf(t, strings.Fields(line)...)
-		if !errors.As(err, new(usageError)) || !strings.Contains(err.Error(), want) {
+		if !errors.As(err, new(cmdline.UsageError)) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", line, err, want)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"warren/cmd/internal/cmdline"
 	pb "warren/proto/warrenv1"
 )
 
@@ -18,7 +19,7 @@ type checkJSON struct {
 }
 
 func (a *app) site() *cobra.Command {
-	cmd := &cobra.Command{Use: "site", Short: "Look after the networks behind this gateway", Args: args(cobra.NoArgs),
+	cmd := &cobra.Command{Use: "site", Short: "Look after the networks behind this gateway", Args: cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(a.siteCheck())
 	return cmd
@@ -34,7 +35,7 @@ reached through that, and that the LAN knows the way back, which it tries by ech
 address, one that no host has. And for each CIDR behind another gateway: the path, the grants in both directions, whether a
 host there answers, and how long packets may be. TARGET is the address of such a host; without, one is taken that is
 heard of just now. What is wrong is told with what to do about it. Its exit status is 1 if a check failed.`,
-		Args: args(cobra.MaximumNArgs(1)),
+		Args: cmdline.Args(cobra.MaximumNArgs(1)),
 	}
 	cmd.Flags().StringVar(&host, "host", "", "`address` of a host on this gateway's own LAN, as others see it; otherwise one that is known")
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {

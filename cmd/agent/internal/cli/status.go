@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"warren/cmd/internal/cmdline"
 	"warren/cmd/internal/flowview"
 	pb "warren/proto/warrenv1"
 )
@@ -134,7 +135,7 @@ func (a *app) status() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show this device, its coordinator and its peers",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := a.client().Status(cmd.Context(), connect.NewRequest(&pb.StatusRequest{}))
 			if err != nil {
@@ -249,7 +250,7 @@ func (a *app) ip() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ip [PEER]",
 		Short: "Print the addresses of this device, or of a peer",
-		Args:  args(cobra.MaximumNArgs(1)),
+		Args:  cmdline.Args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			r, err := a.client().Status(cmd.Context(), connect.NewRequest(&pb.StatusRequest{}))
 			if err != nil {

@@ -11,7 +11,7 @@ import (
 // service is the command that makes the daemon a service of the system.
 func (a *app) service() *cobra.Command {
 	return servicecmd.New(servicecmd.Options{
-		Service: agentService, Program: "warren", Out: a.out, JSON: &a.json, Args: args, Group: group,
+		Service: agentService, Program: "warren", Out: a.out, JSON: &a.json,
 	})
 }
 
@@ -25,19 +25,4 @@ func agentService() sysservice.Service {
 		Args:     []string{"daemon"},
 		After:    []string{"cleanup", "--kill-switch"},
 	}
-}
-
-// group makes a command that only holds others.
-func group(use, short string, commands ...*cobra.Command) *cobra.Command {
-	g := &cobra.Command{
-		Use: use, Short: short, Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, given []string) error {
-			if len(given) > 0 {
-				return usagef("%s: unknown command %q", cmd.CommandPath(), given[0])
-			}
-			return cmd.Help()
-		},
-	}
-	g.AddCommand(commands...)
-	return g
 }

@@ -19,6 +19,7 @@ import (
 	"warren/cmd/agent/internal/daemon"
 	"warren/cmd/agent/internal/handover"
 	"warren/cmd/agent/internal/state"
+	"warren/cmd/internal/cmdline"
 	"warren/internal/buildversion"
 	"warren/internal/sdnotify"
 	pb "warren/proto/warrenv1"
@@ -141,7 +142,7 @@ func (a *app) restart() *cobra.Command {
 firewall and the keys stay as they are; connections through the tunnel go on after a moment. The new program is tried first: if it cannot
 read the daemon's flags or its state, the daemon goes on as it is. Where systemd runs the daemon, "systemctl restart warren" does the same and
 has its unit read anew.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runRestart(cmd.Context()) },
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"warren/cmd/agent/internal/local"
+	"warren/cmd/internal/cmdline"
 	"warren/proto/token"
 	pb "warren/proto/warrenv1"
 )
@@ -35,7 +36,7 @@ it brings up the tunnel of the network joined before. With - it reads the token 
 looks into the file named by --token-file and the variable ` + tokenVariable + `.
 
 If no daemon runs, the installed service is started, or else a daemon of its own in the background.`,
-		Args: args(cobra.MaximumNArgs(1)),
+		Args: cmdline.Args(cobra.MaximumNArgs(1)),
 	}
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "read the join token from `file`")
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "give up after this `time`")
@@ -72,7 +73,7 @@ func (a *app) readToken(given []string, file string) (string, error) {
 	var text, from string
 	switch {
 	case len(given) == 1 && file != "":
-		return "", usagef("up: a token and --token-file; give one of them")
+		return "", cmdline.Usagef("up: a token and --token-file; give one of them")
 	case len(given) == 1 && given[0] == "-":
 		b, err := io.ReadAll(io.LimitReader(a.in, 1<<16))
 		if err != nil {
@@ -139,7 +140,7 @@ func (a *app) set() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set",
 		Short: "Change settings; those not named keep their value",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 	}
 	settings := settingsFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -148,7 +149,7 @@ func (a *app) set() *cobra.Command {
 			return err
 		}
 		if proto.Equal(s, new(pb.Settings)) {
-			return usagef("set: nothing to set; name what to set, such as --name; see --help")
+			return cmdline.Usagef("set: nothing to set; name what to set, such as --name; see --help")
 		}
 		r, err := a.client().Set(cmd.Context(), connect.NewRequest(&pb.SetRequest{Settings: s}))
 		if err != nil {
@@ -169,7 +170,7 @@ func (a *app) down() *cobra.Command {
 		Short: "Take the tunnel down; this device stays a member",
 		Long: `Takes the tunnel down; this device stays a member. While the kill switch is on it asks first, since it has to be lifted: without the
 tunnel nothing would leave this host.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.client().Status(cmd.Context(), connect.NewRequest(&pb.StatusRequest{}))
 			if err != nil {
@@ -211,7 +212,7 @@ func (a *app) leave() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "leave",
 		Short: "Leave the network and forget this device's keys",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := a.client().Leave(cmd.Context(), connect.NewRequest(&pb.LeaveRequest{Force: force}))
 			if err != nil {

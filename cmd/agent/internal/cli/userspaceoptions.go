@@ -14,6 +14,7 @@ import (
 	"warren/cmd/agent/internal/daemon"
 	"warren/cmd/agent/internal/forward"
 	"warren/cmd/agent/internal/proxy"
+	"warren/cmd/internal/cmdline"
 	"warren/tunnel/router"
 )
 
@@ -142,7 +143,7 @@ func (a *app) settle(cmd *cobra.Command) error {
 	own := a.tun == daemon.UserspaceName || !changed("tun") && os.Getenv(config.Variable("tun")) == daemon.UserspaceName
 	switch {
 	case own && state == "" && !(changed("state") && changed("socket")):
-		return usagef("neither XDG_STATE_HOME nor HOME says where this user's state is; name --state and --socket")
+		return cmdline.Usagef("neither XDG_STATE_HOME nor HOME says where this user's state is; name --state and --socket")
 	case own && !changed("state"):
 		a.state = state
 	}

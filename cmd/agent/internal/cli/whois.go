@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"warren/cmd/agent/internal/local"
+	"warren/cmd/internal/cmdline"
 	"warren/cmd/internal/flowview"
 	pb "warren/proto/warrenv1"
 	"warren/tunnel/flowlog"
@@ -42,11 +43,11 @@ func (a *app) whoIs() *cobra.Command {
 		Long: `Tells whose address it is, by the records that the network's authority has signed. With a port, as a service sees its client, it
 shows the flows through the tunnel that have it as an end: what has none did not come through the tunnel. A service asks the same over
 the daemon's socket; see docs/identity.md.`,
-		Args: args(cobra.ExactArgs(1)),
+		Args: cmdline.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			_, port, err := local.ParseEnd(given[0])
 			if err != nil {
-				return usageError{err}
+				return cmdline.UsageError{Err: err}
 			}
 			r, err := a.client().WhoIs(cmd.Context(), connect.NewRequest(&pb.WhoIsRequest{Address: given[0]}))
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"warren/cmd/internal/cmdline"
 	"warren/internal/ipproto"
 	pb "warren/proto/warrenv1"
 )
@@ -125,12 +126,12 @@ stops a better one and what would help. The peer is asked for its own view, if i
 
 With a flow, such as tcp/443, udp/53 or icmp, it first tells which grants in this device's map allow it, from here to there and from there to
 here, or what the closest ones lack. The peer has a map of its own, and drops what that does not allow.`,
-		Args: args(cobra.RangeArgs(1, 2)),
+		Args: cmdline.Args(cobra.RangeArgs(1, 2)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			req := &pb.WhyRequest{Peer: given[0]}
 			if len(given) == 2 {
 				if _, err := ipproto.ParseFlow(given[1]); err != nil {
-					return usageError{err}
+					return cmdline.UsageError{Err: err}
 				}
 				req.Flow = given[1]
 			}

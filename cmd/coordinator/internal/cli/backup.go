@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"warren/cmd/internal/cmdline"
 	"warren/coord/backup"
 	"warren/coord/inspect"
 	"warren/internal/buildversion"
@@ -24,7 +25,7 @@ func (a *app) backup() *cobra.Command {
 		Long: `Writes what makes this coordinator what it is, keys and database, into one file, or to standard output; also while it runs. An earlier backup
 of the same name is replaced in one step. Who has the file owns the network: it holds the authority's key. Configuration and certificate files are
 not in it.`,
-		Args: args(cobra.ExactArgs(1)),
+		Args: cmdline.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			m, err := a.writeBackup(cmd.Context(), given[0])
 			if err != nil {
@@ -48,7 +49,7 @@ func (a *app) writeBackup(ctx context.Context, to string) (backup.Manifest, erro
 		return backup.CreateFile(ctx, from, to)
 	}
 	if terminal(a.out) {
-		return backup.Manifest{}, usagef("backup -: standard output is a terminal; send it into a file or a pipe")
+		return backup.Manifest{}, cmdline.Usagef("backup -: standard output is a terminal; send it into a file or a pipe")
 	}
 	return backup.Create(ctx, from, a.out)
 }
@@ -74,7 +75,7 @@ func (a *app) restore() *cobra.Command {
 		Long: `Checks a backup and puts it into the state directory; no coordinator may be running on it. All records get a new generation, so that devices
 follow that have seen newer ones. Join tokens for one device that were open are revoked, since nobody knows whether they were used. A database
 alone, such as warren.db.before-N of before an upgrade, is put beside the keys that are there.`,
-		Args: args(cobra.ExactArgs(1)),
+		Args: cmdline.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			r, err := a.readBackup(cmd.Context(), given[0], replace)
 			if err != nil {
@@ -140,7 +141,7 @@ func (a *app) check() *cobra.Command {
 		Use:   "check",
 		Short: "Check keys, database, policy, permissions and free space",
 		Long:  "Checks the state directory and changes nothing; a coordinator may be running on it. Ends with status 1 if something is wrong.",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := inspect.Directory(cmd.Context(), inspect.Options{Dir: a.state, Now: time.Now()})
 			if err != nil {

@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"warren/cmd/internal/cmdline"
 	"warren/coord/inspect"
 	"warren/coord/statedir"
 	"warren/internal/bugreport"
@@ -24,34 +25,13 @@ import (
 const checkPatience = 30 * time.Second
 
 func (a *app) bugReport() *cobra.Command {
-	var output string
-	var redact bool
-	cmd := &cobra.Command{
-		Use:   "bugreport",
-		Short: "Put what somebody needs who is to help into one file",
-		Long: `Writes one file, which only you may read: version, status, devices and relays, what "warren-coordinator check" finds, settings, metrics, the newest lines of
+	const long = `Writes one file, which only you may read: version, status, devices and relays, what "warren-coordinator check" finds, settings, metrics, the newest lines of
 the log, what the coordinator's goroutines do, links, listening ports, and facts about kernel and system. Neither the policy nor the database is in it. It works
 without a running coordinator. Private keys, join tokens, passwords and credentials are left out. --redact also replaces public addresses, keys and names of
-devices, users and hosts, each by the same word everywhere. Look at it before you pass it on: a name that this program does not know stays.`,
-		Args: args(cobra.NoArgs),
-	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "`file` to be made (default warren-coordinator-bugreport-TIME.tar.gz, here)")
-	cmd.Flags().BoolVar(&redact, "redact", false, "replace names, public addresses and keys")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		now := time.Now()
-		if output == "" {
-			output = "warren-coordinator-bugreport-" + now.UTC().Format("20060102-150405") + ".tar.gz"
-		}
-		if err := bugreport.Create(cmd.Context(), output, a.redactor(cmd.Context(), redact), now, a.reportSources()); err != nil {
-			return err
-		}
-		if a.json {
-			return a.printJSON(map[string]string{"file": output})
-		}
-		_, err := fmt.Fprintf(a.out, "%s\nLook at it before you pass it on: tar -xzf %s\n", output, output)
-		return err
-	}
-	return cmd
+devices, users and hosts, each by the same word everywhere. Look at it before you pass it on: a name that this program does not know stays.`
+	return cmdline.BugReport("warren-coordinator", long, a.out, &a.json, time.Now, func(ctx context.Context, file string, redact bool, now time.Time) error {
+		return bugreport.Create(ctx, file, a.redactor(ctx, redact), now, a.reportSources())
+	})
 }
 
 // redactor knows the keys of the directory, if this user may read them, and the names that the coordinator knows.

@@ -3,7 +3,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,27 +19,14 @@ import (
 	"golang.org/x/term"
 
 	"warren/cmd/coordinator/internal/serve"
+	"warren/cmd/internal/cmdline"
 	"warren/internal/buildversion"
 	"warren/internal/runlog"
 	"warren/proto/token"
 	"warren/proto/warrenv1/warrenv1connect"
 )
 
-// Exit statuses; they are an interface that stays stable.
-const (
-	exitDone   = 0
-	exitFailed = 1
-	exitUsage  = 2
-)
-
 const rootState = "/var/lib/warren-coordinator"
-
-// usageError is a mistake in how the command was called.
-type usageError struct{ error }
-
-func (u usageError) Unwrap() error { return u.error }
-
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // app is what all commands share.
 type app struct {
@@ -65,19 +51,19 @@ func Main(args []string, out, errw io.Writer) int {
 // report prints why the command did not succeed, and gives the exit status. A value that no state of things makes right is wrong usage, whoever
 // found out: this program or the running coordinator.
 func (a *app) report(command string, err error) int {
-	var usage usageError
+	var usage cmdline.UsageError
 	switch {
 	case err == nil:
-		return exitDone
+		return cmdline.ExitDone
 	case errors.As(err, &usage):
 		runlog.Fatal(a.err, "warren-coordinator: %v\nTry \"%s --help\".\n", err, command)
-		return exitUsage
+		return cmdline.ExitUsage
 	}
 	runlog.Fatal(a.err, "warren-coordinator: %v\n", a.plain(err))
 	if errors.Is(err, token.ErrMalformed) || connect.CodeOf(err) == connect.CodeInvalidArgument {
-		return exitUsage
+		return cmdline.ExitUsage
 	}
-	return exitFailed
+	return cmdline.ExitFailed
 }
 
 // plain turns an error of the administrators' API into a sentence.
@@ -119,7 +105,7 @@ func (a *app) root() *cobra.Command {
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, given []string) error {
 			if len(given) > 0 {
-				return usagef("unknown command %q", given[0])
+				return cmdline.Usagef("unknown command %q", given[0])
 			}
 			return cmd.Help()
 		},
@@ -127,35 +113,10 @@ func (a *app) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&a.state, "state", defaultState(), "state `directory` of the coordinator")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cmdline.UsageError{Err: err} })
 	root.AddCommand(a.serve(), a.relay(), a.token(), a.device(), a.route(), a.policy(), a.why(), a.flows(), a.relays(), a.status(), a.service(), a.logLevel(), a.bugReport(),
 		a.backup(), a.restore(), a.check(), a.version())
 	return root
-}
-
-// args wraps a validator so that its errors count as wrong usage.
-func args(v cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, given []string) error {
-		if err := v(cmd, given); err != nil {
-			return usageError{fmt.Errorf("%s: %w", cmd.CommandPath(), err)}
-		}
-		return nil
-	}
-}
-
-// group makes a command that only holds others.
-func group(use, short string, commands ...*cobra.Command) *cobra.Command {
-	g := &cobra.Command{
-		Use: use, Short: short, Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, given []string) error {
-			if len(given) > 0 {
-				return usagef("%s: unknown command %q", cmd.CommandPath(), given[0])
-			}
-			return cmd.Help()
-		},
-	}
-	g.AddCommand(commands...)
-	return g
 }
 
 // errSocket marks a failure to reach the administrators' socket.
@@ -175,9 +136,7 @@ func (a *app) client() warrenv1connect.AdminServiceClient {
 }
 
 func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	return cmdline.PrintJSON(a.out, v)
 }
 
 // terminal reports whether w is one.
@@ -190,7 +149,7 @@ func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			if a.json {
 				return a.printJSON(map[string]string{"version": buildversion.Get()})

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"warren/cmd/internal/cmdline"
 	"warren/proto/key"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
@@ -65,7 +66,7 @@ func deviceView(d *pb.Device) deviceJSON {
 }
 
 func (a *app) device() *cobra.Command {
-	return group("device", "List, show, rename, remove and expire devices",
+	return cmdline.Group("device", "List, show, rename, remove and expire devices",
 		a.deviceList(), a.deviceShow(), a.deviceRename(), a.deviceRemove(), a.deviceExpire())
 }
 
@@ -85,7 +86,7 @@ func (a *app) deviceList() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the devices",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			views, err := a.devices(cmd)
 			if err != nil {
@@ -142,7 +143,7 @@ func (a *app) deviceShow() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show DEVICE",
 		Short: "Show all that is known of a device, given by name, address or device key",
-		Args:  args(cobra.ExactArgs(1)),
+		Args:  cmdline.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			views, err := a.devices(cmd)
 			if err != nil {
@@ -202,7 +203,7 @@ func (a *app) deviceRename() *cobra.Command {
 	return &cobra.Command{
 		Use:   "rename DEVICE NAME",
 		Short: "Give a device another name",
-		Args:  args(cobra.ExactArgs(2)),
+		Args:  cmdline.Args(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			r, err := a.client().RenameDevice(cmd.Context(), connect.NewRequest(&pb.RenameDeviceRequest{Device: given[0], Name: given[1]}))
 			if err != nil {
@@ -217,7 +218,7 @@ func (a *app) deviceRemove() *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove DEVICE",
 		Short: "Remove a device for good; its traffic stops within a second",
-		Args:  args(cobra.ExactArgs(1)),
+		Args:  cmdline.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			r, err := a.client().RemoveDevice(cmd.Context(), connect.NewRequest(&pb.RemoveDeviceRequest{Device: given[0]}))
 			if err != nil {
@@ -233,12 +234,12 @@ func (a *app) deviceExpire() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "expire DEVICE",
 		Short: "End a device's membership, now or later, until it joins again by a token",
-		Args:  args(cobra.ExactArgs(1)),
+		Args:  cmdline.Args(cobra.ExactArgs(1)),
 	}
 	cmd.Flags().DurationVar(&in, "in", 0, "after this `time` instead of now")
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {
 		if in < 0 {
-			return usagef("device expire: --in %s is in the past", in)
+			return cmdline.Usagef("device expire: --in %s is in the past", in)
 		}
 		req := &pb.ExpireDeviceRequest{Device: given[0]}
 		if in > 0 {

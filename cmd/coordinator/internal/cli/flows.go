@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"warren/cmd/internal/cmdline"
 	"warren/cmd/internal/flowview"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
@@ -24,7 +25,7 @@ func (a *app) flows() *cobra.Command {
 answers with records of refused flows and nothing else, and its log says that it was asked. Names of peers are as the device tells them, and times
 by its clock.`,
 		Example: "  warren-coordinator flows --refused db1 --since 1h",
-		Args:    args(cobra.ExactArgs(1)),
+		Args:    cmdline.Args(cobra.ExactArgs(1)),
 	}
 	f := cmd.Flags()
 	f.BoolVar(&refused, "refused", false, "the refused ones; no others leave a device")
@@ -33,11 +34,11 @@ by its clock.`,
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {
 		switch {
 		case !refused:
-			return usagef("flows: say --refused; flows that are allowed do not leave the device, where \"warren flows\" lists them")
+			return cmdline.Usagef("flows: say --refused; flows that are allowed do not leave the device, where \"warren flows\" lists them")
 		case req.Limit == 0 || req.Limit > record.MaxFlows:
-			return usagef("flows: --limit %d: want 1 to %d", req.Limit, record.MaxFlows)
+			return cmdline.Usagef("flows: --limit %d: want 1 to %d", req.Limit, record.MaxFlows)
 		case cmd.Flags().Changed("since") && since <= 0:
-			return usagef("flows: --since %s: want a time that has gone by, such as 10m", since)
+			return cmdline.Usagef("flows: --since %s: want a time that has gone by, such as 10m", since)
 		case since > 0:
 			req.Since = durationpb.New(since)
 		}

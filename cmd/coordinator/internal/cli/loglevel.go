@@ -1,43 +1,21 @@
 package cli
 
 import (
-	"fmt"
+	"context"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
-	"warren/internal/runlog"
+	"warren/cmd/internal/cmdline"
 	pb "warren/proto/warrenv1"
 )
 
-// logLevelUsage tells of a flag that serve and relay share.
-const logLevelUsage = "log what is at least of this `level`: debug, info, warn or error"
-
 func (a *app) logLevel() *cobra.Command {
-	return &cobra.Command{
-		Use:   "log-level [LEVEL]",
-		Short: "Show or change how much the running coordinator logs",
-		Long: `Shows the level of the coordinator's log, or changes it at once: debug, info, warn or error. A coordinator that starts, or reads its settings
-again, takes the level of "warren-coordinator serve --log-level" or of its settings.`,
-		Args:      args(cobra.MaximumNArgs(1)),
-		ValidArgs: runlog.Levels(),
-		RunE: func(cmd *cobra.Command, given []string) error {
-			req := new(pb.SetLogLevelRequest)
-			if len(given) > 0 {
-				if _, err := runlog.ParseLevel(given[0]); err != nil {
-					return usageError{err}
-				}
-				req.Level = given[0]
-			}
-			r, err := a.client().SetLogLevel(cmd.Context(), connect.NewRequest(req))
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(map[string]string{"level": r.Msg.GetLevel()})
-			}
-			_, err = fmt.Fprintln(a.out, r.Msg.GetLevel())
-			return err
-		},
-	}
+	return cmdline.LogLevel("coordinator", "warren-coordinator serve", a.out, &a.json, func(ctx context.Context, level string) (string, error) {
+		r, err := a.client().SetLogLevel(ctx, connect.NewRequest(&pb.SetLogLevelRequest{Level: level}))
+		if err != nil {
+			return "", err
+		}
+		return r.Msg.GetLevel(), nil
+	})
 }

@@ -16,13 +16,14 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"warren/cmd/internal/cmdline"
 	"warren/coord/policy"
 	"warren/coord/policy/compile"
 	pb "warren/proto/warrenv1"
 )
 
 func (a *app) policy() *cobra.Command {
-	return group("policy", "Show, check, set and roll back the policy: who may reach whom",
+	return cmdline.Group("policy", "Show, check, set and roll back the policy: who may reach whom",
 		a.policyGet(), a.policyCheck(), a.policySet(), a.policyConfirm(), a.policyTest(), a.policyDiff(), a.policyHistory(), a.policyRollback())
 }
 
@@ -115,7 +116,7 @@ func (a *app) policyGet() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get",
 		Short: "Print the policy in force, or an earlier one",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 	}
 	cmd.Flags().Uint64Var(&number, "number", 0, "the `number` of another policy; \"policy history\" shows them")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -172,7 +173,7 @@ func (a *app) policyCheck() *cobra.Command {
 		Short: "Tell whether a policy is well formed and could be set; \"-\" reads standard input",
 		Long: `Tells whether a policy is well formed, whether its tests pass, and whether it could be put into force, and changes nothing. Each
 problem comes with file, line and column. Where no coordinator runs, only what the document itself says is checked.`,
-		Args: args(cobra.ExactArgs(1)),
+		Args: cmdline.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			r, name, alone, err := a.look(cmd.Context(), given[0])
 			if err != nil {
@@ -210,7 +211,7 @@ func (a *app) policyTest() *cobra.Command {
 	return &cobra.Command{
 		Use:   "test [FILE]",
 		Short: "Run the tests of a policy, by default of the one in force",
-		Args:  args(cobra.MaximumNArgs(1)),
+		Args:  cmdline.Args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			r, name, err := a.tested(cmd.Context(), given)
 			if err != nil {
@@ -246,7 +247,7 @@ func (a *app) policyDiff() *cobra.Command {
 	return &cobra.Command{
 		Use:   "diff FILE",
 		Short: "Tell who would gain and who would lose what if this policy were in force",
-		Args:  args(cobra.ExactArgs(1)),
+		Args:  cmdline.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			d, err := a.read(given[0])
 			if err != nil {
@@ -306,7 +307,7 @@ func (c *conditions) confirmWithin(cmd *cobra.Command) (*durationpb.Duration, er
 		return nil, nil
 	}
 	if c.within <= 0 {
-		return nil, usagef("%s: --confirm-within %s is not in the future", cmd.CommandPath(), c.within)
+		return nil, cmdline.Usagef("%s: --confirm-within %s is not in the future", cmd.CommandPath(), c.within)
 	}
 	return durationpb.New(c.within), nil
 }
@@ -318,7 +319,7 @@ func (a *app) policySet() *cobra.Command {
 		Short: "Put a policy into force; \"-\" reads standard input",
 		Long: `Puts a policy into force, and tells who gains and who loses what by that. A policy with an error or a test that fails changes nothing.
 Devices follow within a second.`,
-		Args: args(cobra.ExactArgs(1)),
+		Args: cmdline.Args(cobra.ExactArgs(1)),
 	}
 	c.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {
@@ -369,7 +370,7 @@ func (a *app) policyConfirm() *cobra.Command {
 	return &cobra.Command{
 		Use:   "confirm",
 		Short: "Keep a policy that was set with --confirm-within",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := a.client().ConfirmPolicy(cmd.Context(), connect.NewRequest(&pb.ConfirmPolicyRequest{}))
 			if err != nil {
@@ -387,7 +388,7 @@ func (a *app) policyHistory() *cobra.Command {
 	return &cobra.Command{
 		Use:   "history",
 		Short: "List the policies that were set, with author and reason",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := a.client().ListPolicies(cmd.Context(), connect.NewRequest(&pb.ListPoliciesRequest{}))
 			if err != nil {
@@ -417,7 +418,7 @@ func (a *app) policyRollback() *cobra.Command {
 		Short: "Take back a policy that waits to be confirmed, or go back to an earlier one",
 		Long: `Takes back a policy that was set with --confirm-within and waits to be confirmed. If none does, or with a NUMBER, an earlier policy is put
 into force again, under a new number: by default the one that was replaced last.`,
-		Args: args(cobra.MaximumNArgs(1)),
+		Args: cmdline.Args(cobra.MaximumNArgs(1)),
 	}
 	c.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, given []string) error {
@@ -428,7 +429,7 @@ into force again, under a new number: by default the one that was replaced last.
 		req := &pb.RollbackPolicyRequest{Reason: c.reason, ConfirmWithin: within, Force: c.force}
 		if len(given) == 1 {
 			if req.Number, err = strconv.ParseUint(given[0], 10, 63); err != nil || req.Number == 0 {
-				return usagef("%s: %q is not the number of a policy; \"policy history\" shows them", cmd.CommandPath(), given[0])
+				return cmdline.Usagef("%s: %q is not the number of a policy; \"policy history\" shows them", cmd.CommandPath(), given[0])
 			}
 		}
 		r, err := a.client().RollbackPolicy(cmd.Context(), connect.NewRequest(req))

@@ -10,6 +10,7 @@ import (
 
 	"warren/cmd/coordinator/internal/config"
 	"warren/cmd/coordinator/internal/serve"
+	"warren/cmd/internal/cmdline"
 	"warren/internal/runlog"
 	"warren/proto/record"
 	"warren/proto/token"
@@ -26,7 +27,7 @@ func (a *app) relay() *cobra.Command {
 		Short: "Run a relay and STUN server alone, for a coordinator elsewhere",
 		Long: `Runs a relay and STUN server for the network of a coordinator elsewhere. The first start needs a token from
 "warren-coordinator token create --relay", by --token or ` + tokenVariable + `.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Name, "name", "", "`name` of the relay (default: made from the host's name)")
@@ -37,18 +38,18 @@ func (a *app) relay() *cobra.Command {
 	f.StringVar(&o.STUN, "stun", o.STUN, "UDP `address` of the STUN server, or off")
 	f.StringVar(&o.Proxy, "proxy", "", "reach the coordinator through this HTTP proxy `URL`, or off (default: HTTPS_PROXY of the environment)")
 	f.IntVar(&o.Rate, "relay-rate", 0, relayRateUsage)
-	f.StringVar(&levelName, "log-level", "info", logLevelUsage)
+	f.StringVar(&levelName, "log-level", "info", cmdline.LogLevelUsage)
 	f.StringVar(&o.Metrics, "metrics", "", "serve Prometheus metrics on this `address`")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := record.CheckLabel(o.Name); o.Name != "" && err != nil {
-			return usagef("--name: %w", err)
+			return cmdline.Usagef("--name: %w", err)
 		}
 		if err := config.CheckRelayRate(o.Rate); err != nil {
-			return usagef("--relay-rate: %w", err)
+			return cmdline.Usagef("--relay-rate: %w", err)
 		}
 		level, err := runlog.ParseLevel(levelName)
 		if err != nil {
-			return usagef("--log-level: %w", err)
+			return cmdline.Usagef("--log-level: %w", err)
 		}
 		if text == "" {
 			text = os.Getenv(tokenVariable)

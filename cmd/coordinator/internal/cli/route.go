@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"warren/cmd/internal/cmdline"
 	"warren/proto/cidr"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
@@ -82,7 +83,7 @@ func (r routeJSON) carried() bool  { return r.approved() && r.Advertised }
 func (r routeJSON) exit() bool     { return r.prefix.Bits() == 0 }
 
 func (a *app) route() *cobra.Command {
-	return group("route", "List, approve and revoke what gateways and exit nodes carry", a.routeList(), a.routeApprove(), a.routeRevoke())
+	return cmdline.Group("route", "List, approve and revoke what gateways and exit nodes carry", a.routeList(), a.routeApprove(), a.routeRevoke())
 }
 
 func (a *app) routes(cmd *cobra.Command, device string) ([]routeJSON, error) {
@@ -97,7 +98,7 @@ func (a *app) routeList() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list [DEVICE]",
 		Short: "List what devices advertise, and what was approved or revoked",
-		Args:  args(cobra.MaximumNArgs(1)),
+		Args:  cmdline.Args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			views, err := a.routes(cmd, strings.Join(given, ""))
 			if err != nil {
@@ -171,7 +172,7 @@ func routePrefixes(texts []string) (out []*pb.Prefix, err error) {
 		p, err := netip.ParsePrefix(s)
 		if err != nil || p != netip.PrefixFrom(netip.IPv4Unspecified(), 0) && p != netip.PrefixFrom(netip.IPv6Unspecified(), 0) {
 			if p, err = cidr.ParsePrefix(s); err != nil {
-				return nil, usageError{err}
+				return nil, cmdline.UsageError{Err: err}
 			}
 		}
 		out = append(out, record.PrefixToProto(p))
@@ -186,7 +187,7 @@ func (a *app) routeApprove() *cobra.Command {
 		Long: `Lets a device carry the CIDRs, or, without any, all that it advertises and that nobody has revoked. A CIDR that it does not advertise yet is
 carried as soon as it does. Who may use the route, the policy says. An exit node carries 0.0.0.0/0 and ::/0.`,
 		Example: "  warren-coordinator route approve office-gw\n  warren-coordinator route approve office-gw 192.168.10.0/24",
-		Args:    args(cobra.MinimumNArgs(1)),
+		Args:    cmdline.Args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			prefixes, err := routePrefixes(given[1:])
 			if err != nil {
@@ -232,7 +233,7 @@ func (a *app) routeRevoke() *cobra.Command {
 		Short: "Take a device's CIDRs away, by default all, whoever approved them",
 		Long: `Takes the CIDRs away from a device, or, without any, all that it advertises or may carry. The policy's autoApprovers do not give them back:
 only "route approve" does.`,
-		Args: args(cobra.MinimumNArgs(1)),
+		Args: cmdline.Args(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			prefixes, err := routePrefixes(given[1:])
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"warren/cmd/coordinator/internal/config"
 	"warren/cmd/coordinator/internal/serve"
+	"warren/cmd/internal/cmdline"
 	"warren/internal/runlog"
 )
 
@@ -25,7 +26,7 @@ func (a *app) serve() *cobra.Command {
 		Long: `Runs the coordinator. The first start makes the network: keys, database, TLS identity, address prefixes; on a terminal it
 prints the command that adds a device. Settings come from the defaults, then --config, then flags. On SIGHUP they are read again, and so are the
 files of --tls: a new certificate and log level hold at once, what else has changed after a restart.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 	}
 	f := cmd.Flags()
 	f.StringVar(&file, "config", "", "read settings from this TOML `file`")
@@ -39,7 +40,7 @@ files of --tls: a new certificate and log level hold at once, what else has chan
 	f.IntVar(&flags.RelayRate, "relay-rate", 0, relayRateUsage)
 	f.StringVar(&flags.IPv4, "ipv4", "", "`prefix` of devices' IPv4 addresses, at the first start (default: a random /16 of 100.64.0.0/10)")
 	f.StringVar(&flags.IPv6, "ipv6", "", "`prefix` of devices' IPv6 addresses, at the first start (default: a random unique local /48)")
-	f.StringVar(&flags.LogLevel, "log-level", flags.LogLevel, logLevelUsage)
+	f.StringVar(&flags.LogLevel, "log-level", flags.LogLevel, cmdline.LogLevelUsage)
 	f.DurationVar(&flags.MapMaxAge, "map-max-age", flags.MapMaxAge, "how long devices may use a map while the coordinator is away")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := a.settings(cmd.Flags(), file, flags)
@@ -47,7 +48,7 @@ files of --tls: a new certificate and log level hold at once, what else has chan
 			return err
 		}
 		if err := c.Check(); err != nil {
-			return usageError{err}
+			return cmdline.UsageError{Err: err}
 		}
 		level, err := runlog.ParseLevel(c.LogLevel)
 		if err != nil {
@@ -79,7 +80,7 @@ func (a *app) settings(set *pflag.FlagSet, file string, flags config.Config) (co
 		if err := c.Load(file); errors.As(err, &unreadable) {
 			return c, err
 		} else if err != nil {
-			return c, usageError{err}
+			return c, cmdline.UsageError{Err: err}
 		}
 	}
 	for name, take := range map[string]func(){

@@ -9,6 +9,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"warren/cmd/internal/cmdline"
 	"warren/proto/record"
 	pb "warren/proto/warrenv1"
 )
@@ -29,7 +30,7 @@ func (a *app) status() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show the running coordinator",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := a.client().ServerStatus(cmd.Context(), connect.NewRequest(&pb.ServerStatusRequest{}))
 			if err != nil {
@@ -85,7 +86,7 @@ func (a *app) relays() *cobra.Command {
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List the relays",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := a.client().ListRelays(cmd.Context(), connect.NewRequest(&pb.ListRelaysRequest{}))
 			if err != nil {
@@ -111,11 +112,11 @@ func (a *app) relays() *cobra.Command {
 	remove := &cobra.Command{
 		Use:   "remove NAME",
 		Short: "Remove a separate relay",
-		Args:  args(cobra.ExactArgs(1)),
+		Args:  cmdline.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			_, err := a.client().RemoveRelay(cmd.Context(), connect.NewRequest(&pb.RemoveRelayRequest{Name: given[0]}))
 			return err
 		},
 	}
-	return group("relays", "List and remove relays", list, remove)
+	return cmdline.Group("relays", "List and remove relays", list, remove)
 }

@@ -18,7 +18,7 @@ func (a *app) service() *cobra.Command {
 			}
 			return coordinatorService()
 		},
-		Program: "warren-coordinator", Out: a.out, JSON: &a.json, Args: args, Group: group,
+		Program: "warren-coordinator", Out: a.out, JSON: &a.json,
 	})
 	cmd.PersistentFlags().BoolVar(&relay, "relay", false, "the separate relay, warren-relay, in place of the coordinator")
 	return cmd

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"warren/cmd/internal/cmdline"
 	pb "warren/proto/warrenv1"
 )
 
@@ -48,7 +49,7 @@ func tokenView(t *pb.Token, text string) tokenJSON {
 }
 
 func (a *app) token() *cobra.Command {
-	return group("token", "Make, list and revoke join tokens", a.tokenCreate(), a.tokenList(), a.tokenRevoke())
+	return cmdline.Group("token", "Make, list and revoke join tokens", a.tokenCreate(), a.tokenList(), a.tokenRevoke())
 }
 
 func (a *app) tokenCreate() *cobra.Command {
@@ -59,7 +60,7 @@ func (a *app) tokenCreate() *cobra.Command {
 		Short: "Make a join token, for one device unless --reusable",
 		Long: `Makes a join token and prints it. It is shown this once: the coordinator keeps no more than a hash. A token admits one device
 unless --reusable is given.`,
-		Args: args(cobra.NoArgs),
+		Args: cmdline.Args(cobra.NoArgs),
 	}
 	f := cmd.Flags()
 	f.BoolVar(&req.Reusable, "reusable", false, "admit any number of devices")
@@ -70,7 +71,7 @@ unless --reusable is given.`,
 	f.BoolVar(&req.Relay, "relay", false, "admit a relay instead of a device")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if life <= 0 {
-			return usagef("token create: --expires %s is not in the future", life)
+			return cmdline.Usagef("token create: --expires %s is not in the future", life)
 		}
 		req.ExpiresIn = durationpb.New(life)
 		r, err := a.client().CreateToken(cmd.Context(), connect.NewRequest(&req))
@@ -93,7 +94,7 @@ func (a *app) tokenList() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the join tokens",
-		Args:  args(cobra.NoArgs),
+		Args:  cmdline.Args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := a.client().ListTokens(cmd.Context(), connect.NewRequest(&pb.ListTokensRequest{}))
 			if err != nil {
@@ -154,7 +155,7 @@ func (a *app) tokenRevoke() *cobra.Command {
 	return &cobra.Command{
 		Use:   "revoke ID",
 		Short: "Make a join token useless; devices that used it stay",
-		Args:  args(cobra.ExactArgs(1)),
+		Args:  cmdline.Args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			r, err := a.client().RevokeToken(cmd.Context(), connect.NewRequest(&pb.RevokeTokenRequest{Id: given[0]}))
 			if err != nil {

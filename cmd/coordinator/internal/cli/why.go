@@ -6,6 +6,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"warren/cmd/internal/cmdline"
 	pb "warren/proto/warrenv1"
 )
 
@@ -41,7 +42,7 @@ func (a *app) why() *cobra.Command {
 		Long: `Tells which grant of the policy in force lets SRC reach DST, or which part of which grant is missing. SRC and DST are devices by name, address or
 key, users, or addresses behind a gateway; FLOW is such as tcp/443, udp/53 or icmp.`,
 		Example: "  warren-coordinator why laptop office-server tcp/443",
-		Args:    args(cobra.ExactArgs(3)),
+		Args:    cmdline.Args(cobra.ExactArgs(3)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			r, err := a.client().ExplainAccess(cmd.Context(), connect.NewRequest(&pb.ExplainAccessRequest{
 				Source: given[0], Destination: given[1], Flow: given[2],
