@@ -54,8 +54,8 @@ type File struct {
 	SHA256 string `json:"sha256"`
 }
 
-// errNoBackup says that a file is something else.
-var errNoBackup = errors.New("this is no backup of a coordinator")
+// ErrNoBackup says that a file is something else.
+var ErrNoBackup = errors.New("this is no backup of a coordinator")
 
 // describe reads size and checksum of a file.
 func describe(name, path string) (File, error) {
@@ -118,15 +118,15 @@ func openArchive(r io.Reader) (*reader, Manifest, error) {
 	var m Manifest
 	z, err := gzip.NewReader(r)
 	if err != nil {
-		return nil, m, fmt.Errorf("%w: %w", errNoBackup, err)
+		return nil, m, fmt.Errorf("%w: %w", ErrNoBackup, err)
 	}
 	t := tar.NewReader(z)
 	h, err := t.Next()
 	if err != nil {
-		return nil, m, fmt.Errorf("%w: %w", errNoBackup, err)
+		return nil, m, fmt.Errorf("%w: %w", ErrNoBackup, err)
 	}
 	if h.Name != manifestName || h.Size > maxManifest {
-		return nil, m, fmt.Errorf("%w: it begins with %.40q", errNoBackup, h.Name)
+		return nil, m, fmt.Errorf("%w: it begins with %.40q", ErrNoBackup, h.Name)
 	}
 	text, err := io.ReadAll(t)
 	if err != nil {
@@ -211,5 +211,5 @@ func isBackup(path string) bool {
 	}
 	defer f.Close()
 	_, _, err = openArchive(f)
-	return !errors.Is(err, errNoBackup)
+	return !errors.Is(err, ErrNoBackup)
 }

@@ -104,7 +104,11 @@ func (a *app) readBackup(ctx context.Context, from string, replace bool) (backup
 		defer f.Close()
 		in = f
 	}
-	return backup.Restore(ctx, in, backup.Target{StateDir: a.state, Replace: replace, Now: time.Now})
+	r, err := backup.Restore(ctx, in, backup.Target{StateDir: a.state, Replace: replace, Now: time.Now})
+	if errors.Is(err, backup.ErrNoBackup) {
+		err = fmt.Errorf("%s: %w", from, err)
+	}
+	return r, err
 }
 
 // tellRestored says what is there now, and what a person has to do about it.
