@@ -37,6 +37,7 @@ type world struct {
 	server    *Server
 	desc      *pb.Relay
 	addr      string
+	exchanged int // packets, by udpDev.exchange
 }
 
 func newWorld(t testing.TB, change func(*ServerConfig)) *world {

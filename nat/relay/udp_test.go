@@ -113,7 +113,15 @@ func (d *udpDev) exchange(to *udpDev, text string) {
 			d.w.t.Fatal(err)
 		}
 		to.await(text, func() bool { return slices.Contains(to.got, "data "+text) })
+		d.w.exchanged++
 	}
+}
+
+// forwarded gives how many packets the relay sent each way, where nothing but exchanges has gone before: it waits until the last of those is counted.
+func (w *world) forwarded() (udp, ws float64) {
+	w.t.Helper()
+	w.awaitCount("either way", func() float64 { return w.overUDP() + w.overWebSocket() }, float64(w.exchanged))
+	return w.overUDP(), w.overWebSocket()
 }
 
 func (w *world) overUDP() float64       { return testutil.ToFloat64(w.server.metrics.overUDP) }
@@ -145,7 +153,7 @@ func TestUDPForward(t *testing.T) {
 	a.awaitUDP(true)
 	b.awaitUDP(true)
 	a.awaitLane(b)
-	udp, ws := w.overUDP(), w.overWebSocket()
+	udp, ws := w.forwarded()
 	var sent [][]byte
 	var want []string
 	for i := range 300 {
@@ -184,7 +192,7 @@ func TestMixedTransports(t *testing.T) {
 	a.awaitUDP(true)
 	b.awaitUp()
 	a.awaitLane(b) // answers go over UDP once a has its channel
-	ws := w.overWebSocket()
+	_, ws := w.forwarded()
 	a.exchange(b, "there and back")
 	w.awaitCount("over WebSocket: one there", w.overWebSocket, ws+1)
 }
