@@ -14,17 +14,17 @@
 package sim
 
 import (
-	"container/heap"
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"warren/internal/agenda"
 )
 
 // world is everything there is. It is deterministic: nothing in it depends on the clock, on map order or on chance but by seed.
 type world struct {
 	begin, now time.Time
-	queue      events
-	seq        int
+	plans      agenda.Agenda
 	rand       *rand.Rand
 	seed       uint64
 
@@ -80,8 +80,7 @@ func (w *world) fail(format string, args ...any) {
 
 // after has do called when d has passed.
 func (w *world) after(d time.Duration, do func()) {
-	w.seq++
-	heap.Push(&w.queue, event{w.now.Add(d), w.seq, do})
+	w.plans.Plan(w.now.Add(d), do)
 }
 
 // run lets time pass.
@@ -101,10 +100,9 @@ func (w *world) step(end time.Time) bool {
 			at, due = d.next, d
 		}
 	}
-	if len(w.queue) > 0 && !w.queue[0].at.After(at) {
-		e := heap.Pop(&w.queue).(event)
-		w.now = later(w.now, e.at)
-		e.do()
+	if planned, do, ok := w.plans.Next(at); ok {
+		w.now = later(w.now, planned)
+		do()
 		return true
 	}
 	w.now = later(w.now, at)
@@ -118,8 +116,8 @@ func (w *world) step(end time.Time) bool {
 // due is when something happens next.
 func (w *world) due() time.Time {
 	at := w.now.Add(watchEvery)
-	if len(w.queue) > 0 {
-		at = w.queue[0].at
+	if planned, ok := w.plans.Due(); ok {
+		at = planned
 	}
 	for _, d := range w.devices {
 		if !d.next.IsZero() && !d.down && d.next.Before(at) {
@@ -134,27 +132,4 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// event is something that will happen.
-type event struct {
-	at  time.Time
-	seq int // among those at one time the order in which they were planned
-	do  func()
-}
-
-type events []event
-
-func (e events) Len() int { return len(e) }
-func (e events) Less(i, j int) bool {
-	return e[i].at.Before(e[j].at) || e[i].at.Equal(e[j].at) && e[i].seq < e[j].seq
-}
-func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
-func (e *events) Push(x any)   { *e = append(*e, x.(event)) }
-func (e *events) Pop() any {
-	old := *e
-	x := old[len(old)-1]
-	old[len(old)-1] = event{}
-	*e = old[:len(old)-1]
-	return x
 }

@@ -1,7 +1,6 @@
 package path_test
 
 import (
-	"container/heap"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -9,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"warren/internal/agenda"
 	"warren/nat/candidate"
 	"warren/nat/path"
 	"warren/nat/path/pathtest"
@@ -28,8 +28,7 @@ type sim struct {
 	t     testing.TB
 	now   time.Time
 	begin time.Time
-	queue events
-	seq   int
+	plans agenda.Agenda
 	net   *pathtest.Net
 	nodes []*node
 	relay time.Duration // one way
@@ -74,27 +73,6 @@ type link struct {
 	signals        int
 	wanted         bool
 	history        []string
-}
-
-type event struct {
-	at  time.Time
-	seq int
-	do  func()
-}
-
-type events []event
-
-func (e events) Len() int { return len(e) }
-func (e events) Less(i, j int) bool {
-	return e[i].at.Before(e[j].at) || e[i].at.Equal(e[j].at) && e[i].seq < e[j].seq
-}
-func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
-func (e *events) Push(x any)   { *e = append(*e, x.(event)) }
-func (e *events) Pop() any {
-	old := *e
-	x := old[len(old)-1]
-	*e = old[:len(old)-1]
-	return x
 }
 
 func newSim(t testing.TB, seed uint64) *sim {
@@ -177,8 +155,7 @@ func (n *node) newTx() (tx stunmsg.TxID) {
 }
 
 func (s *sim) after(d time.Duration, do func()) {
-	s.seq++
-	heap.Push(&s.queue, event{s.now.Add(d), s.seq, do})
+	s.plans.Plan(s.now.Add(d), do)
 }
 
 // run lets time pass.
@@ -192,10 +169,9 @@ func (s *sim) run(d time.Duration) {
 				at, due = n.next, n
 			}
 		}
-		if len(s.queue) > 0 && !s.queue[0].at.After(at) {
-			e := heap.Pop(&s.queue).(event)
-			s.now = e.at
-			e.do()
+		if planned, do, ok := s.plans.Next(at); ok {
+			s.now = planned
+			do()
 			continue
 		}
 		if due == nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"warren/internal/agenda"
 	"warren/tunnel/gateway"
 	"warren/tunnel/gateway/choose"
 )
@@ -133,7 +134,7 @@ func TestSleep(t *testing.T) {
 			w := busy(t, 4, 1)
 			a := w.agent(0)
 			// What is under way meanwhile is lost.
-			w.queue, a.active = nil, false
+			w.plans, a.active = agenda.Agenda{}, false
 			w.now = w.now.Add(jump)
 			for _, d := range w.devices {
 				if d != a {

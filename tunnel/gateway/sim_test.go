@@ -1,13 +1,13 @@
 package gateway_test
 
 import (
-	"container/heap"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
 
+	"warren/internal/agenda"
 	"warren/tunnel/gateway"
 	"warren/tunnel/gateway/carry"
 	"warren/tunnel/gateway/choose"
@@ -19,8 +19,7 @@ type world struct {
 	t       testing.TB
 	rand    *rand.Rand
 	now     time.Time
-	queue   queue
-	order   int
+	plans   agenda.Agenda
 	devices map[gateway.ID]*device
 	// loss is the share of words that are lost, one way; delay is theirs, from the one to the other.
 	loss  float64
@@ -48,26 +47,6 @@ type device struct {
 	// works is when packets last got through; worst is the longest time without.
 	works time.Time
 	worst time.Duration
-}
-
-type event struct {
-	at    time.Time
-	order int
-	do    func()
-}
-
-type queue []event
-
-func (q queue) Len() int { return len(q) }
-func (q queue) Less(i, j int) bool {
-	return q[i].at.Before(q[j].at) || q[i].at.Equal(q[j].at) && q[i].order < q[j].order
-}
-func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)   { *q = append(*q, x.(event)) }
-func (q *queue) Pop() any {
-	last := (*q)[len(*q)-1]
-	*q = (*q)[:len(*q)-1]
-	return last
 }
 
 var lan = netip.MustParsePrefix("10.1.0.0/16")
@@ -151,17 +130,19 @@ func (d *device) start() {
 }
 
 func (w *world) after(wait time.Duration, do func()) {
-	w.order++
-	heap.Push(&w.queue, event{w.now.Add(wait), w.order, do})
+	w.plans.Plan(w.now.Add(wait), do)
 }
 
 // run lets time pass.
 func (w *world) run(d time.Duration) {
 	until := w.now.Add(d)
-	for len(w.queue) > 0 && !w.queue[0].at.After(until) {
-		e := heap.Pop(&w.queue).(event)
-		w.now = e.at
-		e.do()
+	for {
+		at, do, ok := w.plans.Next(until)
+		if !ok {
+			break
+		}
+		w.now = at
+		do()
 	}
 	w.now = until
 }
