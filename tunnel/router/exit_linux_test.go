@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"warren/internal/capture"
 )
 
 // abroad is a laptop that uses an exit node, while its own way to the internet stays there for the tunnel itself:
@@ -152,7 +154,7 @@ func TestExitSocketsThatStay(t *testing.T) {
 	from := a.exit.capture(name)
 	a.laptop.apply(a.onLaptop, s)
 	want("with another", "exit saw 100.64.0.9")
-	from.await(1, func(f frame) bool { return f.to == netip.MustParseAddr("100.64.0.2") })
+	from.await(1, func(f capture.Frame) bool { return f.To == netip.MustParseAddr("100.64.0.2") })
 	a.laptop.apply(a.onLaptop, using())
 	want("afterwards", "internet saw 192.168.1.5")
 }
@@ -193,8 +195,8 @@ func TestExitBlocked(t *testing.T) {
 	for _, who := range []*station{a.laptop, a.phone} {
 		who.wantAnswer("tcp", far4, "internet saw 203.0.113.2")
 	}
-	for _, p := range c.since(mark) {
-		if p.IsValid() && p.to.Is6() && !slices.ContainsFunc(scratch, p.contains) {
+	for _, p := range c.Since(mark) {
+		if p.To.Is6() && !slices.ContainsFunc(scratch, func(s netip.Prefix) bool { return s.Contains(p.To) }) {
 			t.Errorf("left the laptop: %s", p)
 		}
 	}

@@ -3,6 +3,8 @@ package router
 import (
 	"net/netip"
 	"testing"
+
+	"warren/internal/capture"
 )
 
 // office is a network behind a gateway, and a device elsewhere:
@@ -113,9 +115,9 @@ func TestGatewayClamps(t *testing.T) {
 	o.printer.wantAnswer("tcp", "[fd00::9]:80", "laptop saw fd10::7")
 	for what, w := range map[string]*wire{"printer": atPrinter, "laptop": atLaptop} {
 		for family, want := range map[bool]uint16{true: 1280 - 20 - 20, false: 1280 - 40 - 20} {
-			for _, f := range w.await(2, func(f frame) bool { return f.segment != 0 && f.to.Is4() == family }) {
-				if f.segment != want {
-					t.Errorf("the %s is told segments of %d, want %d: %s", what, f.segment, want, f)
+			for _, f := range w.await(2, func(f capture.Frame) bool { return f.Segment != 0 && f.To.Is4() == family }) {
+				if f.Segment != want {
+					t.Errorf("the %s is told segments of %d, want %d: %s", what, f.Segment, want, f)
 				}
 			}
 		}

@@ -3,110 +3,42 @@
 package booted
 
 import (
-	"encoding/binary"
 	"fmt"
-	"net"
-	"net/netip"
-	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"warren/internal/capture"
 	"warren/internal/lab"
 	"warren/internal/sim/natmodel"
 )
 
-// capture records what a machine sends by its cable.
-type capture struct {
-	w  *world
-	fd int
-
-	mu     sync.Mutex
-	frames []frame
-}
-
-// frame is what is looked at of one packet.
-type frame struct {
-	kind     uint16 // ETH_P_*
-	protocol byte
-	to       netip.Addr
-	port     uint16
-}
-
-func (f frame) String() string {
-	return fmt.Sprintf("%#04x to %s, protocol %d, port %d", f.kind, f.to, f.protocol, f.port)
-}
-
-// capture begins to, at the router's end of the cable.
-func (w *world) capture(m *machine) *capture {
+// capture begins to record what a machine sends by its cable, at the router's end.
+func (w *world) capture(m *machine) *cable {
 	w.t.Helper()
-	c := &capture{w: w}
+	c := &cable{w: w}
 	must(w.t, m.router.Do(func() (err error) {
-		if c.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			return err
-		}
-		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20); err != nil {
-			return err
-		}
-		if err := unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 20_000}); err != nil {
-			return err
-		}
-		i, err := net.InterfaceByName(m.port())
-		if err != nil {
-			return err
-		}
-		all := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ALL))
-		return unix.Bind(c.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: i.Index})
+		c.Capture, err = capture.Open(m.port(), capture.Incoming)
+		return err
 	}))
-	stop := make(chan struct{})
-	var done sync.WaitGroup
-	w.t.Cleanup(func() { close(stop); done.Wait(); unix.Close(c.fd) })
-	done.Go(func() { c.read(stop) })
+	w.t.Cleanup(func() { must(w.t, c.Close()) })
 	return c
 }
 
-func (c *capture) read(stop chan struct{}) {
-	b := make([]byte, 65536)
-	for {
-		select {
-		case <-stop:
-			return
-		default:
-		}
-		n, from, err := unix.Recvfrom(c.fd, b, 0)
-		if l, ok := from.(*unix.SockaddrLinklayer); err == nil && ok && l.Pkttype != unix.PACKET_OUTGOING {
-			f := parse(b[:n])
-			f.kind = binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, l.Protocol))
-			c.mu.Lock()
-			c.frames = append(c.frames, f)
-			c.mu.Unlock()
-		}
-	}
-}
-
-// parse reads IPv4; of other packets the kind says enough.
-func parse(b []byte) (f frame) {
-	if len(b) < 20 || b[0]>>4 != 4 {
-		return f
-	}
-	f.protocol = b[9]
-	f.to, _ = netip.AddrFromSlice(b[16:20])
-	if head := int(b[0]&15) * 4; len(b) >= head+4 {
-		f.port = binary.BigEndian.Uint16(b[head+2:])
-	}
-	return f
+// cable is what a machine sends by it.
+type cable struct {
+	*capture.Capture
+	w *world
 }
 
 // sofar gives what was sent up to now, and has it that nothing is missing.
-func (c *capture) sofar() []frame {
+func (c *cable) sofar() []capture.Frame {
 	c.w.t.Helper()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if s, err := unix.GetsockoptTpacketStats(c.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err != nil || s.Drops > 0 {
-		c.w.t.Fatalf("of the capture %d packets are missing: %v", s.Drops, err)
+	if missing, err := c.Missing(); err != nil || missing > 0 {
+		c.w.t.Fatalf("of the capture %d packets are missing: %v", missing, err)
 	}
-	return append([]frame(nil), c.frames...)
+	return c.Since(0)
 }
 
 // chatter is a service that sends from the first moment of a boot, to an address of the internet, and counts how often the system let it.
@@ -128,9 +60,9 @@ func TestKillSwitchAtBoot(t *testing.T) {
 	must(t, m.Write("/etc/systemd/system/chatter.service", fmt.Sprintf(chatter, server.Addr)))
 	m.must("systemctl", "enable", "chatter.service")
 	m.must("systemctl", "disable", "warren.service")
-	bad := func(f frame) bool { return f.kind != unix.ETH_P_ARP }
+	bad := func(f capture.Frame) bool { return f.Kind != unix.ETH_P_ARP }
 	// boot gives what left until the service had tried another so many times after the boot.
-	boot := func() (leaks []frame) {
+	boot := func() (leaks []capture.Frame) {
 		t.Helper()
 		must(t, m.PowerOff())
 		must(t, m.PowerOn(w.ctx))
@@ -163,7 +95,7 @@ func TestKillSwitchAtBoot(t *testing.T) {
 
 	// In the order in which systemd starts them by itself nothing leaves either.
 	m.must("systemctl", "enable", "warren.service")
-	bad = func(f frame) bool { return f.kind != unix.ETH_P_ARP && f.to == server.Addr }
+	bad = func(f capture.Frame) bool { return f.Kind != unix.ETH_P_ARP && f.To == server.Addr }
 	if leaks := boot(); len(leaks) > 0 {
 		t.Errorf("with the agent %d packets have left, the first: %s", len(leaks), leaks[0])
 	}

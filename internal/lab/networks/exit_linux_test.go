@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
+	"warren/internal/capture"
 	"warren/internal/lab"
 	"warren/internal/lab/warrennet"
 	"warren/internal/sim/natmodel"
@@ -331,7 +332,7 @@ func TestExitWithoutIPv6(t *testing.T) {
 	_, err := a.laptop.Await(a.ctx, "without IPv6 at the exit node", func(s *warrennet.Status) bool { return s.Exit != nil && s.Exit.IPv4 && !s.Exit.IPv6 })
 	must(t, err)
 	check("with a node that may not")
-	wire.none(func(f frame) bool { return f.to == public6 || f.port == 53 })
+	wire.none(func(f capture.Frame) bool { return f.To == public6 || f.Port == 53 })
 }
 
 // TestExitAuto: with auto another exit node takes over when the one in use is killed.

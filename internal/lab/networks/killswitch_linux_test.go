@@ -18,6 +18,7 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
+	"warren/internal/capture"
 	"warren/internal/lab"
 	"warren/internal/lab/warrennet"
 	"warren/internal/sim/natmodel"
@@ -119,26 +120,26 @@ const (
 )
 
 // leaks reports whether a packet is none of those that may leave: the agent's own, ARP, neighbour discovery and DHCP.
-func (a *abroad) leaks(agent uint16) func(frame) bool {
+func (a *abroad) leaks(agent uint16) func(capture.Frame) bool {
 	coordinators := []netip.Addr{a.Coordinator.Addr, a.Coordinator.Addr6}
-	return func(f frame) bool {
-		toCoordinator := f.to == coordinators[0] || f.to == coordinators[1]
-		toExit := f.to == a.exit.Public || f.to == a.exit.Addr6
+	return func(f capture.Frame) bool {
+		toCoordinator := f.To == coordinators[0] || f.To == coordinators[1]
+		toExit := f.To == a.exit.Public || f.To == a.exit.Addr6
 		switch {
-		case f.kind == unix.ETH_P_ARP:
+		case f.Kind == unix.ETH_P_ARP:
 			return false
-		case f.protocol == unix.IPPROTO_UDP && f.source == agent, f.protocol == unix.IPPROTO_UDP && f.later && (toCoordinator || toExit):
+		case f.Protocol == unix.IPPROTO_UDP && f.Source == agent, f.Protocol == unix.IPPROTO_UDP && f.Later && (toCoordinator || toExit):
 			return false
-		case f.protocol == unix.IPPROTO_UDP && (f.port == portMapping || f.port == portDiscovery || toCoordinator && f.port == portSTUN):
+		case f.Protocol == unix.IPPROTO_UDP && (f.Port == portMapping || f.Port == portDiscovery || toCoordinator && f.Port == portSTUN):
 			return false
-		case f.protocol == unix.IPPROTO_TCP && toCoordinator && f.port == portHTTPS:
+		case f.Protocol == unix.IPPROTO_TCP && toCoordinator && f.Port == portHTTPS:
 			return false
-		case f.protocol == unix.IPPROTO_UDP && f.source == 68 && f.port == 67, f.protocol == unix.IPPROTO_UDP && f.source == 546 && f.port == 547:
+		case f.Protocol == unix.IPPROTO_UDP && f.Source == 68 && f.Port == 67, f.Protocol == unix.IPPROTO_UDP && f.Source == 546 && f.Port == 547:
 			return false
-		case f.protocol == unix.IPPROTO_ICMPV6 && f.hops == 255:
-			kind := f.source >> 8
+		case f.Protocol == unix.IPPROTO_ICMPV6 && f.Hops == 255:
+			kind := f.Source >> 8
 			return kind != 133 && kind != 135 && kind != 136
-		case f.protocol == 0 && f.to.Is6() && f.to.IsMulticast() && f.hops == 1: // a report of groups, with a hop-by-hop option
+		case f.Protocol == 0 && f.To.Is6() && f.To.IsMulticast() && f.Hops == 1: // a report of groups, with a hop-by-hop option
 			return false
 		}
 		return true
@@ -230,7 +231,7 @@ func TestKillSwitchHolds(t *testing.T) {
 
 // replaced has daemons of the laptop and of the exit node replaced by others, under a thousand pings a second through both. No packet leaves outside
 // of the tunnel, and the pings hardly notice.
-func (a *abroad) replaced(w *wire, leaks func(frame) bool) {
+func (a *abroad) replaced(w *wire, leaks func(capture.Frame) bool) {
 	a.t.Helper()
 	m, err := warrennet.NewMeter(a.ctx, a.laptop.Host, public4.String())
 	must(a.t, err)
@@ -252,19 +253,21 @@ func (a *abroad) replaced(w *wire, leaks func(frame) bool) {
 }
 
 // wantLeaks waits until everything is seen to leave that must not later: so the capture, and those who send, work.
-func (a *abroad) wantLeaks(w *wire, leaks func(frame) bool) {
+func (a *abroad) wantLeaks(w *wire, leaks func(capture.Frame) bool) {
 	a.t.Helper()
-	want := map[string]func(frame) bool{
-		"UDP":           func(f frame) bool { return f.protocol == unix.IPPROTO_UDP && f.to == public4 },
-		"UDP over IPv6": func(f frame) bool { return f.protocol == unix.IPPROTO_UDP && f.to == public6 },
-		"TCP":           func(f frame) bool { return f.protocol == unix.IPPROTO_TCP && f.to == public4 },
-		"TCP over IPv6": func(f frame) bool { return f.protocol == unix.IPPROTO_TCP && f.to == public6 },
-		"ICMP":          func(f frame) bool { return f.protocol == unix.IPPROTO_ICMP && f.to == public4 },
-		"ICMPv6":        func(f frame) bool { return f.protocol == unix.IPPROTO_ICMPV6 && f.to == public6 },
-		"questions":     func(f frame) bool { return f.port == 53 },
-		"mDNS":          func(f frame) bool { return f.port == 5353 },
-		"to the LAN":    func(f frame) bool { return f.to == a.printer.Addr },
-		"forwarded":     func(f frame) bool { return f.from.Is4() && netip.MustParsePrefix("10.42.0.0/24").Contains(f.from) },
+	want := map[string]func(capture.Frame) bool{
+		"UDP":           func(f capture.Frame) bool { return f.Protocol == unix.IPPROTO_UDP && f.To == public4 },
+		"UDP over IPv6": func(f capture.Frame) bool { return f.Protocol == unix.IPPROTO_UDP && f.To == public6 },
+		"TCP":           func(f capture.Frame) bool { return f.Protocol == unix.IPPROTO_TCP && f.To == public4 },
+		"TCP over IPv6": func(f capture.Frame) bool { return f.Protocol == unix.IPPROTO_TCP && f.To == public6 },
+		"ICMP":          func(f capture.Frame) bool { return f.Protocol == unix.IPPROTO_ICMP && f.To == public4 },
+		"ICMPv6":        func(f capture.Frame) bool { return f.Protocol == unix.IPPROTO_ICMPV6 && f.To == public6 },
+		"questions":     func(f capture.Frame) bool { return f.Port == 53 },
+		"mDNS":          func(f capture.Frame) bool { return f.Port == 5353 },
+		"to the LAN":    func(f capture.Frame) bool { return f.To == a.printer.Addr },
+		"forwarded": func(f capture.Frame) bool {
+			return f.From.Is4() && netip.MustParsePrefix("10.42.0.0/24").Contains(f.From)
+		},
 	}
 	for len(want) > 0 {
 		for _, f := range w.sofar() {
