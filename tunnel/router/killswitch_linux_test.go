@@ -2,14 +2,19 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"warren/internal/capture"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,15 +42,15 @@ func (s *station) send(fromPort, to string) error {
 }
 
 // allowedOut reports whether a frame is one of the kill switch's exceptions that the tests do not cause themselves.
-func allowedOut(f frame) bool {
-	return !f.IsValid() || f.port == marker || f.protocol == unix.IPPROTO_ICMPV6 || f.protocol == 0 /* hop-by-hop, of reports */ && f.to.IsMulticast()
+func allowedOut(f capture.Frame) bool {
+	return !f.To.IsValid() || f.Port == marker || f.Protocol == unix.IPPROTO_ICMPV6 || f.Protocol == 0 /* hop-by-hop, of reports */ && f.To.IsMulticast()
 }
 
 // wantNothingOut fails the test with each frame since n that is no exception and not to a port in also.
 func (w *wire) wantNothingOut(n int, also ...uint16) {
 	w.at.t.Helper()
-	for _, f := range w.since(n) {
-		if !allowedOut(f) && !slices.Contains(also, f.port) {
+	for _, f := range w.Since(n) {
+		if !allowedOut(f) && !slices.Contains(also, f.Port) {
 			w.at.t.Errorf("left outside of the tunnel: %s", f)
 		}
 	}
@@ -115,7 +120,7 @@ func TestKillSwitch(t *testing.T) {
 	}
 	c.mark(a.laptop)
 	c.wantNothingOut(from, 67, 547)
-	if n := len(slices.DeleteFunc(c.since(from), func(f frame) bool { return f.port != 67 && f.port != 547 })); n != 3 {
+	if n := len(slices.DeleteFunc(c.Since(from), func(f capture.Frame) bool { return f.Port != 67 && f.Port != 547 })); n != 3 {
 		t.Errorf("%d packets of DHCP clients left, want 3", n)
 	}
 	// A State without it does not lift it, nor does Close, nor CleanUp.
@@ -197,6 +202,30 @@ func TestKillSwitchReplaced(t *testing.T) {
 	a.laptop.wantNone("tcp", far4, "connection refused")
 }
 
+// awaitListener waits until somebody on the station listens to changes of nftables.
+func (s *station) awaitListener() {
+	s.t.Helper()
+	s.do(func() error {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for end := time.Now().Add(patience); ; <-tick.C {
+			sockets, err := os.ReadFile("/proc/thread-self/net/netlink")
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(string(sockets)) {
+				f := strings.Fields(line) // address, protocol, port, groups
+				if groups, err := strconv.ParseUint(f[3], 16, 32); f[1] == strconv.Itoa(unix.NETLINK_NETFILTER) && err == nil && groups&nftablesGroup != 0 {
+					return nil
+				}
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("nobody listens to nftables: %s", sockets)
+			}
+		}
+	})
+}
+
 // TestWatch: who flushes all tables is noticed, and the tables come back; what we change ourselves, or others of their own, is not.
 func TestWatch(t *testing.T) {
 	a := newAbroad(t)
@@ -204,30 +233,17 @@ func TestWatch(t *testing.T) {
 	s.KillSwitch = true
 	a.laptop.apply(a.onLaptop, s)
 	ctx, cancel := context.WithCancel(t.Context())
-	lost, listening, ended := make(chan struct{}, 1000), make(chan struct{}), make(chan error, 1)
+	lost, ended := make(chan struct{}, 1000), make(chan error, 1)
 	go func() {
-		ended <- a.laptop.try(func() error {
-			close(listening)
-			return a.onLaptop.Watch(ctx, func() { lost <- struct{}{} })
-		})
+		ended <- a.laptop.try(func() error { return a.onLaptop.Watch(ctx, func() { lost <- struct{}{} }) })
 	}()
-	<-listening
+	a.laptop.awaitListener()
 	await := func(what string) {
 		t.Helper()
 		select {
 		case <-lost:
 		case <-time.After(patience):
 			t.Fatalf("%s: not noticed", what)
-		}
-	}
-	// It listens when it notices the first.
-	for noticed := false; !noticed; {
-		a.laptop.apply(a.onLaptop, s)
-		a.laptop.run("nft", "delete", "table", "inet", killSwitchTable)
-		select {
-		case <-lost:
-			noticed = true
-		case <-time.After(hurry):
 		}
 	}
 	a.laptop.apply(a.onLaptop, s)

@@ -139,6 +139,57 @@ func connect(a *station, onA []string, b *station, onB []string) {
 			return errors.Join(errs...)
 		})
 	}
+	a.awaitLink(b.name)
+	b.awaitLink(a.name)
+}
+
+// awaitLink waits until the kernel has done all that it does by itself, some time after a cable is plugged in: the link's carrier is known to
+// the routes, and the link-local address and its route are there.
+func (s *station) awaitLink(name string) {
+	s.t.Helper()
+	s.do(func() error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for end := time.Now().Add(patience); ; <-tick.C {
+			done, err := settled(l)
+			if done || err != nil {
+				return err
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("link %s has not come up", name)
+			}
+		}
+	})
+}
+
+func settled(l netlink.Link) (bool, error) {
+	addresses, err := netlink.AddrList(l, netlink.FAMILY_V6)
+	if err != nil {
+		return false, err
+	}
+	var own net.IP
+	for _, a := range addresses {
+		if a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 {
+			own = a.IP
+		}
+	}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: l.Attrs().Index, Table: unix.RT_TABLE_UNSPEC},
+		netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return false, err
+	}
+	local := false
+	for _, r := range routes {
+		if r.Flags&unix.RTNH_F_LINKDOWN != 0 {
+			return false, nil
+		}
+		local = local || r.Type == unix.RTN_LOCAL && own != nil && r.Dst != nil && r.Dst.IP.Equal(own)
+	}
+	return local, nil
 }
 
 // route has a prefix go to a next hop.

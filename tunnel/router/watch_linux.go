@@ -38,13 +38,16 @@ func (r *Router) Watch(ctx context.Context, lost func()) error {
 	}
 }
 
+// nftablesGroup is the bit of the netlink group that is told of changes of nftables.
+const nftablesGroup = 1 << (unix.NFNLGRP_NFTABLES - 1)
+
 // firewallEvents is a netlink socket of this network namespace that tells of all changes of nftables.
 func firewallEvents() (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: nftablesGroup}); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
