@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -151,19 +152,7 @@ func (m *manager) run(args ...string) (stop func(os.Signal), process *os.Process
 	cmd := exec.Command("/bin/sh", append([]string{"-c", `export LISTEN_PID=$$; exec "$0" "$@"`, os.Args[0]}, args...)...)
 	var log strings.Builder
 	cmd.Stdout, cmd.Stderr = &log, &log
-	names := m.names()
-	m.mu.Lock()
-	names = names[:0]
-	for _, k := range m.kept {
-		names = append(names, k.name)
-		cmd.ExtraFiles = append(cmd.ExtraFiles, k.file)
-	}
-	m.mu.Unlock()
-	cmd.Env = append(os.Environ(), programVariable+"=1", "NOTIFY_SOCKET="+m.path)
-	if len(names) > 0 {
-		cmd.Env = append(cmd.Env, fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
-	}
-	if err := cmd.Start(); err != nil {
+	if err := m.startWithKept(cmd); err != nil {
 		m.t.Fatal(err)
 	}
 	ended := make(chan error, 1)
@@ -191,24 +180,39 @@ func (m *manager) run(args ...string) (stop func(os.Signal), process *os.Process
 	return stop, cmd.Process
 }
 
-// freePort is a TCP port that is free with both UDP ports of STUN.
+// startWithKept starts it with the files that are kept, which nothing closes meanwhile.
+func (m *manager) startWithKept(cmd *exec.Cmd) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var names []string
+	for _, k := range m.kept {
+		names = append(names, k.name)
+		cmd.ExtraFiles = append(cmd.ExtraFiles, k.file)
+	}
+	cmd.Env = append(os.Environ(), programVariable+"=1", "NOTIFY_SOCKET="+m.path)
+	if len(names) > 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
+	}
+	return cmd.Start()
+}
+
+// freePort is a TCP port that is free with both UDP ports of STUN, and below those that the kernel gives away by itself.
 func freePort(t *testing.T) int {
 	t.Helper()
 	for range 50 {
-		l, err := net.Listen("tcp", ":0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.Close()
-		port := l.Addr().(*net.TCPAddr).Port
+		port := 10000 + rand.IntN(20000)
+		l, errL := net.Listen("tcp", fmt.Sprintf(":%d", port))
 		a, errA := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
 		b, errB := net.ListenPacket("udp", fmt.Sprintf(":%d", port+1))
+		if errL == nil {
+			l.Close()
+		}
 		for _, c := range []net.PacketConn{a, b} {
 			if c != nil {
 				c.Close()
 			}
 		}
-		if errors.Join(errA, errB) == nil {
+		if errors.Join(errL, errA, errB) == nil {
 			return port
 		}
 	}
@@ -336,6 +340,9 @@ func ask(t *testing.T, port int) (answered func() error) {
 // TestRestartWithOtherAddresses: what is not wanted any more is closed, by the manager too, and the new addresses are served.
 func TestRestartWithOtherAddresses(t *testing.T) {
 	m, state, first, second := newManager(t), t.TempDir(), freePort(t), freePort(t)
+	for second == first {
+		second = freePort(t)
+	}
 	args := func(listen, stun, metrics string) []string {
 		return []string{"serve", "--state", state, "--listen", listen, "--stun", stun, "--metrics", metrics, "--url", "https://127.0.0.1"}
 	}

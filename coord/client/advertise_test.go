@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"connectrpc.com/connect"
 
@@ -80,7 +79,7 @@ func TestAdvertise(t *testing.T) {
 
 // A coordinator from before there were routes says that it knows no such change, and a person is told what to do.
 func TestAdvertiseToOldCoordinator(t *testing.T) {
-	n := &network{t: t, dir: t.TempDir(), addr: "127.0.0.1:0", now: time.Now}
+	n := &network{t: t, dir: t.TempDir(), addr: "127.0.0.1:0"}
 	var applied atomic.Bool
 	n.wrap = func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,13 +39,13 @@ type network struct {
 	srv   *server.Server
 	admin warrenv1connect.AdminServiceClient
 	stop  func()
-	now   func() time.Time
+	ahead atomic.Int64 // time.Duration, of the coordinator's clock
 	// wrap, if set, stands before the coordinator.
 	wrap func(http.Handler) http.Handler
 }
 
 func startNetwork(t *testing.T) *network {
-	n := &network{t: t, dir: t.TempDir(), addr: "127.0.0.1:0", now: time.Now}
+	n := &network{t: t, dir: t.TempDir(), addr: "127.0.0.1:0"}
 	n.start()
 	t.Cleanup(func() { n.stop() })
 	return n
@@ -58,7 +59,8 @@ func (n *network) start() {
 	}
 	n.addr = l.Addr().String()
 	n.srv, err = server.Open(t.Context(), server.Config{
-		StateDir: n.dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), KeepAlive: time.Second, Now: func() time.Time { return n.now() },
+		StateDir: n.dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), KeepAlive: time.Second,
+		Now:       func() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) },
 		Endpoints: []*pb.Endpoint{{Url: "https://" + n.addr, TlsMode: pb.TLSMode_TLS_MODE_SELF}},
 		Relay:     &pb.Relay{Name: "coordinator", Urls: []string{"https://" + n.addr}, TlsMode: pb.TLSMode_TLS_MODE_SELF},
 	})
@@ -355,9 +357,7 @@ func TestTokens(t *testing.T) {
 		t.Errorf("a revoked token: %v", err)
 	}
 	expired := n.token(domain.TokenWish{Life: time.Second})
-	real := time.Now
-	n.now = func() time.Time { return real().Add(time.Hour) }
-	defer func() { n.now = real }()
+	n.ahead.Store(int64(time.Hour))
 	if _, err := n.enrol(expired, "x"); client.Reason(err) != reason.TokenExpired {
 		t.Errorf("an expired token: %v", err)
 	}

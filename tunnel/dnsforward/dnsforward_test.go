@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -19,20 +20,20 @@ const patience = 10 * time.Second
 
 var loopback = netip.MustParseAddr("127.0.0.1")
 
-// freePort is one that neither UDP nor TCP uses.
+// freePort is one that neither UDP nor TCP uses, and below those that the kernel gives away by itself.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
 	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		at := netip.AddrPortFrom(loopback, uint16(10000+rand.IntN(20000)))
+		l, err := net.Listen("tcp", at.String())
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		port := uint16(l.Addr().(*net.TCPAddr).Port)
-		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, port)))
+		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 		l.Close()
 		if err == nil {
 			u.Close()
-			return port
+			return at.Port()
 		}
 	}
 	t.Fatal("no port is free of both")

@@ -30,13 +30,13 @@ func TestMain(m *testing.M) {
 }
 
 // skewed makes a directory of programs: the real coordinator, and a warren whose clock is off.
-func skewed(t *testing.T, ctx context.Context, off time.Duration) string {
+func skewed(t *testing.T, off time.Duration) string {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	built, err := warrennet.Build(ctx, t.TempDir())
+	built, err := warrennet.Build(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,9 +62,10 @@ func TestClockFarOff(t *testing.T) {
 		{time.Minute, ""},
 	} {
 		t.Run(tc.off.String(), func(t *testing.T) {
+			bin := skewed(t, tc.off) // may have to build first
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			n, err := warrennet.New(ctx, skewed(t, ctx, tc.off), t.TempDir())
+			n, err := warrennet.New(ctx, bin, t.TempDir())
 			if err != nil {
 				t.Fatal(err)
 			}

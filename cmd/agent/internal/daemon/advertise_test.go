@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +31,7 @@ type board struct {
 	answer  error
 	told    []string
 	wakes   int
+	passes  atomic.Int32 // of time: the race detector does not know that what is written before is read after
 }
 
 // runBoard does what it is given while an advertiser runs, in fake time.
@@ -39,6 +41,7 @@ func runBoard(t *testing.T, do func(*board)) {
 		b := &board{t: t, up: true, rank: 100}
 		b.advertiser = &advertiser{
 			tell: func(_ context.Context, routes []cidrRoute, rank uint8) error {
+				b.passes.Load()
 				b.told = append(b.told, fmt.Sprint(routes, " ", rank))
 				return b.answer
 			},
@@ -79,6 +82,7 @@ func (b *board) wake() {
 
 // pass lets time pass.
 func (b *board) pass(d time.Duration) {
+	b.passes.Add(1)
 	<-time.After(d)
 	synctest.Wait()
 }

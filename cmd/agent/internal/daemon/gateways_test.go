@@ -435,17 +435,17 @@ func TestHostFails(t *testing.T) {
 	if err := n.problem(); !errors.Is(err, n.err) {
 		t.Errorf("problem %v", err)
 	}
-	before := n.calls
+	before := n.calls.Load()
 	n.set(n.settings())
-	if n.calls != before+1 {
-		t.Errorf("applied %d times more after an error", n.calls-before)
+	if n.calls.Load() != before+1 {
+		t.Errorf("applied %d times more after an error", n.calls.Load()-before)
 	}
 	n.err = nil
 	n.reapply()
-	before = n.calls
+	before = n.calls.Load()
 	n.set(n.settings())
-	if err := n.problem(); err != nil || n.calls != before {
-		t.Errorf("all is well: %v, applied %d times more", err, n.calls-before)
+	if err := n.problem(); err != nil || n.calls.Load() != before {
+		t.Errorf("all is well: %v, applied %d times more", err, n.calls.Load()-before)
 	}
 }
 
@@ -456,13 +456,13 @@ func TestClosed(t *testing.T) {
 	if err := user.close(func() error { return shut }); !errors.Is(err, shut) {
 		t.Errorf("%v", err)
 	}
-	before := user.calls
+	before := user.calls.Load()
 	user.set(state.Routing{ExitNode: autoExit, KillSwitch: true})
 	user.reapply()
 	user.networkChanged(true)
 	w.publish(a)
-	if user.calls != before {
-		t.Errorf("applied %d times after the end", user.calls-before)
+	if user.calls.Load() != before {
+		t.Errorf("applied %d times after the end", user.calls.Load()-before)
 	}
 	if user.leave() {
 		t.Error("says that somebody is to be told")
@@ -489,15 +489,15 @@ func TestRun(t *testing.T) {
 		if len(w.later) != 1 {
 			t.Errorf("%d answers", len(w.later))
 		}
-		calls := g.calls
+		calls := g.calls.Load()
 		select {
 		case <-time.After(lookAtHost + time.Second):
 		case err := <-done:
 			t.Errorf("ended: %v", err)
 		}
 		synctest.Wait()
-		if g.calls != calls+1 {
-			t.Errorf("the host was looked at %d times in %s", g.calls-calls, lookAtHost)
+		if g.calls.Load() != calls+1 {
+			t.Errorf("the host was looked at %d times in %s", g.calls.Load()-calls, lookAtHost)
 		}
 		cancel()
 		if err := <-done; err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,9 +55,9 @@ type node struct {
 	probed     map[netip.Addr]int
 	hands      []string // what the engine was told of who uses whom
 	state      router.State
-	err        error // of Apply
-	calls      int   // of Apply
-	looks      int   // at traffic
+	err        error        // of Apply
+	calls      atomic.Int32 // of Apply
+	looks      int          // at traffic
 }
 
 const wordTakes = 5 * time.Millisecond
@@ -241,7 +242,7 @@ func (n *node) Hosts(p netip.Prefix) (out []tundev.Host) {
 }
 
 func (n *node) Apply(s router.State) error {
-	n.calls++
+	n.calls.Add(1)
 	n.state = s
 	return n.err
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,8 +75,8 @@ type relayWorld struct {
 	made  []string
 	sent  []string
 	heard []string
-	home  []string // as last told
-	calls int      // of changed
+	home  []string     // as last told
+	calls atomic.Int32 // of changed, which connections call too
 }
 
 // inRelayWorld runs f; peers 1 to 3 are in the map.
@@ -85,7 +86,7 @@ func inRelayWorld(t *testing.T, f func(*relayWorld)) {
 		w := &relayWorld{t: t, fakes: map[string]*fakeRelay{}}
 		w.relays = &relays{
 			log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1), ctx: ctx,
-			changed: func() { w.calls++ },
+			changed: func() { w.calls.Add(1) },
 			homes: func(ids []home.ID) {
 				w.home = nil
 				for i := range ids {
@@ -189,10 +190,10 @@ func TestHomeByRoundTrip(t *testing.T) {
 		if name, _, ok := w.first(); !slices.Equal(w.home, []string{"near", "mid"}) || !ok || name != "near" {
 			t.Errorf("reached at %v, status names %q", w.home, name)
 		}
-		calls := w.calls
+		calls := w.calls.Load()
 		w.fakes["near"].down()
-		if name, _, _ := w.first(); w.home[0] != "mid" || name != "mid" || w.calls == calls {
-			t.Errorf("after the home's death: reached at %v, status names %q, told %d times", w.home, name, w.calls-calls)
+		if name, _, _ := w.first(); w.home[0] != "mid" || name != "mid" || w.calls.Load() == calls {
+			t.Errorf("after the home's death: reached at %v, status names %q, told %d times", w.home, name, w.calls.Load()-calls)
 		}
 	})
 }
