@@ -99,6 +99,16 @@ func TestExit(t *testing.T) {
 			// The agent's sockets are reached by whom they have not sent to, too.
 			a.laptop.echo("192.168.1.5:4000", asAgent)
 			a.internet.wantAnswer("udp", "192.168.1.5:4000", "laptop saw 192.168.1.1")
+			// What is forwarded to the very port of the agent's is none of them, and goes the way of all that is forwarded.
+			a.laptop.echo("0.0.0.0:4001", asAgent)
+			a.laptop.echo("[::]:4002", asAgent)
+			for _, at := range []string{"198.51.100.1:4001", "[2001:db8:1::1]:4002"} {
+				a.internet.echo(at)
+			}
+			for _, network := range []string{"udp", "tcp"} {
+				a.phone.wantAnswer(network, "198.51.100.1:4001", "internet saw 203.0.113.2")
+				a.phone.wantAnswer(network, "[2001:db8:1::1]:4002", "internet saw 2001:db8:2::2")
+			}
 			// Loopback and this host's own servers are nobody else's business.
 			a.laptop.echo("127.0.0.1:53")
 			a.laptop.wantAnswer("udp", "127.0.0.1:53", "laptop saw 127.0.0.1")

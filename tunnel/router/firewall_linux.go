@@ -100,10 +100,11 @@ func (s State) beyondNetwork() bool {
 }
 
 // markIncoming has packets for the agent's sockets marked as those that they send are, so that a reverse-path filter that looks at marks
-// (src_valid_mark, "fib saddr . mark") looks for the way back where the answer will go.
+// (src_valid_mark, "fib saddr . mark") looks for the way back where the answer will go. What is forwarded to the port of such a socket elsewhere would
+// be taken for its own, too, if it is bound to all addresses, and with the mark it would pass the tunnel by.
 func (f *firewall) markIncoming() {
-	f.mark.add(notIif(f.name), udp(), socketMarked(), setMark())
-	f.mark.add(notIif(f.name), tcp(), socketMarked(), setMark())
+	f.mark.add(notIif(f.name), toThisHost(), udp(), socketMarked(), setMark())
+	f.mark.add(notIif(f.name), toThisHost(), tcp(), socketMarked(), setMark())
 }
 
 // carried are what this device carries, the longest LAN prefixes first, so that the first match is the narrowest.

@@ -386,6 +386,13 @@ func notToThisHost() term {
 	}}
 }
 
+// toThisHost matches what the kernel will deliver to this host.
+func toThisHost() term {
+	return term{"fib daddr type local", []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true}, equal(binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)...),
+	}}
+}
+
 // clampSegments lowers the maximum segment size of a connection that is opened to what the narrower of its two ways holds.
 func clampSegments() []term {
 	const flags, syn, rst, maxseg = 13, 0x02, 0x04, 2
