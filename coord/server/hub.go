@@ -163,8 +163,8 @@ func (h *hub) advertisers() (out []key.DevicePublic) {
 	return out
 }
 
-// used tells whether the policy lets anybody else use what a gateway carries.
-func (h *hub) used(k key.DevicePublic, p netip.Prefix) bool {
+// used tells whether the policy lets anybody else use what a gateway carries, and whether a grant names it at all.
+func (h *hub) used(k key.DevicePublic, p netip.Prefix) (used, named bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.access.compiled.Used(k.Raw(), p)

@@ -226,7 +226,9 @@ func (s *Server) routeMessage(d *domain.Device, r domain.RouteState, online bool
 		Device: d.Name, DeviceKey: d.Key.Bytes(), Prefix: record.PrefixToProto(r.Prefix),
 		State: stateOf(r.Ruling), By: byOf(r.Ruling), Exit: r.Prefix.Bits() == 0, Online: online,
 	}
-	m.Granted = r.Approved() && r.Advertised != nil && s.hub.used(d.Key, r.Prefix)
+	if r.Approved() && r.Advertised != nil {
+		m.Granted, m.Named = s.hub.used(d.Key, r.Prefix)
+	}
 	if r.Ruling != nil {
 		m.At = timestamp(r.Ruling.At.Truncate(time.Second))
 	}

@@ -3059,7 +3059,9 @@ type Route struct {
 	Lan    *Prefix `protobuf:"bytes,11,opt,name=lan,proto3" json:"lan,omitempty"`
 	Online bool    `protobuf:"varint,12,opt,name=online,proto3" json:"online,omitempty"`
 	// The policy lets another device use it; told of what is approved and advertised.
-	Granted       bool `protobuf:"varint,13,opt,name=granted,proto3" json:"granted,omitempty"`
+	Granted bool `protobuf:"varint,13,opt,name=granted,proto3" json:"granted,omitempty"`
+	// A grant names a part of it, but perhaps for nobody who is there yet; told likewise.
+	Named         bool `protobuf:"varint,14,opt,name=named,proto3" json:"named,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3181,6 +3183,13 @@ func (x *Route) GetOnline() bool {
 func (x *Route) GetGranted() bool {
 	if x != nil {
 		return x.Granted
+	}
+	return false
+}
+
+func (x *Route) GetNamed() bool {
+	if x != nil {
+		return x.Named
 	}
 	return false
 }
@@ -3681,7 +3690,7 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\x05flows\x18\x02 \x03(\v2\x15.warren.v1.FlowRecordR\x05flows\x12\x19\n" +
 	"\bleft_out\x18\x03 \x01(\x04R\aleftOut\x12:\n" +
 	"\vclock_ahead\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"clockAhead\"\xf6\x02\n" +
+	"clockAhead\"\x8c\x03\n" +
 	"\x05Route\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x1d\n" +
 	"\n" +
@@ -3699,7 +3708,8 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	" \x01(\rR\bpriority\x12#\n" +
 	"\x03lan\x18\v \x01(\v2\x11.warren.v1.PrefixR\x03lan\x12\x16\n" +
 	"\x06online\x18\f \x01(\bR\x06online\x12\x18\n" +
-	"\agranted\x18\r \x01(\bR\agranted\"+\n" +
+	"\agranted\x18\r \x01(\bR\agranted\x12\x14\n" +
+	"\x05named\x18\x0e \x01(\bR\x05named\"+\n" +
 	"\x11ListRoutesRequest\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\">\n" +
 	"\x12ListRoutesResponse\x12(\n" +

@@ -77,25 +77,28 @@ func (c *Compiler) allowsExitDNS(r *rule, q asked) bool {
 	return c.inSide(source, q.src, q.from, true) && source.meets(q.src) && r.grant.Schedule.Open(q.now) && c.exitIn(&c.sides[r.dst], q.dst)
 }
 
-// Used reports whether any other device may reach, or be reached from, a part of what a gateway carries as route.
-func (c *Compiler) Used(gateway ID, route netip.Prefix) bool {
+// Used reports whether any other device may reach, or be reached from, a part of what a gateway carries as route; named, whether a grant speaks of a
+// part of it at all, be it for nobody who is there yet. A grant of autogroup:self does not.
+func (c *Compiler) Used(gateway ID, route netip.Prefix) (used, named bool) {
 	slot, ok := c.slots[gateway]
 	if !ok {
-		return false
+		return false, false
 	}
-	for _, b := range c.entries[slot].behind {
-		if b.Prefix != route {
+	carried := c.entries[slot].behind
+	i := slices.IndexFunc(carried, func(b behind) bool { return b.Prefix == route })
+	if i < 0 {
+		return false, false
+	}
+	for _, r := range c.program.rules {
+		if r.self || !r.active {
 			continue
 		}
-		return slices.ContainsFunc(c.program.rules, func(r *rule) bool {
-			if r.self || !r.active {
-				return false
+		for _, ends := range [][2]int{{r.src, r.dst}, {r.dst, r.src}} {
+			if c.members[ends[0]].has(slot) && len(c.parts(&c.sides[ends[0]], carried[i].entry)) > 0 {
+				named = true
+				used = used || !c.members[ends[1]].onlyHas(slot)
 			}
-			in := func(side, other int) bool {
-				return c.members[side].has(slot) && !c.members[other].onlyHas(slot) && len(c.parts(&c.sides[side], b.entry)) > 0
-			}
-			return in(r.src, r.dst) || in(r.dst, r.src)
-		})
+		}
 	}
-	return false
+	return used, named
 }

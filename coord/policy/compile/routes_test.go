@@ -178,18 +178,31 @@ func TestUsed(t *testing.T) {
 		{"src": ["ann"], "dst": ["8.8.8.8"], "ip": ["*"]},
 		{"src": ["ann"], "dst": ["autogroup:self"], "ip": ["*"]},
 	]}`), dir, start)
-	for route, want := range map[string]bool{
-		"dc1a 10.1.0.0/16": true, "dc1b 10.1.0.0/16": true, "dc2 10.2.0.0/16": true, "dc1a fd01::/48": false,
-		"office 192.168.10.0/24": false, // for the gateway itself only
-		"out 0.0.0.0/0":          true, "out ::/0": false, "own 192.168.7.0/24": false, "dc2 10.9.0.0/16": false,
+	for route, want := range map[string][2]bool{
+		"dc1a 10.1.0.0/16": {true, true}, "dc1b 10.1.0.0/16": {true, true}, "dc2 10.2.0.0/16": {true, true}, "dc1a fd01::/48": {},
+		"office 192.168.10.0/24": {false, true}, // for the gateway itself only
+		"out 0.0.0.0/0":          {true, true}, "out ::/0": {}, "own 192.168.7.0/24": {}, "dc2 10.9.0.0/16": {},
 	} {
 		name, p, _ := strings.Cut(route, " ")
-		if got := c.Used(byName(dir, name).Device, netip.MustParsePrefix(p)); got != want {
-			t.Errorf("%s is used: %v", route, got)
+		used, named := c.Used(byName(dir, name).Device, netip.MustParsePrefix(p))
+		if got := [2]bool{used, named}; got != want {
+			t.Errorf("%s is used and named: %v, want %v", route, got, want)
 		}
 	}
-	if c.Used(ID{99}, netip.MustParsePrefix("10.1.0.0/16")) {
+	if used, named := c.Used(ID{99}, netip.MustParsePrefix("10.1.0.0/16")); used || named {
 		t.Error("a route of nobody is used")
+	}
+	c.SetPolicy(parse(t, `{"groups": {"group:later": ["dora"]}, "grants": [
+		{"src": ["group:later"], "dst": ["10.1.0.0/16", "autogroup:internet"], "ip": ["*"]},
+		{"src": ["10.9.9.0/24"], "dst": ["10.2.0.0/16"], "ip": ["*"]},
+	]}`), start)
+	for route, want := range map[string]bool{
+		"dc1a 10.1.0.0/16": true, "dc2 10.2.0.0/16": true, "out 0.0.0.0/0": true, "office 192.168.10.0/24": false,
+	} {
+		name, p, _ := strings.Cut(route, " ")
+		if used, named := c.Used(byName(dir, name).Device, netip.MustParsePrefix(p)); used || named != want {
+			t.Errorf("%s, for those who are not there yet: used %v, named %v, want %v", route, used, named, want)
+		}
 	}
 }
 

@@ -29,8 +29,10 @@ type routeJSON struct {
 	By         string     `json:"by,omitempty"`
 	At         *time.Time `json:"at"`
 	Advertised bool       `json:"advertised"`
-	Granted    bool       `json:"granted"`
-	Online     bool       `json:"online"`
+	// Granted says that another device may use it, Named that a grant speaks of it, if only for those who are not there yet.
+	Granted bool `json:"granted"`
+	Named   bool `json:"named"`
+	Online  bool `json:"online"`
 
 	prefix netip.Prefix
 }
@@ -39,7 +41,7 @@ func routeView(m *pb.Route) (routeJSON, error) {
 	p, err := record.PrefixFromProto(m.GetPrefix())
 	v := routeJSON{
 		Gateway: m.GetDevice(), Route: p.String(), Priority: m.GetPriority(), State: m.GetState(), By: m.GetBy(), At: moment(m.GetAt()),
-		Advertised: m.GetAdvertised(), Granted: m.GetGranted(), Online: m.GetOnline(), prefix: p,
+		Advertised: m.GetAdvertised(), Granted: m.GetGranted(), Named: m.GetNamed(), Online: m.GetOnline(), prefix: p,
 	}
 	if err != nil {
 		return v, fmt.Errorf("route of %s: %w", m.GetDevice(), err)
@@ -146,7 +148,11 @@ func (r routeJSON) notes(all []routeJSON) (out []string) {
 	if !r.Online {
 		out = append(out, "gateway offline")
 	}
-	if r.carried() && !r.Granted {
+	switch {
+	case !r.carried() || r.Granted:
+	case r.Named:
+		out = append(out, "nobody may use it yet")
+	default:
 		out = append(out, "no grant")
 	}
 	if r.exit() || !r.carried() {
@@ -292,7 +298,7 @@ func withoutGrant(approved []routeJSON) []string {
 	var routes, quoted []string
 	exit, site := false, false
 	for _, r := range approved {
-		if !r.carried() || r.Granted {
+		if !r.carried() || r.Granted || r.Named {
 			continue
 		}
 		routes = append(routes, r.Route)

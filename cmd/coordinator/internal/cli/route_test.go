@@ -11,7 +11,7 @@ import (
 	pb "warren/proto/warrenv1"
 )
 
-// route makes one from "GATEWAY PREFIX STATE [WORD...]", where words are advertised, granted, site, or lan=CIDR.
+// route makes one from "GATEWAY PREFIX STATE [WORD...]", where words are advertised, granted, named, site, or lan=CIDR.
 func route(t *testing.T, text string) routeJSON {
 	t.Helper()
 	w := strings.Fields(text)
@@ -22,7 +22,9 @@ func route(t *testing.T, text string) routeJSON {
 		case "advertised":
 			m.Advertised = true
 		case "granted":
-			m.Granted = true
+			m.Granted, m.Named = true, true
+		case "named":
+			m.Named = true
 		case "site":
 			m.Site = true
 		case "offline":
@@ -73,7 +75,8 @@ func TestRouteWarnings(t *testing.T) {
 			"no grant of the policy lets anybody use 0.0.0.0/0, ::/0; one such as this does:\n" +
 				`  {"src": ["autogroup:member"], "dst": ["autogroup:internet"], "ip": ["*"]},`,
 		}, "no grant"},
-		"not yet": {[]string{"a 10.1.0.0/16 approved offline"}, nil, nil, "not advertised, gateway offline"},
+		"a grant for those who are to come": {[]string{"a 10.1.0.0/16 approved advertised named"}, nil, nil, "nobody may use it yet"},
+		"not yet":                           {[]string{"a 10.1.0.0/16 approved offline"}, nil, nil, "not advertised, gateway offline"},
 	} {
 		var approved, all []routeJSON
 		for _, s := range c.approved {
