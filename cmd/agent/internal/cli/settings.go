@@ -3,6 +3,7 @@ package cli
 import (
 	"math"
 	"net/netip"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -101,14 +102,24 @@ func checkSettings(s *pb.Settings) error {
 // checkRoutes tells which of the two lists is wrong, or that they do not go together.
 func checkRoutes(s *pb.Settings) error {
 	advertise, site := s.GetAdvertise().GetValues(), s.GetSite().GetValues()
-	if _, err := cidr.Parse(advertise, nil, false, nil); err != nil {
-		return flagf("advertise", ": %w", err)
+	for _, t := range advertise {
+		if _, err := cidr.ParseAdvertise(t); err != nil {
+			return flagf("advertise", ": %w", err)
+		}
 	}
-	if _, err := cidr.Parse(nil, site, false, nil); err != nil {
-		return flagf("site", ": %w", err)
+	for _, t := range site {
+		if _, err := cidr.ParseSite(t); err != nil {
+			return flagf("site", ": %w", err)
+		}
 	}
-	if _, err := cidr.Parse(advertise, site, s.GetAdvertiseExit(), nil); err != nil {
-		return flagf("advertise", ": %w", err)
+	_, err := cidr.Parse(advertise, site, s.GetAdvertiseExit(), nil)
+	if err == nil {
+		return nil
 	}
-	return nil
+	for _, flag := range []string{"advertise", "site"} { // which the error begins with, where it is about one of several
+		if about, ok := strings.CutPrefix(err.Error(), "--"+flag+" "); ok {
+			return flagf(flag, " %s", about)
+		}
+	}
+	return flagf("advertise", ": %w", err)
 }

@@ -35,6 +35,8 @@ func (a *app) up() *cobra.Command {
 it brings up the tunnel of the network joined before. With - it reads the token from standard input. Without either it
 looks into the file named by --token-file and the variable ` + tokenVariable + `.
 
+Settings that are not named keep their value, as with "warren set", also after "warren down" and a restart; an empty value takes a list back.
+
 If no daemon runs, the installed service is started, or else a daemon of its own in the background.`,
 		Args: cmdline.Args(cobra.MaximumNArgs(1)),
 	}

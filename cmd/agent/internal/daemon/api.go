@@ -49,6 +49,7 @@ func (a *api) Up(ctx context.Context, req *connect.Request[pb.UpRequest], out *c
 	if err != nil {
 		return err
 	}
+	before := a.d.routing()
 	s, warnings, err := a.bringUp(ctx, caller, req.Msg, out)
 	if err != nil && ctx.Err() != nil {
 		return connect.NewError(connect.CodeDeadlineExceeded, err) // the caller has no more patience, whatever else there is
@@ -65,7 +66,10 @@ func (a *api) Up(ctx context.Context, req *connect.Request[pb.UpRequest], out *c
 		return err
 	}
 	if err := s.advertise.problem(); err != nil {
-		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("the tunnel is up, but nothing is advertised: %w", err))
+		if err := a.d.takeBackRoutes(before, req.Msg.GetSettings()); err != nil {
+			return internal(err)
+		}
+		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("the tunnel is up, but what this device advertises stays as it was: %w", err))
 	}
 	if err := s.networks.problem(); err != nil {
 		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("the tunnel is up, but this host is not as it was to be: %w", err))

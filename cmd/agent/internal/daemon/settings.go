@@ -225,3 +225,26 @@ func (d *daemon) applyRouting() error {
 	}
 	return nil
 }
+
+// routing are the settings about routes.
+func (d *daemon) routing() state.Routing {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state.Routing
+}
+
+// takeBackRoutes has this device advertise what it did before, if the coordinator has refused what s says. Before a device has joined, only the
+// coordinator knows the network's prefixes.
+func (d *daemon) takeBackRoutes(before state.Routing, s *pb.Settings) error {
+	if s.GetAdvertise() == nil && s.GetSite() == nil && (s == nil || s.AdvertiseExit == nil) {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next := *d.state
+	next.Routing.Advertise, next.Routing.Site, next.Routing.AdvertiseExit = before.Advertise, before.Site, before.AdvertiseExit
+	if err := d.save(&next); err != nil {
+		return err
+	}
+	return d.applyRouting()
+}
