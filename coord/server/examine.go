@@ -20,7 +20,7 @@ type Report struct {
 	Failures         []compile.Failure
 	// Difference is against the policy in force.
 	Difference compile.Difference
-	// Routes are those that it would approve and those that it would take back. What follows from them is not in Difference.
+	// Routes are those that it would approve and those that it would take back. What follows from them is in Difference.
 	Routes []RouteChange
 	// LocksOut says that no device could reach the coordinator's host, and one can now.
 	LocksOut bool
@@ -85,7 +85,7 @@ func (s *Server) examine(ctx context.Context, text []byte) (*policy.Policy, *Rep
 	var next compile.Directory
 	next, r.Routes = s.hub.directoryUnder(p)
 	r.Failures = compile.RunTests(p, next, now)
-	r.Difference = compile.Diff(old, p, dir, now)
+	r.Difference = compile.Diff(old, p, dir, next, now)
 	r.LocksOut = compile.LockedOut(old, p, dir, next, s.ownHost(), now)
 	r.TooLarge = s.tooLarge(compile.New(p, next, now), next)
 	return p, r, nil

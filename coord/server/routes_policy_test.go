@@ -208,6 +208,10 @@ func TestExaminedRoutes(t *testing.T) {
 	if !errors.As(err, &refused) || !r.LocksOut || texts(r) != "approves 0.0.0.0/0 for gw; takes back 10.9.0.0/16 for gw" {
 		t.Errorf("a policy that locks out: %v, routes %q", err, texts(r))
 	}
+	const changes = "ann (1 device) gains * on autogroup:internet (1 device)\nann (1 device) loses * on 10.9.0.0/16 (1 device)\n"
+	if got := r.Difference.String(); got != changes {
+		t.Errorf("who gains and loses by its routes:\n%swant\n%s", got, changes)
+	}
 	c.hasRoutes("gw 0.0.0.0/0 waiting; gw 10.1.0.0/16 approved by root; gw 10.9.0.0/16 approved by policy")
 	_, r, err = c.srv.SetPolicy(t.Context(), PolicyWish{Text: []byte(approving(`"routes": {"10.9.0.0/16": ["tag:gate"]}, "exitNode": ["tag:gate"]`))})
 	if err != nil || texts(r) != "approves 0.0.0.0/0 for gw" {

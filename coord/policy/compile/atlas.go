@@ -10,7 +10,10 @@ import (
 
 // atlas divides what devices have and carry into points, and points that no rule of two policies tells apart into classes.
 type atlas struct {
-	worlds  [2]*Compiler // of one directory, so that slots are the same
+	// worlds are of the same devices in the same slots; those in rerouted carry other routes in the one than in the other.
+	worlds   [2]*Compiler
+	rerouted bits
+
 	points  []point
 	classes []*class
 	bySig   map[string]int
@@ -47,43 +50,63 @@ func newAtlas(old, next *Compiler) *atlas {
 	}
 	for slot, e := range old.entries {
 		if e != nil {
-			a.addDevice(slot, e)
+			a.addDevice(slot, [2]*entry{e, next.entries[slot]})
 		}
 	}
 	return a
 }
 
+// inOrderOf is dir with its devices in the order in which other has them.
+func (dir Directory) inOrderOf(other Directory) Directory {
+	at := make(map[ID]int, len(dir.Devices))
+	for i := range dir.Devices {
+		at[dir.Devices[i].ID] = i
+	}
+	devices := make([]Device, len(other.Devices))
+	for i := range other.Devices {
+		devices[i] = dir.Devices[at[other.Devices[i].ID]]
+	}
+	dir.Devices = devices
+	return dir
+}
+
 // sideRef is a side of one of the worlds.
 type sideRef struct{ world, side int }
 
-// addDevice divides a device into points.
-func (a *atlas) addDevice(slot int, e *entry) {
+// addDevice divides a device, as it is in each world, into points.
+func (a *atlas) addDevice(slot int, es [2]*entry) {
 	var refs []sideRef
-	partial := !e.plain()
+	partial := false
 	for w, c := range a.worlds {
+		partial = partial || !es[w].plain()
 		for _, s := range c.sidesWith(slot) {
 			refs = append(refs, sideRef{w, s})
-			partial = partial || !c.whole(&c.sides[s], e)
+			partial = partial || !c.whole(&c.sides[s], es[w])
 		}
 	}
+	if !sameParts(es[0], es[1]) {
+		a.rerouted.set(slot)
+	}
 	if !partial {
-		a.addPoint(slot, prefixes(slices.Clone(e.own)), refs, true)
+		a.addPoint(slot, prefixes(slices.Clone(es[0].own)), refs, true)
 		return
 	}
 	has := make([][]netip.Prefix, len(refs))
 	all := map[netip.Prefix]bool{}
-	for _, p := range slices.Concat(e.own, e.carried, e.out) { // what is in no side is told apart too, so that names do not promise it anything
-		all[p.Prefix] = true
+	for _, e := range es { // what is in no side is told apart too, so that names do not promise it anything
+		for _, p := range slices.Concat(e.own, e.carried, e.out) {
+			all[p.Prefix] = true
+		}
 	}
 	for i, r := range refs {
 		c := a.worlds[r.world]
-		has[i] = prefixes(apart(c.parts(&c.sides[r.side], e)))
+		has[i] = prefixes(apart(c.parts(&c.sides[r.side], es[r.world])))
 		for _, p := range has[i] {
 			all[p] = true
 		}
 	}
 	a.atoms[slot] = slices.Collect(maps.Keys(all))
-	a.addParts(slot, e, refs, has, all)
+	a.addParts(slot, es[0], refs, has, all)
 }
 
 // addParts makes points of the prefixes that are in the same sides. A prefix stands for its addresses that are in no narrower one.
@@ -160,10 +183,10 @@ func (a *atlas) newClass(i int, refs []sideRef, user string) *class {
 func (a *atlas) title(p point) string {
 	const most = 3
 	e := a.worlds[0].entries[p.slot]
-	var texts []string
-	for i, n := range p.prefixes {
-		if i == most-1 && len(p.prefixes) > most {
-			texts = append(texts, fmt.Sprintf("%d more", len(p.prefixes)-i))
+	texts, left := a.internetOf(p.prefixes)
+	for i, n := range left {
+		if i == most-1 && len(left) > most {
+			texts = append(texts, fmt.Sprintf("%d more", len(left)-i))
 			break
 		}
 		texts = append(texts, prefixText(n)+a.holes(p.slot, n))
@@ -173,6 +196,23 @@ func (a *atlas) title(p point) string {
 		joint = " of "
 	}
 	return strings.Join(texts, " and ") + joint + e.Name
+}
+
+// internetOf takes the public addresses of a family, if prefixes have all of them, out of prefixes, and gives a name for them.
+func (a *atlas) internetOf(list []netip.Prefix) (names []string, left []netip.Prefix) {
+	left = list
+	for f, parts := range a.worlds[0].directory.internet {
+		public := prefixes(parts)
+		if slices.ContainsFunc(public, func(p netip.Prefix) bool { return !slices.Contains(left, p) }) {
+			continue
+		}
+		left = slices.DeleteFunc(slices.Clone(left), func(p netip.Prefix) bool { return slices.Contains(public, p) })
+		names = append(names, []string{"internet (IPv4)", "internet (IPv6)"}[f])
+	}
+	if len(names) == 2 {
+		names = []string{"internet"}
+	}
+	return names, left
 }
 
 // holes names the narrower prefixes of a device that do not belong to n.

@@ -204,7 +204,7 @@ func BenchmarkDiff(b *testing.B) {
 	for name, next := range map[string]*policy.Policy{"one-grant": other, "everything": allToAll(b)} {
 		b.Run("10000-devices-1000-grants-"+name, func(b *testing.B) {
 			for b.Loop() {
-				d := Diff(one, next, dir, start)
+				d := Diff(one, next, dir, dir, start)
 				b.ReportMetric(float64(len(d.Changes)+d.More), "changes")
 			}
 		})

@@ -47,6 +47,16 @@ func (b bits) without(o bits) bits {
 	return out
 }
 
+// meets reports whether b and o have a slot in common.
+func (b bits) meets(o bits) bool {
+	for i := range min(len(b), len(o)) {
+		if b[i]&o[i] != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (b bits) empty() bool {
 	for _, w := range b {
 		if w != 0 {

@@ -84,11 +84,12 @@ const (
 	maxChanges = 100
 )
 
-// Diff tells who of dir would gain and who would lose which ports on what if next took the place of old, both as they hold at now. It goes by what
-// devices may do in the end: a grant that moves, or that others make up for, is no change. ExitDNS goes with the internet and is not told of.
-func Diff(old, next *policy.Policy, dir Directory, now time.Time) Difference {
+// Diff tells who of dir would gain and who would lose which ports on what if next took the place of old, both as they hold at now. under is dir as it
+// would be then: the same devices, which may carry other routes. It goes by what devices may do in the end: a grant that moves, or that others make
+// up for, is no change. ExitDNS goes with the internet and is not told of.
+func Diff(old, next *policy.Policy, dir, under Directory, now time.Time) Difference {
 	d := &differ{
-		atlas: newAtlas(New(old, dir, now), New(next, dir, now)), byRules: map[string]flowSet{}, flows: map[string]flowSet{},
+		atlas: newAtlas(New(old, dir, now), New(next, under.inOrderOf(dir), now)), byRules: map[string]flowSet{}, flows: map[string]flowSet{},
 		found: map[found]map[int]bits{}, own: map[found]*ownFound{}, aside: map[found]bool{},
 		seen: map[pair]bool{},
 	}
@@ -163,8 +164,11 @@ func (d *differ) compareSides(srcs, dsts bits) {
 func (d *differ) shared(w int, r *rule) bool {
 	c, other := d.worlds[w], d.worlds[1-w]
 	o := d.byKey[1-w][r.key]
-	return o != nil && slices.Equal(trim(c.members[r.src].bits), trim(other.members[o.src].bits)) &&
-		(r.self || slices.Equal(trim(c.members[r.dst].bits), trim(other.members[o.dst].bits)))
+	same := func(side, others int) bool {
+		members := c.members[side].bits
+		return slices.Equal(trim(members), trim(other.members[others].bits)) && !members.meets(d.rerouted)
+	}
+	return o != nil && same(r.src, o.src) && (r.self || same(r.dst, o.dst))
 }
 
 func trim(b bits) bits {

@@ -59,7 +59,7 @@ func covered(names []string, d Device, a netip.Addr, selects func(string) bool) 
 
 // TestDiffAgainstNaive compares what a difference says with what becomes of packets.
 func TestDiffAgainstNaive(t *testing.T) {
-	gained, lost, unchanged := 0, 0, 0
+	gained, lost, unchanged, byRoute := 0, 0, 0, 0
 	for seed := range uint64(*worlds) {
 		g := newGen(seed)
 		old := &naive{g.policy(), g.directory(2 + g.IntN(7))}
@@ -74,17 +74,30 @@ func TestDiffAgainstNaive(t *testing.T) {
 				next.grants = slices.Delete(next.grants, i, i+1)
 			}
 			slices.SortStableFunc(next.grants, func(a, b grantModel) int { return map[bool]int{true: 1}[a.acl] - map[bool]int{true: 1}[b.acl] })
+			if g.chance(20) { // routes only
+				next.grants = old.grants
+			}
 		}
-		d := Diff(parse(t, old.text()), parse(t, next.text()), old.dir, start)
+		if g.chance(40) {
+			next.dir = g.rerouted(old.dir)
+		}
+		d := Diff(parse(t, old.text()), parse(t, next.text()), old.dir, next.dir, start)
 		if d.More > 0 || d.Unseen || strings.Contains(d.String(), " more") {
 			continue
 		}
 		for range 60 {
-			p := g.packet(old.dir.Devices)
-			if p.src.Is4() != p.dst.Is4() || p.from.ID == p.to.ID || !plausible(p.from, p.src, false) || !plausible(p.to, p.dst, true) {
+			p := g.packet(g.either(old, next).dir.Devices)
+			if p.src.Is4() != p.dst.Is4() || p.from.ID == p.to.ID {
 				continue
 			}
-			was, is := old.granted(p, start), next.granted(p, start)
+			before, after := old.of(p), next.of(p)
+			if !before.plausible() && !after.plausible() {
+				continue
+			}
+			was, is := old.granted(before, start), next.granted(after, start)
+			if was != is && (before.plausible() != after.plausible()) {
+				byRoute++
+			}
 			sameUser := userOf(p.from) != "" && userOf(p.from) == userOf(p.to)
 			fail := func(what string) {
 				t.Helper()
@@ -93,9 +106,9 @@ func TestDiffAgainstNaive(t *testing.T) {
 			}
 			told := [2]bool{}
 			for _, c := range d.Changes {
-				n, gain := next, 1
+				n, gain, p := next, 1, after
 				if !c.Gain {
-					n, gain = old, 0
+					n, gain, p = old, 0, before
 				}
 				yes, vague := n.covers(c, p)
 				told[gain] = told[gain] || yes
@@ -117,10 +130,84 @@ func TestDiffAgainstNaive(t *testing.T) {
 			}
 		}
 	}
-	if gained < *worlds/10 || lost < *worlds/10 {
-		t.Errorf("%d packets gained and %d lost: the worlds say little", gained, lost)
+	if gained < *worlds/10 || lost < *worlds/10 || byRoute < *worlds/30 {
+		t.Errorf("%d packets gained and %d lost, %d by a route: the worlds say little", gained, lost, byRoute)
 	}
-	t.Logf("%d packets gained, %d lost, %d unchanged", gained, lost, unchanged)
+	t.Logf("%d packets gained, %d lost, %d unchanged, %d by a route", gained, lost, unchanged, byRoute)
+}
+
+// rerouted gives some devices other routes, and has all of them in another order.
+func (g gen) rerouted(dir Directory) Directory {
+	dir.Devices = slices.Clone(dir.Devices)
+	for i := range dir.Devices {
+		if g.chance(30) {
+			d := &dir.Devices[i]
+			d.Routes, d.Exit = nil, g.chance(20)
+			for _, r := range g.some(3, genRoutes) {
+				d.Routes = append(d.Routes, netip.MustParsePrefix(r))
+			}
+		}
+	}
+	g.Shuffle(len(dir.Devices), func(i, j int) { dir.Devices[i], dir.Devices[j] = dir.Devices[j], dir.Devices[i] })
+	return dir
+}
+
+func (g gen) either(a, b *naive) *naive {
+	if g.chance(50) {
+		return a
+	}
+	return b
+}
+
+// of is a packet between the devices as they are in n.
+func (n *naive) of(p packet) packet {
+	for _, d := range n.dir.Devices {
+		if d.ID == p.from.ID {
+			p.from = d
+		}
+		if d.ID == p.to.ID {
+			p.to = d
+		}
+	}
+	return p
+}
+
+func (p packet) plausible() bool {
+	return plausible(p.from, p.src, false) && plausible(p.to, p.dst, true)
+}
+
+// TestDiffOfRoutes: what follows from routes that the next policy approves, or takes back, is told like all else.
+func TestDiffOfRoutes(t *testing.T) {
+	const grants = `"grants": [{"src": ["ann"], "dst": ["10.0.0.0/8"], "ip": ["tcp:443"]}, {"src": ["bob"], "dst": ["autogroup:internet"], "ip": ["*"]}]`
+	p := parse(t, "{"+grants+"}")
+	dir := office()
+	for _, c := range []struct {
+		device string
+		routes []string
+		exit   bool
+		want   string
+	}{
+		{"gw-1", []string{"10.1.0.0/16", "10.9.0.0/16"}, false, "ann (2 devices) gains tcp:443 on 10.9.0.0/16 behind gw-1 (1 device)\n"}, // a destination already
+		{"gw-2", nil, false, "ann (2 devices) loses tcp:443 on 10.1.0.0/16 behind gw-2 (1 device)\n"},
+		{"web-1", nil, true, "bob (1 device) gains * on internet behind web-1 (1 device)\n"},
+		{"web-2", []string{"172.16.0.0/12"}, false, "no device gains or loses anything\n"},
+	} {
+		under := office()
+		for i := range under.Devices {
+			if d := &under.Devices[i]; d.Name == c.device {
+				d.Routes, d.Exit = nil, c.exit
+				for _, r := range c.routes {
+					d.Routes = append(d.Routes, netip.MustParsePrefix(r))
+				}
+			}
+		}
+		if got := Diff(p, p, dir, under, start).String(); got != c.want {
+			t.Errorf("%s:\n%swant\n%s", c.device, got, c.want)
+		}
+	}
+	if got := Diff(p, p, dir, dir, start).String(); got != "no device gains or loses anything\n" {
+		t.Errorf("without a change: %s", got)
+	}
 }
 
 // office is a small network for examples.
@@ -178,7 +265,7 @@ func TestDiff(t *testing.T) {
 		if strings.Contains(c.old, `"groups"`) {
 			prefix = ""
 		}
-		got := Diff(parse(t, "{"+prefix+c.old+"}"), parse(t, "{"+prefix+c.next+"}"), office(), start).String()
+		got := Diff(parse(t, "{"+prefix+c.old+"}"), parse(t, "{"+prefix+c.next+"}"), office(), office(), start).String()
 		if got != c.want {
 			t.Errorf("%s:\n%swant\n%s", c.name, got, c.want)
 		}
@@ -203,10 +290,10 @@ func TestDiffOfSomeOwnDevices(t *testing.T) {
 		text := func(grants string) *policy.Policy {
 			return parse(t, `{"postures": {"posture:linux": ["node:os == 'linux'"]}, "grants": [`+grants+`]}`)
 		}
-		if got := Diff(text(own+c.kept), text(c.kept), dir, start).String(); got != c.want {
+		if got := Diff(text(own+c.kept), text(c.kept), dir, dir, start).String(); got != c.want {
 			t.Errorf("%s: %swant %s", c.name, got, c.want)
 		}
-		if got, want := Diff(text(c.kept), text(own+c.kept), dir, start).String(), strings.ReplaceAll(c.want, "loses", "gains"); got != want {
+		if got, want := Diff(text(c.kept), text(own+c.kept), dir, dir, start).String(), strings.ReplaceAll(c.want, "loses", "gains"); got != want {
 			t.Errorf("%s, the other way round: %swant %s", c.name, got, want)
 		}
 	}

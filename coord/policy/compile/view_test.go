@@ -228,7 +228,7 @@ func FuzzCompile(f *testing.F) {
 				t.Fatalf("%s has %d grants and %d peers", d.Name, len(v.Grants), len(peers))
 			}
 		}
-		_ = Diff(p, q, dir, start).String()
+		_ = Diff(p, q, dir, dir, start).String()
 		RunTests(q, dir, start)
 	})
 }

@@ -280,7 +280,7 @@ func (a *app) printChanges(r reportJSON) error {
 		fmt.Fprintln(a.out, "and perhaps more, for there are too many kinds of devices to compare them all")
 	}
 	for _, c := range r.Routes {
-		fmt.Fprintf(a.out, "%s, and whatever grants say of it\n", c.Text)
+		fmt.Fprintln(a.out, c.Text)
 	}
 	if len(r.Changes)+len(r.Routes) == 0 && !r.Unseen {
 		fmt.Fprintln(a.out, "no device gains or loses anything")
