@@ -48,8 +48,9 @@ type Config struct {
 	// Role is ROLE_DEVICE unless set.
 	Role pb.Role
 	// Node gives the node key in use.
-	Node                  func() key.NodePublic
-	Hostname, OS, Version string
+	Node func() key.NodePublic
+	// OSVersion and Version, the agent's, are for policies that ask for them.
+	Hostname, OS, OSVersion, Version string
 	// Endpoints are those of the token; the map may name more.
 	Endpoints []token.Endpoint
 	// MapFile is where the map is kept; empty: nowhere.

@@ -24,10 +24,10 @@ type EnrolConfig struct {
 	// Node is the node key of a device; zero for a relay.
 	Node key.NodePublic
 	// Name is the wished name; empty: made from Hostname.
-	Name                  string
-	Hostname, OS, Version string
-	Dial                  DialFunc
-	Now                   func() time.Time
+	Name                             string
+	Hostname, OS, OSVersion, Version string
+	Dial                             DialFunc
+	Now                              func() time.Time
 	// Relay makes this the enrolment of a relay; RelaySPKI is the SHA-256 of its TLS key's SubjectPublicKeyInfo, if that is self-made.
 	Relay     *pb.Relay
 	RelaySPKI []byte
@@ -96,7 +96,7 @@ func enrolRequest(cfg EnrolConfig) (*pb.EnrolRequest, error) {
 	}
 	body := &pb.EnrolBody{
 		NetworkId: cfg.Token.Network[:], TokenKey: by.Public().Bytes(), DeviceKey: cfg.Device.Public().Bytes(), Role: pb.Role_ROLE_DEVICE,
-		Name: cfg.Name, Hostname: cfg.Hostname, Os: cfg.OS, AgentVersion: cfg.Version, Time: timestamppb.New(cfg.Now()),
+		Name: cfg.Name, Hostname: cfg.Hostname, Os: cfg.OS, OsVersion: cfg.OSVersion, AgentVersion: cfg.Version, Time: timestamppb.New(cfg.Now()),
 	}
 	if cfg.Relay != nil {
 		body.Role, body.Relay, body.RelaySpkiSha256 = pb.Role_ROLE_RELAY, cfg.Relay, cfg.RelaySPKI

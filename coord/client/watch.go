@@ -29,7 +29,7 @@ func (c *Client) login(ctx context.Context, l *link) (*pb.LoginResponse, error) 
 	body := &pb.LoginBody{
 		NetworkId: c.cfg.Network[:], CoordinatorKey: l.signing.Bytes(), Challenge: l.challenge.GetChallenge(),
 		DeviceKey: c.cfg.Device.Public().Bytes(), Role: c.cfg.Role, InstanceId: c.instance[:],
-		Hostname: c.cfg.Hostname, Os: c.cfg.OS, AgentVersion: c.cfg.Version, Time: timestamppb.New(c.cfg.Now()),
+		Hostname: c.cfg.Hostname, Os: c.cfg.OS, OsVersion: c.cfg.OSVersion, AgentVersion: c.cfg.Version, Time: timestamppb.New(c.cfg.Now()),
 	}
 	if c.cfg.Node != nil {
 		body.NodeKey = c.cfg.Node().Bytes()

@@ -49,9 +49,9 @@ type Network struct {
 // Device is a device as the coordinator knows it: its record and what is not the peers' business.
 type Device struct {
 	record.Device
-	Hostname, OS, AgentVersion string
-	LastSeen                   time.Time
-	RemovedAt                  time.Time
+	Host
+	LastSeen  time.Time
+	RemovedAt time.Time
 	// Gone says that peers have been told that the device expired.
 	Gone bool
 	// Sequence is the highest of the device's signed changes.
@@ -61,12 +61,26 @@ type Device struct {
 	Rulings    []Ruling
 }
 
+// Host is what a device says of itself when it enrols and logs in. Nobody can check it.
+type Host struct {
+	Hostname  string
+	OS        string // by Go's name for it
+	OSVersion string // of the system or, on Linux, its kernel
+	// AgentVersion is that of warren.
+	AgentVersion string
+}
+
+// Clipped is h as it may be kept and shown.
+func (h Host) Clipped() Host {
+	return Host{Clip(h.Hostname), Clip(h.OS), Clip(h.OSVersion), Clip(h.AgentVersion)}
+}
+
 // Request is what a device asks for when it enrols. Its form has been checked except for Name and Hostname.
 type Request struct {
-	Device                     key.DevicePublic
-	Node                       key.NodePublic
-	Name                       string
-	Hostname, OS, AgentVersion string
+	Device key.DevicePublic
+	Node   key.NodePublic
+	Name   string
+	Host
 	// Counter is not less than any version counter given so far, so that a key which was forgotten never gets an old version again.
 	Counter uint64
 }
@@ -109,7 +123,7 @@ func Enrol(n *Network, old *Device, r Request, t *Token, taken Taken, random io.
 	d.NodeKey, d.NextNodeKey = r.Node, key.NodePublic{}
 	d.Tags, d.Owner, d.Ephemeral = t.Tags, t.Owner, t.Ephemeral
 	d.ExpiresAt, d.Gone = time.Time{}, false
-	d.Hostname, d.OS, d.AgentVersion = Clip(r.Hostname), Clip(r.OS), Clip(r.AgentVersion)
+	d.Host = r.Clipped()
 	d.LastSeen = now
 	if old == nil || old.Gone || !sameRecord(old, d) {
 		d.bump(n)

@@ -54,7 +54,7 @@ func nothingTaken() Taken {
 
 func enrolled(t *testing.T, n *Network) *Device {
 	t.Helper()
-	r := Request{Device: key.NewDevice().Public(), Node: key.NewNode().Public(), Hostname: "laptop"}
+	r := Request{Device: key.NewDevice().Public(), Node: key.NewNode().Public(), Host: Host{Hostname: "laptop"}}
 	d, err := Enrol(n, nil, r, &Token{}, nothingTaken(), &stream{}, start)
 	if err != nil {
 		t.Fatal(err)
@@ -65,8 +65,7 @@ func enrolled(t *testing.T, n *Network) *Device {
 func TestEnrol(t *testing.T) {
 	n := testNetwork()
 	r := Request{
-		Device: key.NewDevice().Public(), Node: key.NewNode().Public(), Hostname: "Ann's-Laptop.example.com",
-		OS: "linux", AgentVersion: "1\x1b[31m", Counter: 41,
+		Device: key.NewDevice().Public(), Node: key.NewNode().Public(), Host: Host{Hostname: "Ann's-Laptop.example.com", OS: "linux", AgentVersion: "1\x1b[31m"}, Counter: 41,
 	}
 	tok := &Token{Owner: "ann", Tags: []string{"web"}, Ephemeral: true}
 	d, err := Enrol(n, nil, r, tok, nothingTaken(), &stream{}, start)

@@ -95,7 +95,7 @@ func (w *world) step() string {
 	switch what {
 	case "enrol":
 		i = -1
-		r := Request{Device: key.NewDevice().Public(), Node: w.node(), Name: w.name(), Hostname: "host", Counter: w.changes}
+		r := Request{Device: key.NewDevice().Public(), Node: w.node(), Name: w.name(), Host: Host{Hostname: "host"}, Counter: w.changes}
 		next, err = Enrol(w.n, nil, r, w.token, w.taken(), w.random, w.now)
 		d = nil
 	case "time":
@@ -113,7 +113,7 @@ func (w *world) step() string {
 	case "forget":
 		if d != nil && d.Removed { // pruned, and the key comes again
 			w.devices = slices.Delete(w.devices, i, i+1)
-			r := Request{Device: d.Key, Node: key.NewNode().Public(), Hostname: "host", Counter: w.changes}
+			r := Request{Device: d.Key, Node: key.NewNode().Public(), Host: Host{Hostname: "host"}, Counter: w.changes}
 			next, err = Enrol(w.n, nil, r, w.token, w.taken(), w.random, w.now)
 			i, d = -1, nil
 		}

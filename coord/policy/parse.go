@@ -94,7 +94,11 @@ func (r *reader) readNodeAttrs(v value) {
 			field{"target", func(v value) {
 				a.Target = r.selectorList(v, anyOf(Any, ByUser, ByGroup, ByTag, ByAddress, Members, Tagged, Admins), "nodeAttrs")
 			}},
-			field{"attr", func(v value) { a.Attrs, _ = r.strings(v) }},
+			field{"attr", func(v value) {
+				if a.Attrs, _ = r.strings(v); len(a.Attrs) > 0 {
+					r.warn(v, "", "attr has no effect: Warren knows no attributes of devices")
+				}
+			}},
 			field{"app", func(v value) { r.warn(v, "", "app is ignored: Warren knows no application capabilities") }},
 			field{"ipPool", func(v value) { r.warn(v, "", "ipPool is ignored: addresses come from the network's prefixes") }},
 		)

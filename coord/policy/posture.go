@@ -30,14 +30,14 @@ type Literal struct {
 }
 
 // Holds reports whether the condition is known to hold. What is not known does not: a fact that the device has not reported satisfies
-// neither != nor NOT IN; NOT SET needs facts, which are nil for a device that has reported none.
+// neither != nor NOT IN; NOT SET needs a fact that agents do report, and facts, which are nil for a device that has reported none.
 func (c Condition) Holds(facts map[string]string) bool {
 	fact, ok := facts[c.Fact]
 	switch c.Op {
 	case "IS SET":
 		return ok
 	case "NOT SET":
-		return facts != nil && !ok
+		return facts != nil && !ok && slices.Contains(NodeFacts(), c.Fact)
 	}
 	if !ok {
 		return false
@@ -130,7 +130,7 @@ func (r *reader) readPostures(v value) {
 				r.fail(at[i], fix, "%v", err)
 				continue
 			}
-			if strings.HasPrefix(c.Fact, "node:") && !slices.Contains(NodeFacts(), c.Fact) {
+			if !slices.Contains(NodeFacts(), c.Fact) {
 				r.warn(at[i], didYouMean(c.Fact, "", slices.Values(NodeFacts())), "agents do not report %s, so no device meets this posture", quote(c.Fact))
 			}
 			p.Conditions = append(p.Conditions, c)

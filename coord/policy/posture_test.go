@@ -46,7 +46,8 @@ func TestConditions(t *testing.T) {
 		"custom:none NOT IN ['x']":               false,
 		"custom:none < 5":                        false,
 		"custom:none IS SET":                     false,
-		"custom:none NOT SET":                    true,
+		"custom:none NOT SET":                    false, // nobody could have set it
+		"node:hostname NOT SET":                  true,
 		"custom:none == 'a, b'":                  false,
 		"node:os IN ['a, b', \"it's\", 'linux']": true,
 	} {

@@ -55,7 +55,7 @@ type told struct {
 // effect is what a change did to the views of devices.
 type effect struct {
 	gained, lost []rawKey // peers of the one device that changed
-	// For a change of the policy or of time: devices whose peers or grants changed, and how the peers did.
+	// changed are devices whose peers or grants changed; for a change of the policy or of time, moves says how the peers did.
 	changed []rawKey
 	moves   []compile.Move
 }
@@ -80,7 +80,26 @@ func sumOf(d *store.Device) (sum record.Digest) {
 
 // compiledDevice is what a policy can ask about d.
 func compiledDevice(d *domain.Device) compile.Device {
-	return compile.Device{ID: d.Key.Raw(), Name: d.Name, Addresses: d.Addresses, Tags: d.Tags, Owner: d.Owner, Routes: d.Routes}
+	return compile.Device{ID: d.Key.Raw(), Name: d.Name, Addresses: d.Addresses, Tags: d.Tags, Owner: d.Owner, Routes: d.Routes, Facts: factsOf(&d.Host)}
+}
+
+// factsOf are what postures can ask, under the names that policy.NodeFacts has; nil for a device that has told nothing.
+func factsOf(h *domain.Host) map[string]string {
+	os := h.OS
+	if os == "darwin" {
+		os = "macos" // as policies have it
+	}
+	var facts map[string]string
+	for name, value := range map[string]string{"node:agentVersion": h.AgentVersion, "node:hostname": h.Hostname, "node:os": os, "node:osVersion": h.OSVersion} {
+		if value == "" {
+			continue
+		}
+		if facts == nil {
+			facts = map[string]string{}
+		}
+		facts[name] = value
+	}
+	return facts
 }
 
 // put takes a device's next state; one that is not visible is taken out.
@@ -108,7 +127,7 @@ func (a *access) put(d *store.Device) effect {
 	}
 	a.resum(k, old, now, u)
 	a.forget(u.Changed)
-	return effect{gained: u.Gained, lost: u.Lost}
+	return effect{gained: u.Gained, lost: u.Lost, changed: u.Changed}
 }
 
 // renew takes a state of a device that differs from the one before in nothing that others are told.

@@ -135,7 +135,7 @@ func (a *admin) ListDevices(ctx context.Context, _ *connect.Request[pb.ListDevic
 				continue
 			}
 			if fresh := a.hub.device(d.Key); fresh != nil {
-				d = seenDevice(d, store.Sighting{At: fresh.LastSeen, Hostname: fresh.Hostname, OS: fresh.OS, AgentVersion: fresh.AgentVersion})
+				d = seenDevice(d, store.Sighting{At: fresh.LastSeen, Host: fresh.Host})
 			}
 			out.Devices = append(out.Devices, a.deviceMessage(&d.Device))
 		}
@@ -155,7 +155,7 @@ func (s *Server) deviceMessage(d *domain.Device) *pb.Device {
 		Name: d.Name, DeviceKey: d.Key.Bytes(), NodeKey: d.NodeKey.Bytes(), Tags: d.Tags, Owner: d.Owner,
 		Routes: record.PrefixesToProto(d.Routes), Ephemeral: d.Ephemeral, Online: online,
 		CreatedAt: timestamp(d.CreatedAt), ExpiresAt: timestamp(d.ExpiresAt), LastSeen: timestamp(d.LastSeen),
-		Hostname: d.Hostname, Os: d.OS, AgentVersion: d.AgentVersion,
+		Hostname: d.Hostname, Os: d.OS, OsVersion: d.OSVersion, AgentVersion: d.AgentVersion,
 		Version:   &pb.Version{Generation: d.Version.Generation, Counter: d.Version.Counter},
 		Duplicate: duplicate, Remote: remote, Expired: d.Expired(now),
 	}

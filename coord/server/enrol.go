@@ -165,7 +165,7 @@ func (b *batch) makeDevice(old *domain.Device, e *enrolment, t *domain.Token) (*
 	var lookUp error
 	d, err := domain.Enrol(&b.s.network, old, domain.Request{
 		Device: e.device, Node: e.node, Name: e.GetName(),
-		Hostname: e.GetHostname(), OS: e.GetOs(), AgentVersion: e.GetAgentVersion(),
+		Host:    domain.Host{Hostname: e.GetHostname(), OS: e.GetOs(), OSVersion: e.GetOsVersion(), AgentVersion: e.GetAgentVersion()},
 		Counter: revision, // each version took a revision at least
 	}, t, b.taken(&lookUp), rand.Reader, b.s.cfg.Now())
 	if lookUp != nil {

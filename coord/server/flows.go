@@ -136,7 +136,7 @@ func (s *Server) await(ctx context.Context, q *question) (*pb.FlowReport, error)
 	case <-timer.C:
 		return nil, connect.NewError(connect.CodeDeadlineExceeded, fmt.Errorf(
 			"%s has not answered within %s: its agent (version %s) does not know the question, or was asked too often; try again in a minute",
-			q.device.Name, answerTime, cmp.Or(w.version, "unknown")))
+			q.device.Name, answerTime, cmp.Or(w.host.AgentVersion, "unknown")))
 	case <-s.stopping:
 		return nil, connect.NewError(connect.CodeUnavailable, errors.New("the coordinator is stopping"))
 	case <-ctx.Done():

@@ -178,6 +178,7 @@ type device struct {
 	node     key.NodePrivate
 	instance [16]byte
 	hostname string
+	system   string // its version
 	role     pb.Role
 	sequence uint64
 	record   *record.Device
@@ -204,7 +205,7 @@ func (d *device) enrolBody(tok key.TokenPrivate) *pb.EnrolBody {
 	n := d.c.srv.Network()
 	return &pb.EnrolBody{
 		NetworkId: n[:], TokenKey: tok.Public().Bytes(), DeviceKey: d.key.Public().Bytes(), Role: d.role,
-		NodeKey: d.node.Public().Bytes(), Hostname: d.hostname, Os: "linux", AgentVersion: "test", Time: timestamppb.Now(),
+		NodeKey: d.node.Public().Bytes(), Hostname: d.hostname, Os: "linux", OsVersion: d.system, AgentVersion: "test", Time: timestamppb.Now(),
 	}
 }
 
@@ -265,7 +266,7 @@ func (d *device) loginBody() *pb.LoginBody {
 	}
 	return &pb.LoginBody{
 		NetworkId: n[:], CoordinatorKey: signing.Bytes(), Challenge: ch.GetChallenge(), DeviceKey: d.key.Public().Bytes(),
-		Role: d.role, NodeKey: d.node.Public().Bytes(), InstanceId: d.instance[:], Hostname: d.hostname, Os: "linux", AgentVersion: "test",
+		Role: d.role, NodeKey: d.node.Public().Bytes(), InstanceId: d.instance[:], Hostname: d.hostname, Os: "linux", OsVersion: d.system, AgentVersion: "test",
 		Time: timestamppb.Now(),
 	}
 }

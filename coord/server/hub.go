@@ -95,7 +95,7 @@ func (h *hub) returnWithin() time.Duration {
 
 func seenDevice(d *store.Device, s store.Sighting) *store.Device {
 	next := *d
-	next.LastSeen, next.Hostname, next.OS, next.AgentVersion = s.At, s.Hostname, s.OS, s.AgentVersion
+	next.LastSeen, next.Host = s.At, s.Host
 	return &next
 }
 

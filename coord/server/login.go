@@ -85,7 +85,8 @@ func (a *agents) Login(ctx context.Context, req *connect.Request[pb.LoginRequest
 	if err := a.checkChallenge(m.GetChallenge()); err != nil {
 		return nil, a.refuse(connect.CodeUnauthenticated, whyChallenge, err)
 	}
-	me := instance{id: [16]byte(m.GetInstanceId()), hostname: domain.Clip(m.GetHostname()), remote: remoteOf(req)}
+	host := domain.Host{Hostname: m.GetHostname(), OS: m.GetOs(), OSVersion: m.GetOsVersion(), AgentVersion: m.GetAgentVersion()}.Clipped()
+	me := instance{id: [16]byte(m.GetInstanceId()), hostname: host.Hostname, remote: remoteOf(req)}
 	if refused := a.hub.admit(device, m.GetRole(), me, now); refused != nil {
 		return nil, refused
 	}
@@ -94,10 +95,13 @@ func (a *agents) Login(ctx context.Context, req *connect.Request[pb.LoginRequest
 		if sequence, err = a.useNodeKey(ctx, device, m.GetNodeKey()); err != nil {
 			return nil, a.failure("login", err)
 		}
+		if err := a.noteHost(ctx, device, host); err != nil {
+			return nil, a.failure("login", err)
+		}
 	}
 	expires := now.Add(sessionLife)
 	return connect.NewResponse(&pb.LoginResponse{
-		SessionToken: a.sessionToken(session{device, m.GetRole(), me, expires, domain.Clip(m.GetOs()), domain.Clip(m.GetAgentVersion())}),
+		SessionToken: a.sessionToken(session{device, m.GetRole(), me, host, expires}),
 		ExpiresAt:    timestamp(expires), ServerTime: timestamp(now), LastSequence: sequence,
 	}), nil
 }
@@ -128,6 +132,22 @@ func (s *Server) useNodeKey(ctx context.Context, device key.DevicePublic, nodeKe
 		return b.put(next)
 	})
 	return sequence, err
+}
+
+// noteHost has policies know what a device says of itself, if that is new: a posture may ask for it.
+func (s *Server) noteHost(ctx context.Context, device key.DevicePublic, host domain.Host) error {
+	if d := s.hub.device(device); d == nil || d.Host == host {
+		return nil
+	}
+	return s.commit(ctx, func(b *batch) error {
+		d, err := b.device(device)
+		if err != nil || d == nil {
+			return err
+		}
+		next := *d
+		next.Host, next.LastSeen = host, s.cfg.Now()
+		return b.put(&next)
+	})
 }
 
 // openLogin verifies that the device signed this login for this coordinator and one of its challenges.
@@ -173,11 +193,11 @@ func (s *Server) notMember(what string) *connect.Error {
 
 // session is what a session token says. The token is its own proof, so nothing is stored, and none survives a restart.
 type session struct {
-	device      key.DevicePublic
-	role        pb.Role
-	me          instance
-	expires     time.Time
-	os, version string
+	device  key.DevicePublic
+	role    pb.Role
+	me      instance
+	host    domain.Host
+	expires time.Time
 }
 
 func (s *Server) sessionToken(v session) string {
@@ -186,7 +206,7 @@ func (s *Server) sessionToken(v session) string {
 	b = append(b, byte(v.role))
 	b = append(b, v.me.id[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(v.expires.UnixNano()))
-	for _, text := range []string{v.me.hostname, v.os, v.version} {
+	for _, text := range []string{v.host.Hostname, v.host.OS, v.host.OSVersion, v.host.AgentVersion} {
 		b = append(b, byte(len(text)))
 		b = append(b, text...)
 	}
@@ -198,7 +218,7 @@ var errSession = errors.New("session token is not valid any more; log in again")
 func (s *Server) openSession(text string) (v session, err error) {
 	b, err := base64.RawURLEncoding.DecodeString(text)
 	const fixed = key.Size + 1 + 16 + 8
-	if err != nil || len(b) < fixed+3+sha256.Size {
+	if err != nil || len(b) < fixed+4+sha256.Size {
 		return v, errSession
 	}
 	b, sum := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
@@ -215,10 +235,11 @@ func (s *Server) openSession(text string) (v session, err error) {
 		return v, errSession
 	}
 	rest := b[fixed:]
-	for _, into := range []*string{&v.me.hostname, &v.os, &v.version} {
+	for _, into := range []*string{&v.host.Hostname, &v.host.OS, &v.host.OSVersion, &v.host.AgentVersion} {
 		n := int(rest[0]) // our own seal vouches for the lengths
 		*into, rest = string(rest[1:1+n]), rest[1+n:]
 	}
+	v.me.hostname = v.host.Hostname
 	return v, nil
 }
 

@@ -149,11 +149,11 @@ func TestSessionTokens(t *testing.T) {
 		text := string(bytes.Repeat([]byte("x"), n))
 		want := session{
 			device: key.NewDevice().Public(), role: pb.Role_ROLE_RELAY, me: instance{id: [16]byte{1, 2}, hostname: text},
-			expires: c.now().Add(time.Hour), os: text, version: "1",
+			expires: c.now().Add(time.Hour), host: domain.Host{Hostname: text, OS: text, OSVersion: "2", AgentVersion: "1"},
 		}
 		got, err := c.srv.openSession(c.srv.sessionToken(want))
 		if err != nil || !got.device.Equal(want.device) || got.role != want.role || got.me != want.me || !got.expires.Equal(want.expires) ||
-			got.os != text || got.version != "1" {
+			got.host != want.host {
 			t.Fatalf("%+v, %v from %+v", got, err, want)
 		}
 	}

@@ -3,6 +3,7 @@ package server
 import (
 	"slices"
 
+	"warren/coord/policy/compile"
 	"warren/coord/store"
 	"warren/proto/key"
 	pb "warren/proto/warrenv1"
@@ -62,6 +63,7 @@ func (h *hub) planDevice(b *batch, d *store.Device) error {
 	b.latest[k] = d
 	if old != nil && old.Version == d.Version {
 		h.planWaiting(b, old, d)
+		h.planFacts(b, old, d)
 		return nil
 	}
 	was := before(old, d)
@@ -89,6 +91,26 @@ func (h *hub) planWaiting(b *batch, old, d *store.Device) {
 	b.undo = append(b.undo, func() { h.access.renew(old) })
 	h.access.renew(d)
 	b.ownRow(d.Key.Raw(), store.Change{Kind: pb.Kind_KIND_STATEMENT})
+}
+
+// planFacts plans for a device of which policies know something else, and others are told nothing new: grants that ask for a posture may hold for it
+// now, or hold no longer.
+func (h *hub) planFacts(b *batch, old, d *store.Device) {
+	if !d.Visible() || old.Host == d.Host {
+		return
+	}
+	b.undo = append(b.undo, func() { h.access.put(old) })
+	e, k := h.access.put(d), d.Key.Raw()
+	if n := len(e.gained) + len(e.lost); n > 0 {
+		e.moves = append(e.moves, compile.Move{ID: k, Gained: e.gained, Lost: e.lost, Many: n > h.s.bounds.ownChanges})
+	}
+	for _, p := range e.gained {
+		e.moves = append(e.moves, compile.Move{ID: p, Gained: []rawKey{k}})
+	}
+	for _, p := range e.lost {
+		e.moves = append(e.moves, compile.Move{ID: p, Lost: []rawKey{k}})
+	}
+	h.planMoves(b, e)
 }
 
 // planPolicy plans for another policy, or for time windows that open and close.

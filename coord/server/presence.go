@@ -130,7 +130,7 @@ func (h *hub) saw(w *watch, now time.Time) {
 	if w.role != pb.Role_ROLE_DEVICE || d == nil {
 		return
 	}
-	s := store.Sighting{At: now, Hostname: w.me.hostname, OS: w.os, AgentVersion: w.version}
+	s := store.Sighting{At: now, Host: w.host}
 	h.unsaved[w.device.Raw()] = s
 	h.devices[w.device.Raw()] = seenDevice(d, s)
 	if d.Ephemeral {

@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"warren/coord/domain"
 	"warren/coord/store"
 	"warren/proto/key"
 	pb "warren/proto/warrenv1"
@@ -22,8 +23,8 @@ type watch struct {
 	wake   chan struct{}
 	gone   chan struct{} // closed when the stream has ended
 
-	os, version string
-	grantPeers  bool // it knows grants that name peers by bits
+	host       domain.Host
+	grantPeers bool // it knows grants that name peers by bits
 
 	// The hub's mu guards these.
 	queue  []store.Change // published, not taken
@@ -37,7 +38,7 @@ type watch struct {
 
 func newWatch(v session) *watch {
 	return &watch{
-		device: v.device, role: v.role, me: v.me, os: v.os, version: v.version,
+		device: v.device, role: v.role, me: v.me, host: v.host,
 		wake: make(chan struct{}, 1), gone: make(chan struct{}), presence: map[rawKey]bool{},
 	}
 }

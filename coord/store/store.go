@@ -41,8 +41,8 @@ type Device struct {
 
 // Sighting is what a device said of itself when it was last here.
 type Sighting struct {
-	At                         time.Time
-	Hostname, OS, AgentVersion string
+	At time.Time
+	domain.Host
 }
 
 // Relay is a separate relay.

@@ -801,6 +801,7 @@ type Device struct {
 	// Where its Watch comes from, while online.
 	Remote        string `protobuf:"bytes,18,opt,name=remote,proto3" json:"remote,omitempty"`
 	Expired       bool   `protobuf:"varint,19,opt,name=expired,proto3" json:"expired,omitempty"`
+	OsVersion     string `protobuf:"bytes,20,opt,name=os_version,json=osVersion,proto3" json:"os_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -966,6 +967,13 @@ func (x *Device) GetExpired() bool {
 		return x.Expired
 	}
 	return false
+}
+
+func (x *Device) GetOsVersion() string {
+	if x != nil {
+		return x.OsVersion
+	}
+	return ""
 }
 
 type ListDevicesRequest struct {
@@ -3536,7 +3544,7 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\x12RevokeTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"=\n" +
 	"\x13RevokeTokenResponse\x12&\n" +
-	"\x05token\x18\x01 \x01(\v2\x10.warren.v1.TokenR\x05token\"\xfd\x04\n" +
+	"\x05token\x18\x01 \x01(\v2\x10.warren.v1.TokenR\x05token\"\x9c\x05\n" +
 	"\x06Device\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -3560,7 +3568,9 @@ const file_warren_v1_admin_proto_rawDesc = "" +
 	"\aversion\x18\x10 \x01(\v2\x12.warren.v1.VersionR\aversion\x12\x1c\n" +
 	"\tduplicate\x18\x11 \x01(\tR\tduplicate\x12\x16\n" +
 	"\x06remote\x18\x12 \x01(\tR\x06remote\x12\x18\n" +
-	"\aexpired\x18\x13 \x01(\bR\aexpired\"\x14\n" +
+	"\aexpired\x18\x13 \x01(\bR\aexpired\x12\x1d\n" +
+	"\n" +
+	"os_version\x18\x14 \x01(\tR\tosVersion\"\x14\n" +
 	"\x12ListDevicesRequest\"B\n" +
 	"\x13ListDevicesResponse\x12+\n" +
 	"\adevices\x18\x01 \x03(\v2\x11.warren.v1.DeviceR\adevices\"A\n" +

@@ -208,8 +208,10 @@ type EnrolBody struct {
 	Relay *Relay `protobuf:"bytes,11,opt,name=relay,proto3" json:"relay,omitempty"`
 	// Relays with TLS_MODE_SELF: SHA-256 of the SubjectPublicKeyInfo of the key that their HTTPS will use.
 	RelaySpkiSha256 []byte `protobuf:"bytes,12,opt,name=relay_spki_sha256,json=relaySpkiSha256,proto3" json:"relay_spki_sha256,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Of the system or, on Linux, its kernel.
+	OsVersion     string `protobuf:"bytes,13,opt,name=os_version,json=osVersion,proto3" json:"os_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnrolBody) Reset() {
@@ -324,6 +326,13 @@ func (x *EnrolBody) GetRelaySpkiSha256() []byte {
 		return x.RelaySpkiSha256
 	}
 	return nil
+}
+
+func (x *EnrolBody) GetOsVersion() string {
+	if x != nil {
+		return x.OsVersion
+	}
+	return ""
 }
 
 type EnrolResponse struct {
@@ -558,11 +567,13 @@ type LoginBody struct {
 	// The node key in use, which must be that of the record.
 	NodeKey []byte `protobuf:"bytes,6,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
 	// 16 random bytes for each start of the daemon.
-	InstanceId    []byte                 `protobuf:"bytes,7,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	Hostname      string                 `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	Os            string                 `protobuf:"bytes,9,opt,name=os,proto3" json:"os,omitempty"`
-	AgentVersion  string                 `protobuf:"bytes,10,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=time,proto3" json:"time,omitempty"`
+	InstanceId   []byte                 `protobuf:"bytes,7,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	Hostname     string                 `protobuf:"bytes,8,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Os           string                 `protobuf:"bytes,9,opt,name=os,proto3" json:"os,omitempty"`
+	AgentVersion string                 `protobuf:"bytes,10,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	Time         *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=time,proto3" json:"time,omitempty"`
+	// Of the system or, on Linux, its kernel.
+	OsVersion     string `protobuf:"bytes,12,opt,name=os_version,json=osVersion,proto3" json:"os_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -672,6 +683,13 @@ func (x *LoginBody) GetTime() *timestamppb.Timestamp {
 		return x.Time
 	}
 	return nil
+}
+
+func (x *LoginBody) GetOsVersion() string {
+	if x != nil {
+		return x.OsVersion
+	}
+	return ""
 }
 
 type LoginResponse struct {
@@ -2179,7 +2197,7 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"\fEnrolRequest\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12'\n" +
 	"\x0ftoken_signature\x18\x02 \x01(\fR\x0etokenSignature\x12)\n" +
-	"\x10device_signature\x18\x03 \x01(\fR\x0fdeviceSignature\"\x8f\x03\n" +
+	"\x10device_signature\x18\x03 \x01(\fR\x0fdeviceSignature\"\xae\x03\n" +
 	"\tEnrolBody\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\fR\tnetworkId\x12\x1b\n" +
@@ -2195,7 +2213,9 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"\x04time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12&\n" +
 	"\x05relay\x18\v \x01(\v2\x10.warren.v1.RelayR\x05relay\x12*\n" +
-	"\x11relay_spki_sha256\x18\f \x01(\fR\x0frelaySpkiSha256\"\x89\x02\n" +
+	"\x11relay_spki_sha256\x18\f \x01(\fR\x0frelaySpkiSha256\x12\x1d\n" +
+	"\n" +
+	"os_version\x18\r \x01(\tR\tosVersion\"\x89\x02\n" +
 	"\rEnrolResponse\x12)\n" +
 	"\x06record\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x06record\x12B\n" +
 	"\x13signing_certificate\x18\x02 \x01(\v2\x11.warren.v1.SignedR\x12signingCertificate\x12;\n" +
@@ -2211,7 +2231,7 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"\vserver_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"serverTime\"7\n" +
 	"\fLoginRequest\x12'\n" +
-	"\x05login\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x05login\"\xf2\x02\n" +
+	"\x05login\x18\x01 \x01(\v2\x11.warren.v1.SignedR\x05login\"\x91\x03\n" +
 	"\tLoginBody\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\fR\tnetworkId\x12'\n" +
@@ -2227,7 +2247,9 @@ const file_warren_v1_coordinator_proto_rawDesc = "" +
 	"\x02os\x18\t \x01(\tR\x02os\x12#\n" +
 	"\ragent_version\x18\n" +
 	" \x01(\tR\fagentVersion\x12.\n" +
-	"\x04time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xd1\x01\n" +
+	"\x04time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1d\n" +
+	"\n" +
+	"os_version\x18\f \x01(\tR\tosVersion\"\xd1\x01\n" +
 	"\rLoginResponse\x12#\n" +
 	"\rsession_token\x18\x01 \x01(\tR\fsessionToken\x129\n" +
 	"\n" +

@@ -71,6 +71,9 @@ func (g gen) device(i int) Device {
 			d.Facts["node:os"] = g.pick("linux", "macos")
 		}
 		if g.chance(50) {
+			d.Facts["node:hostname"] = d.Name
+		}
+		if g.chance(50) {
 			d.Facts["custom:level"] = g.pick("1", "2", "3", "high")
 		}
 	}
@@ -107,7 +110,7 @@ func (g gen) policy() policyModel {
 	p.ipsets["net"] = []string{"add autogroup:internet", "remove " + g.pick("8.8.8.0/24", "2001::/16", "ipset:some")}
 	p.postures["linux"] = []string{"node:os == 'linux'"}
 	p.postures["good"] = []string{"node:os != 'macos'", "custom:level >= '2'"}
-	p.postures["unset"] = []string{"custom:level NOT SET"}
+	p.postures["unset"] = []string{"node:hostname NOT SET"}
 	if g.chance(15) {
 		p.byField = []string{"posture:linux"}
 	}

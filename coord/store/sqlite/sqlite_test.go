@@ -121,7 +121,7 @@ func TestDamagedRow(t *testing.T) {
 	defer st.Close()
 	for _, insert := range []string{
 		"INSERT INTO tokens VALUES ('a', x'01', 0, 0, 0, 0, '', '[]', 0, 0, 0)",
-		"INSERT INTO devices (key, name, " + deviceColumns + ") VALUES (x'01', 'a', x'ff', x'', 0, 0, 0, '', '', '', 0, '[]', '[]')",
+		"INSERT INTO devices (key, name, " + deviceColumns + ") VALUES (x'01', 'a', x'ff', x'', 0, 0, 0, '', '', '', '', 0, '[]', '[]')",
 	} {
 		if _, err := st.write.ExecContext(t.Context(), insert); err != nil {
 			t.Fatal(err)

@@ -159,14 +159,14 @@ func (t *tx) UseToken(id string, device key.DevicePublic, request [32]byte, at t
 	return t.exec("UPDATE tokens SET uses = uses + 1 WHERE id = ?", id)
 }
 
-const deviceColumns = "payload, signature, removed_at, gone, sequence, hostname, os, version, last_seen, advertised, rulings"
+const deviceColumns = "payload, signature, removed_at, gone, sequence, hostname, os, os_version, version, last_seen, advertised, rulings"
 
 func scanDevice(scan func(...any) error) (*store.Device, error) {
 	var d store.Device
 	var s pb.Signed
 	var removed, seen int64
 	var adverts, rulings string
-	err := scan(&s.Payload, &s.Signature, &removed, &d.Gone, &d.Sequence, &d.Hostname, &d.OS, &d.AgentVersion, &seen, &adverts, &rulings)
+	err := scan(&s.Payload, &s.Signature, &removed, &d.Gone, &d.Sequence, &d.Hostname, &d.OS, &d.OSVersion, &d.AgentVersion, &seen, &adverts, &rulings)
 	if err != nil {
 		return nil, err
 	}
@@ -200,13 +200,13 @@ func (t *tx) PutDevice(d *store.Device) error {
 	if err != nil {
 		return err
 	}
-	err = t.exec("INSERT INTO devices (key, name, "+deviceColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"+
+	err = t.exec("INSERT INTO devices (key, name, "+deviceColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"+
 		" ON CONFLICT (key) DO UPDATE SET name = excluded.name, payload = excluded.payload, signature = excluded.signature,"+
 		" removed_at = excluded.removed_at, gone = excluded.gone, sequence = excluded.sequence, hostname = excluded.hostname,"+
-		" os = excluded.os, version = excluded.version, last_seen = excluded.last_seen,"+
+		" os = excluded.os, os_version = excluded.os_version, version = excluded.version, last_seen = excluded.last_seen,"+
 		" advertised = excluded.advertised, rulings = excluded.rulings",
 		d.Key.Bytes(), name, d.Signed.GetPayload(), d.Signed.GetSignature(), toNano(d.RemovedAt), d.Gone, int64(d.Sequence),
-		d.Hostname, d.OS, d.AgentVersion, toNano(d.LastSeen), adverts, rulings)
+		d.Hostname, d.OS, d.OSVersion, d.AgentVersion, toNano(d.LastSeen), adverts, rulings)
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,8 @@ func (t *tx) claim(d *store.Device) error {
 }
 
 func (t *tx) Seen(k key.DevicePublic, s store.Sighting) error {
-	return t.exec("UPDATE devices SET last_seen = ?, hostname = ?, os = ?, version = ? WHERE key = ?", toNano(s.At), s.Hostname, s.OS, s.AgentVersion, k.Bytes())
+	return t.exec("UPDATE devices SET last_seen = ?, hostname = ?, os = ?, os_version = ?, version = ? WHERE key = ?",
+		toNano(s.At), s.Hostname, s.OS, s.OSVersion, s.AgentVersion, k.Bytes())
 }
 
 func (t *tx) NameTaken(name string) (bool, error) {

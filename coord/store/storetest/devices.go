@@ -20,7 +20,7 @@ func devices(s *suite) {
 		d.Routes = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 		d.Tags, d.Owner, d.Ephemeral = []string{"web"}, "ann", true
 		d.ExpiresAt = time.Unix(1_900_000_000, 0).UTC()
-		d.Hostname, d.OS, d.AgentVersion = "ann's laptop", "linux", "1.2"
+		d.Host = domain.Host{Hostname: "ann's laptop", OS: "linux", OSVersion: "6.1.0-18-amd64", AgentVersion: "1.2"}
 		d.LastSeen = time.Unix(1_800_000_001, 7).UTC()
 		d.Gone, d.Sequence = true, 1<<62
 		d.Advertised, d.Rulings = routes()
@@ -136,14 +136,14 @@ func tombstones(s *suite) {
 func sightings(s *suite) {
 	a := s.device(1, nil)
 	s.put(a)
-	seen := store.Sighting{At: time.Unix(1_800_000_009, 0).UTC(), Hostname: "h", OS: "o", AgentVersion: "v"}
+	seen := store.Sighting{At: time.Unix(1_800_000_009, 0).UTC(), Host: domain.Host{Hostname: "h", OS: "o", OSVersion: "w", AgentVersion: "v"}}
 	s.update(func(tx store.Tx) error {
 		return errors.Join(tx.Seen(a.Key, seen), tx.Seen(key.NewDevice().Public(), seen))
 	})
 	s.view(func(tx store.Tx) error {
 		got, err := tx.Device(a.Key)
 		want := *a
-		want.LastSeen, want.Hostname, want.OS, want.AgentVersion = seen.At, "h", "o", "v"
+		want.LastSeen, want.Host = seen.At, seen.Host
 		same(s, "seen device", got, &want)
 		return err
 	})

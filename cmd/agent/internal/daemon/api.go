@@ -14,6 +14,7 @@ import (
 	"warren/cmd/agent/internal/state"
 	"warren/coord/client"
 	"warren/internal/buildversion"
+	"warren/internal/osversion"
 	"warren/internal/unixsock"
 	"warren/proto/key"
 	"warren/proto/token"
@@ -188,7 +189,7 @@ func (d *daemon) askToEnrol(ctx context.Context, t *token.Token, s *state.State)
 	hostname, _ := os.Hostname() // an empty one is fine: the coordinator makes up a name
 	e, err := client.Enrol(ctx, client.EnrolConfig{
 		Token: t, Device: s.Device, Node: s.Node.Public(), Name: s.Name,
-		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(), Now: d.cfg.Now, Dial: client.DialFunc(d.dial),
+		Hostname: hostname, OS: runtime.GOOS, OSVersion: osversion.Get(), Version: buildversion.Get(), Now: d.cfg.Now, Dial: client.DialFunc(d.dial),
 	})
 	if err == nil {
 		d.log.Info("enrolled", "name", e.Record.Name, "addresses", e.Record.Addresses, "renewed", e.Renewed)

@@ -22,6 +22,7 @@ import (
 	"warren/internal/broadcast"
 	"warren/internal/buildversion"
 	"warren/internal/connectproxy"
+	"warren/internal/osversion"
 	"warren/internal/udpbatch"
 	"warren/nat/gather"
 	"warren/nat/home"
@@ -268,7 +269,7 @@ func clientConfig(cfg sessionConfig) client.Config {
 	return client.Config{
 		Network: m.Network, Authority: m.Authority, Device: cfg.state.Device,
 		Node:     func() key.NodePublic { return node },
-		Hostname: hostname, OS: runtime.GOOS, Version: buildversion.Get(),
+		Hostname: hostname, OS: runtime.GOOS, OSVersion: osversion.Get(), Version: buildversion.Get(),
 		Endpoints: m.Endpoints, MapFile: cfg.mapFile, Now: cfg.Now, Dial: client.DialFunc(cfg.dial), Log: cfg.Log,
 	}
 }

@@ -35,6 +35,7 @@ type deviceJSON struct {
 	LastSeen  *time.Time `json:"last_seen"`
 	Hostname  string     `json:"hostname"`
 	OS        string     `json:"os"`
+	OSVersion string     `json:"os_version"`
 	Version   string     `json:"agent_version"`
 	Duplicate string     `json:"duplicate,omitempty"`
 }
@@ -44,7 +45,7 @@ func deviceView(d *pb.Device) deviceJSON {
 		Name: d.GetName(), Addresses: []string{}, Online: d.GetOnline(), Remote: d.GetRemote(), User: d.GetOwner(),
 		Tags: append([]string{}, d.GetTags()...), Routes: []string{}, Ephemeral: d.GetEphemeral(),
 		CreatedAt: moment(d.GetCreatedAt()), ExpiresAt: moment(d.GetExpiresAt()), Expired: d.GetExpired(), LastSeen: moment(d.GetLastSeen()),
-		Hostname: d.GetHostname(), OS: d.GetOs(), Version: d.GetAgentVersion(), Duplicate: d.GetDuplicate(),
+		Hostname: d.GetHostname(), OS: d.GetOs(), OSVersion: d.GetOsVersion(), Version: d.GetAgentVersion(), Duplicate: d.GetDuplicate(),
 	}
 	for _, b := range d.GetAddresses() {
 		if addr, ok := netip.AddrFromSlice(b); ok {
@@ -184,7 +185,7 @@ func (a *app) printDevice(d deviceJSON) error {
 		{"name", d.Name}, {"addresses", strings.Join(d.Addresses, " ")}, {"state", d.condition()}, {"connected from", dash(d.Remote)},
 		{"user", dash(d.User)}, {"tags", dash(strings.Join(d.Tags, ","))}, {"routes", dash(strings.Join(d.Routes, " "))},
 		{"expires", when(d.ExpiresAt, "never")}, {"created", when(d.CreatedAt, "-")}, {"host", dash(d.Hostname)},
-		{"system", dash(d.OS)}, {"agent", dash(d.Version)}, {"device key", d.DeviceKey}, {"node key", d.NodeKey}, {"note", dash(d.Duplicate)},
+		{"system", dash(strings.TrimSpace(d.OS + " " + d.OSVersion))}, {"agent", dash(d.Version)}, {"device key", d.DeviceKey}, {"node key", d.NodeKey}, {"note", dash(d.Duplicate)},
 	} {
 		fmt.Fprintf(w, "%s\t%s\n", row[0], row[1])
 	}
