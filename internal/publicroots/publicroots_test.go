@@ -3,6 +3,7 @@ package publicroots
 import (
 	"crypto/x509"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -16,8 +17,20 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestUse: where the system has none, a certificate by a public authority is good, and one by nobody is not.
+// onceVariable has TestUse do its work in this process.
+const onceVariable = "WARREN_TEST_USE"
+
+// TestUse: where the system has none, a certificate by a public authority is good, and one by nobody is not. It runs in a process of its own, for what
+// Use does to one stays.
 func TestUse(t *testing.T) {
+	if os.Getenv(onceVariable) == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestUse$", "-test.count=1")
+		cmd.Env = append(os.Environ(), onceVariable+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
 	var first *x509.Certificate
 	count := 0
 	for root := range bundle.Roots() {

@@ -35,6 +35,23 @@ func heard(t *testing.T, c *net.UnixConn) string {
 	return string(b[:n])
 }
 
+// silent checks that the manager has heard nothing that was not read: a word of the test's own, sent now, is the next.
+func silent(t *testing.T, c *net.UnixConn) {
+	t.Helper()
+	const end = "the end"
+	own, err := net.Dial("unixgram", c.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	if _, err := own.Write([]byte(end)); err != nil {
+		t.Fatal(err)
+	}
+	if got := heard(t, c); got != end {
+		t.Errorf("%q was sent too", got)
+	}
+}
+
 func TestWords(t *testing.T) {
 	for name, path := range map[string]string{"file": filepath.Join(t.TempDir(), "notify"), "abstract": "@warren-sdnotify-" + filepath.Base(t.TempDir()) + t.Name()} {
 		c := manager(t, path)
@@ -121,10 +138,5 @@ func TestWatch(t *testing.T) {
 	if len(failures) < 2 || !errors.Is(failures[0], broken) || !errors.Is(failures[1], context.DeadlineExceeded) {
 		t.Errorf("failures %v", failures)
 	}
-	if err := c.SetReadDeadline(time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := c.Read(make([]byte, 64)); err == nil {
-		t.Errorf("%d more bytes, though no other check succeeded", n)
-	}
+	silent(t, c) // no other check succeeded
 }
