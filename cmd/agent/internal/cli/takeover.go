@@ -25,9 +25,11 @@ import (
 	pb "warren/proto/warrenv1"
 )
 
-// checkPatience is how long a program may take to tell whether it can take over, startPatience how long until it then answers.
+// checkPatience is how long a program may take to tell whether it can take over, killPatience what it has besides to end, and startPatience how long until
+// it then answers.
 const (
 	checkPatience = 10 * time.Second
+	killPatience  = time.Second
 	startPatience = 30 * time.Second
 )
 
@@ -62,21 +64,30 @@ func withoutFlags(args []string) (out []string) {
 	return out
 }
 
-// checkJSON is what "warren daemon --check" prints.
+// takeOverJSON is what "warren daemon --check" prints.
 type takeOverJSON struct {
 	Version string `json:"version"`
 }
 
 // check runs the program that is installed now, which has to read the same flags and the same state, so that a broken one does not end the tunnel.
-func (s successor) check(ctx context.Context) (version string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, checkPatience)
+func (s successor) check(ctx context.Context) (string, error) { return s.checkWithin(ctx, checkPatience) }
+
+func (s successor) checkWithin(ctx context.Context, patience time.Duration) (version string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer within %s", patience))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, s.program, append(slices.Clone(s.args[1:]), "--check")...)
 	cmd.Env = s.env
+	cmd.WaitDelay = killPatience // what it has started may outlive it, and hold its output open
 	var out, words bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &words
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s cannot take over: %w: %.500s", s.program, err, strings.TrimSpace(words.String()))
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if text := strings.TrimSpace(words.String()); text != "" {
+			err = fmt.Errorf("%w: %.500s", err, text)
+		}
+		return "", fmt.Errorf("%s cannot take over: %w", s.program, err)
 	}
 	var told takeOverJSON
 	if err := json.Unmarshal(out.Bytes(), &told); err != nil || told.Version == "" {
@@ -165,7 +176,8 @@ func (a *app) runRestart(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("the daemon was to be replaced by version %s and does not answer; see its log", r.Msg.GetVersion())
+			return fmt.Errorf("the daemon was to be replaced by version %s and does not answer; see its log, and start it with \"warren up\" if it has ended",
+				r.Msg.GetVersion())
 		}
 	}
 }
