@@ -39,6 +39,7 @@ import (
 	"warren/cmd/agent/internal/names"
 	"warren/cmd/agent/internal/state"
 	"warren/internal/connectproxy"
+	"warren/internal/freebind"
 	"warren/internal/unixsock"
 	"warren/nat/portmap"
 	"warren/nat/portmapper"
@@ -272,9 +273,12 @@ func (d *daemon) applyOperator() {
 }
 
 func (d *daemon) serveMetrics(ctx context.Context, group *errgroup.Group) error {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", d.cfg.Metrics)
+	l, err := freebind.Listen(ctx, d.cfg.Metrics) // it may be one of the network's
 	if err != nil {
 		return fmt.Errorf("metrics address %s: %w; choose another with --metrics", d.cfg.Metrics, err)
+	}
+	if freebind.Missing(l.Addr()) {
+		d.log.Info("metrics are for an address that this host does not have yet", "address", l.Addr())
 	}
 	s := &http.Server{Handler: promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}), ReadHeaderTimeout: 10 * time.Second}
 	group.Go(func() error {

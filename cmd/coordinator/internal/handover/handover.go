@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"warren/internal/freebind"
 	"warren/internal/sdnotify"
 	"warren/internal/udpbatch"
 )
@@ -134,6 +135,15 @@ func address(f *os.File) net.Addr {
 
 // Listen gives the TCP socket for a place.
 func (s *Sockets) Listen(ctx context.Context, name, at string) (net.Listener, error) {
+	return s.listen(name, func() (net.Listener, error) { return new(net.ListenConfig).Listen(ctx, "tcp", at) })
+}
+
+// ListenEarly is Listen for an address that this host may not have yet.
+func (s *Sockets) ListenEarly(ctx context.Context, name, at string) (net.Listener, error) {
+	return s.listen(name, func() (net.Listener, error) { return freebind.Listen(ctx, at) })
+}
+
+func (s *Sockets) listen(name string, anew func() (net.Listener, error)) (net.Listener, error) {
 	if f := s.take(name); f != nil {
 		defer f.Close()
 		l, err := net.FileListener(f)
@@ -143,7 +153,7 @@ func (s *Sockets) Listen(ctx context.Context, name, at string) (net.Listener, er
 		s.note(name, l)
 		return l, nil
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", at)
+	l, err := anew()
 	if err == nil {
 		s.note(name, l)
 	}

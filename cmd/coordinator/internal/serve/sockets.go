@@ -10,6 +10,7 @@ import (
 
 	"warren/cmd/coordinator/internal/config"
 	"warren/cmd/coordinator/internal/handover"
+	"warren/internal/freebind"
 	"warren/nat/relay"
 )
 
@@ -82,8 +83,11 @@ func open(ctx context.Context, c config.Config, v handover.Service, log *slog.Lo
 		}
 	}
 	if c.Metrics != "" {
-		if s.metrics, err = s.handover.Listen(ctx, placeMetrics, c.Metrics); err != nil {
+		if s.metrics, err = s.handover.ListenEarly(ctx, placeMetrics, c.Metrics); err != nil { // its own agent may have to reach it first
 			return nil, fmt.Errorf("cannot serve metrics on %s: %w; choose another with --metrics", c.Metrics, err)
+		}
+		if freebind.Missing(s.metrics.Addr()) {
+			log.Info("metrics are for an address that this host does not have yet", "address", s.metrics.Addr())
 		}
 	}
 	return s, nil
