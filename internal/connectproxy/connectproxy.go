@@ -59,6 +59,12 @@ func New(setting string, forward DialFunc) (*Dialer, error) {
 	return d, nil
 }
 
+// Check finds a setting that New would refuse.
+func Check(setting string) error {
+	_, err := New(setting, nil)
+	return err
+}
+
 func parse(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" {

@@ -89,11 +89,22 @@ func Read(path string, forms map[string]Form) (*File, error) {
 			return nil, fmt.Errorf("configuration %s: unknown setting %.60s; there are %s", at, name, strings.Join(slices.Sorted(maps.Keys(forms)), ", "))
 		}
 		if !form.Fits(f.values[name]) {
-			return nil, fmt.Errorf("configuration %s: %s: want %s", at, name, form.Want)
+			return nil, fmt.Errorf("configuration %s: %s: want %s%s", at, name, form.Want, found(f.values[name]))
 		}
 		f.at[name] = at
 	}
 	return f, nil
+}
+
+// found ends an error by the value that is there, where it is a short one.
+func found(v any) string {
+	switch v.(type) {
+	case string:
+		return fmt.Sprintf(", not %.60q", v)
+	case bool, int64, float64:
+		return fmt.Sprintf(", not %v", v)
+	}
+	return ""
 }
 
 func read(path string) (string, error) {

@@ -14,6 +14,11 @@ import (
 // run types a command line of a program that has only these commands, and gives what it prints.
 func run(out *bytes.Buffer, args []string, commands ...*cobra.Command) error {
 	root := &cobra.Command{Use: "dig", SilenceErrors: true, SilenceUsage: true}
+	root.SetFlagErrorFunc(FlagError)
+	root.PersistentFlags().Uint16("depth", 0, "")
+	root.PersistentFlags().Bool("wide", false, "")
+	root.PersistentFlags().Duration("within", 0, "")
+	root.PersistentFlags().Float64("angle", 0, "")
 	root.AddCommand(commands...)
 	root.SetArgs(args)
 	root.SetOut(out)
@@ -32,6 +37,11 @@ func TestMistakes(t *testing.T) {
 		{[]string{"hole", "high"}, `dig hole: unknown command "high"`},
 		{[]string{"log-level", "a", "b"}, "log-level: accepts at most 1 arg(s), received 2"},
 		{[]string{"log-level", "loud"}, `"loud" is no log level; want debug, info, warn, error`},
+		{[]string{"hole", "deep", "--depth", "70000"}, `--depth "70000": want a whole number, from 0 to 65535`},
+		{[]string{"hole", "deep", "--wide=very"}, `--wide "very": want true or false`},
+		{[]string{"hole", "deep", "--within", "soon"}, `--within "soon": want a time, such as 90s or 24h`},
+		{[]string{"hole", "deep", "--angle", "sharp"}, `invalid argument "sharp" for "--angle" flag: strconv.ParseFloat: parsing "sharp": invalid syntax`},
+		{[]string{"hole", "deep", "--high"}, "unknown flag: --high"},
 		{[]string{"bugreport", "now"}, `bugreport: unknown command "now" for "dig bugreport"`},
 	} {
 		var out bytes.Buffer

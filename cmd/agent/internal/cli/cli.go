@@ -126,7 +126,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.socket, "socket", defaultSocket, "`path` of the daemon's socket")
 	f.StringVar(&a.tun, "tun", defaultTUN, "`name` of the tunnel's interface, or userspace for none")
 	f.BoolVar(&a.json, "json", false, "print JSON")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cmdline.UsageError{Err: err} })
+	root.SetFlagErrorFunc(cmdline.FlagError)
 	root.AddCommand(a.daemon(), a.up(), a.set(), a.down(), a.restart(), a.leave(), a.status(), a.config(), a.ping(), a.why(), a.whoIs(), a.flows(), a.netcheck(), a.leakTest(), a.site(), a.ip(), a.cleanUp(), a.service(), a.doctor(), a.bugReport(), a.logLevel(), a.version())
 	return root
 }

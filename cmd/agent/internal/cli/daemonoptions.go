@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 
@@ -14,6 +15,7 @@ import (
 	"warren/cmd/agent/internal/config"
 	"warren/cmd/agent/internal/daemon"
 	"warren/cmd/internal/cmdline"
+	"warren/internal/connectproxy"
 	"warren/internal/runlog"
 	"warren/proto/record"
 	"warren/proto/token"
@@ -133,6 +135,9 @@ func (l *loaded) complete() (err error) {
 	if err := natFlags(&l.cfg, l.mapping, l.hardNATRate); err != nil {
 		return err
 	}
+	if err := l.reach(); err != nil {
+		return err
+	}
 	if err := l.flows.apply(&l.cfg); err != nil {
 		return err
 	}
@@ -148,6 +153,24 @@ func (l *loaded) complete() (err error) {
 	l.cfg.Managed = daemon.Managed{Settings: given, Origin: l.from.Origin}
 	l.cfg.Join, err = l.join()
 	return err
+}
+
+// reach checks whom the daemon goes through, and who may ask it.
+func (l *loaded) reach() error {
+	if err := connectproxy.Check(l.cfg.Proxy); err != nil {
+		return flagf("proxy", ": %w", err)
+	}
+	if l.cfg.Metrics != "" {
+		if err := cmdline.CheckListen(l.cfg.Metrics); err != nil {
+			return flagf("metrics", ": %w", err)
+		}
+	}
+	if g := l.cfg.WhoIsGroup; g != "" {
+		if _, err := user.LookupGroup(g); err != nil {
+			return flagf("whois-group", ": no such group on this machine: %.60q", g)
+		}
+	}
+	return nil
 }
 
 // join says where a token is looked for.

@@ -166,8 +166,8 @@ func TestLoad(t *testing.T) {
 		t.Errorf("unknown: %q", l.from.Unknown)
 	}
 	for text, want := range map[string]string{
-		"\nadvertise = [\"10.1.2.3/16\"]":                  "agent.toml:2: advertise: ",
-		"site = [\"10.1.0.0/16=10.2.0.0/16\"]":             "agent.toml:1: site: ",
+		"\nadvertise = [\"10.1.2.3/16\"]":                  "agent.toml:2: advertise: 10.1.2.3/16 has bits set",
+		"site = [\"10.1.0.0/16=10.2.0.0/16\"]":             "agent.toml:1: site: \"10.1.0.0/16=10.2.0.0/16\": a site keeps",
 		"priority = 256":                                   "agent.toml:1: priority: want a whole number, from 1 to 255",
 		"probe = [\"printer\"]":                            "agent.toml:1: probe \"printer\": not an address",
 		"prefer-lan = [\"10.1.2.0/16\"]":                   "agent.toml:1: prefer-lan 10.1.2.0/16: has bits set beyond its length; write 10.1.0.0/16",
@@ -182,6 +182,11 @@ func TestLoad(t *testing.T) {
 		"token-file = \"token\"":                           "agent.toml:1: token-file: \"token\": want the whole path",
 		"token = \"a\"\ntoken-file = \"/b\"":               "agent.toml:1: token and token-file: give one of them",
 		"exitnode = \"x\"":                                 "agent.toml:1: unknown setting exitnode; there are accept-routes, advertise, ",
+		"\nmetrics = \"9101\"":                             "agent.toml:2: metrics: \"9101\" is not of the form [HOST]:PORT",
+		"metrics = \":70000\"":                             "agent.toml:1: metrics: \":70000\": want a port from 0 to 65535",
+		"proxy = \"ftp://u:hush@p\"":                       "agent.toml:1: proxy: proxy \"ftp://u:xxxxx@p\": only http and https proxies can be used",
+		"proxy = \"p:3128\"":                               "agent.toml:1: proxy: proxy \"p:3128\" is not of the form http://",
+		"whois-group = \"no such\"":                        "agent.toml:1: whois-group: no such group on this machine: \"no such\"",
 		"socket = \"/x\"":                                  "unknown setting socket",
 	} {
 		if _, err := loadFile(write(text)); err == nil || !strings.Contains(err.Error(), want) {

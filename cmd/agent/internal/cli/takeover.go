@@ -70,7 +70,9 @@ type takeOverJSON struct {
 }
 
 // check runs the program that is installed now, which has to read the same flags and the same state, so that a broken one does not end the tunnel.
-func (s successor) check(ctx context.Context) (string, error) { return s.checkWithin(ctx, checkPatience) }
+func (s successor) check(ctx context.Context) (string, error) {
+	return s.checkWithin(ctx, checkPatience)
+}
 
 func (s successor) checkWithin(ctx context.Context, patience time.Duration) (version string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer within %s", patience))

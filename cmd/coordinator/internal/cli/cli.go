@@ -113,7 +113,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&a.state, "state", defaultState(), "state `directory` of the coordinator")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cmdline.UsageError{Err: err} })
+	root.SetFlagErrorFunc(cmdline.FlagError)
 	root.AddCommand(a.serve(), a.relay(), a.token(), a.device(), a.route(), a.policy(), a.why(), a.flows(), a.relays(), a.status(), a.service(), a.logLevel(), a.bugReport(),
 		a.backup(), a.restore(), a.check(), a.version())
 	return root

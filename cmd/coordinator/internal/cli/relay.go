@@ -11,6 +11,7 @@ import (
 	"warren/cmd/coordinator/internal/config"
 	"warren/cmd/coordinator/internal/serve"
 	"warren/cmd/internal/cmdline"
+	"warren/internal/connectproxy"
 	"warren/internal/runlog"
 	"warren/proto/record"
 	"warren/proto/token"
@@ -44,12 +45,12 @@ func (a *app) relay() *cobra.Command {
 		if err := record.CheckLabel(o.Name); o.Name != "" && err != nil {
 			return cmdline.Usagef("--name: %w", err)
 		}
-		if err := config.CheckRelayRate(o.Rate); err != nil {
-			return cmdline.Usagef("--relay-rate: %w", err)
+		if err := checkRelay(o, levelName); err != nil {
+			return cmdline.UsageError{Err: err}
 		}
 		level, err := runlog.ParseLevel(levelName)
 		if err != nil {
-			return cmdline.Usagef("--log-level: %w", err)
+			return err
 		}
 		if text == "" {
 			text = os.Getenv(tokenVariable)
@@ -72,4 +73,17 @@ func (a *app) relay() *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+// checkRelay finds what cannot work before anything is opened or made.
+func checkRelay(o serve.RelayOptions, level string) error {
+	c := config.Default(o.State)
+	c.Listen, c.STUN, c.Metrics, c.Region, c.URLs, c.RelayRate, c.LogLevel = o.Listen, o.STUN, o.Metrics, o.Region, o.URLs, o.Rate, level
+	if err := c.Check(); err != nil {
+		return err
+	}
+	if err := connectproxy.Check(o.Proxy); err != nil {
+		return fmt.Errorf("--proxy: %w", err)
+	}
+	return nil
 }

@@ -5,13 +5,12 @@ package config
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"reflect"
-	"strconv"
 	"strings"
 	"time"
 
+	"warren/cmd/internal/cmdline"
 	"warren/coord/domain"
 	"warren/internal/runlog"
 	"warren/proto/record"
@@ -123,7 +122,7 @@ func (c *Config) Check() error {
 		if a.value == a.without && a.name != "listen" {
 			continue
 		}
-		if err := checkAddress(a.value); err != nil {
+		if err := cmdline.CheckListen(a.value); err != nil {
 			return c.wrong(a.name, err)
 		}
 	}
@@ -182,17 +181,6 @@ func (c *Config) wrong(name string, err error) error {
 		return fmt.Errorf("configuration %s: %s: %w", at, name, err)
 	}
 	return fmt.Errorf("--%s: %w", name, err)
-}
-
-func checkAddress(a string) error {
-	_, port, err := net.SplitHostPort(a)
-	if err != nil {
-		return fmt.Errorf("%q is not of the form [HOST]:PORT", a)
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return fmt.Errorf("%q: want a port from 0 to 65535", a)
-	}
-	return nil
 }
 
 // urlMode tells how agents recognise TLS at u: with --tls off, an https URL is a reverse proxy's, with a public certificate.
