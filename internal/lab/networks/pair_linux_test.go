@@ -224,7 +224,7 @@ func TestDifferentGateways(t *testing.T) {
 // TestWiderRouteServes: when the only gateway of a CIDR dies, that of a wider one, which reaches the same hosts, carries their packets, until the first
 // has been well again for a while.
 func TestWiderRouteServes(t *testing.T) {
-	w := newWorld(t, strings.ReplaceAll(sites, `"dst": ["dc1", "dc2"]`, `"dst": ["10.0.0.0/8"]`))
+	w := newWorld(t, strings.ReplaceAll(sites, `"dst": ["dc1", "dc2", "dc1v6", "dc2v6"]`, `"dst": ["10.0.0.0/8"]`))
 	c := w.center(1, 1, "--probe", "10.1.0.10")
 	narrow := c.gateways[0]
 	h := w.host(w.Lab.Host("wide", lab.Easy))

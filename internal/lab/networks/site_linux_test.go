@@ -19,7 +19,7 @@ const sites = `{
 	"grants": [
 		{"name": "one to two", "src": ["dc1", "dc1v6"], "dst": ["dc2", "dc2v6"], "ip": ["*"]},
 		{"name": "two to one", "src": ["dc2", "dc2v6"], "dst": ["dc1", "dc1v6"], "ip": ["*"]},
-		{"name": "office", "src": ["ann"], "dst": ["dc1", "dc2"], "ip": ["*"]},
+		{"name": "office", "src": ["ann"], "dst": ["dc1", "dc2", "dc1v6", "dc2v6"], "ip": ["*"]},
 		{"name": "back", "src": ["dc1"], "dst": ["ann"], "ip": ["tcp:9090"]},
 	],
 	"autoApprovers": {"routes": {"10.0.0.0/8": ["tag:gateway"], "fd00::/8": ["tag:gateway"]}},
@@ -36,7 +36,7 @@ func TestDocumented(t *testing.T) {
 		}
 	}
 	for _, words := range []string{
-		"--advertise 192.168.10.0/24", "--site 10.1.0.0/16 --site fd01::/48", "--site 10.1.0.0/16 --priority 200 --probe 10.1.0.10", "10.2.0.0/16 via " + virtual.String(),
+		"--advertise 192.168.10.0/24", "--site 10.1.0.0/16 --site fd01::/48", "--site 10.1.0.0/16 --priority 200 --probe 10.1.0.10", "10.2.0.0/16 via " + virtual.String(), "fd02::/48 via " + virtual6.String(),
 	} {
 		if !strings.Contains(text, words) {
 			t.Errorf("it has no %q", words)

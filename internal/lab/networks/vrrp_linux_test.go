@@ -40,26 +40,26 @@ func (w *world) keepalived(d *warrennet.Device, priority int) *warrennet.Daemon 
 	return k
 }
 
-// virtual is the address in the configuration.
-var virtual = netip.MustParseAddr("10.1.0.254")
+// virtual and virtual6 are the addresses in the configuration.
+var virtual, virtual6 = netip.MustParseAddr("10.1.0.254"), netip.MustParseAddr("fd01::fe")
 
-// awaitMaster waits until a gateway has the virtual address.
+// awaitMaster waits until a gateway has the virtual addresses.
 func (w *world) awaitMaster(d *warrennet.Device) {
 	w.t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for range int(patience / (50 * time.Millisecond)) {
-		out, err := d.Command(w.ctx, "ip", "-4", "-o", "addr", "show", "dev", "eth1").CombinedOutput()
+		out, err := d.Command(w.ctx, "ip", "-o", "addr", "show", "dev", "eth1").CombinedOutput()
 		must(w.t, err)
-		if strings.Contains(string(out), virtual.String()+"/") {
+		if text := string(out); strings.Contains(text, " "+virtual.String()+"/") && strings.Contains(text, " "+virtual6.String()+"/") {
 			return
 		}
 		<-tick.C
 	}
-	w.t.Fatalf("%s does not get the virtual address", d.Name)
+	w.t.Fatalf("%s does not get the virtual addresses", d.Name)
 }
 
-// shared is a data center whose hosts send what is for elsewhere to a virtual address, and a laptop that uses the first gateway.
+// shared is a data center whose hosts send what is for elsewhere to virtual addresses, and a laptop that uses the first gateway.
 type shared struct {
 	*pair
 	vrrp [2]*warrennet.Daemon
@@ -67,9 +67,10 @@ type shared struct {
 
 func (w *world) shared(master int) *shared {
 	w.t.Helper()
-	c := w.center(1, 2, "--probe", "10.1.0.10")
+	c := w.center(1, 2, "--probe", "10.1.0.10", "--probe", "fd01::a")
 	s := &shared{pair: &pair{center: c}}
 	must(w.t, c.host.Route(netip.MustParsePrefix("0.0.0.0/0"), virtual))
+	must(w.t, c.host.Route(netip.MustParsePrefix("::/0"), virtual6))
 	for i, g := range c.gateways {
 		w.awaitAdvertised(g, c.v4, "approved")
 		priority := 120
@@ -80,11 +81,18 @@ func (w *world) shared(master int) *shared {
 	}
 	w.awaitMaster(c.gateways[master])
 	s.laptop = w.laptop(c)
+	w.awaitRoute(s.laptop, c.v6, c.gateways[0].Name)
+	w.awaitWell(s.laptop, c.v6, c.gateways[0].Name, c.gateways[1].Name)
+	w.server(c.host, s.overIPv6())
+	w.call(s.laptop.Host, s.overIPv6())
 	return s
 }
 
-// TestVRRP: a gateway that is the master of the hosts' virtual address fails, whether it is the one that the laptop uses or the other. The virtual address
-// moves, and what is under way between laptop and host goes on, both ways.
+// overIPv6 is a server on the host.
+func (s *shared) overIPv6() netip.AddrPort { return netip.AddrPortFrom(s.host.Addr6, 8080) }
+
+// TestVRRP: a gateway that is the master of the hosts' virtual addresses fails, whether it is the one that the laptop uses or the other. The virtual
+// addresses move, and what is under way between laptop and host goes on, both ways.
 func TestVRRP(t *testing.T) {
 	for master := range 2 {
 		for _, name := range []string{"daemon killed", "machine dead", "LAN cut", "forwarding off"} {
@@ -125,5 +133,10 @@ func (w *world) moves(s *shared, name string, master int) {
 	if seen != s.host.Addr.String() {
 		t.Errorf("the host is seen as %s", seen)
 	}
+	w.through(c, 1<<20)
+	if master == 0 && name != "forwarding off" { // of IPv4
+		w.awaitRoute(s.laptop, s.v6, other.Name)
+	}
+	c, _ = w.call(s.laptop.Host, s.overIPv6())
 	w.through(c, 1<<20)
 }
