@@ -1630,9 +1630,11 @@ type GatewayStatus struct {
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Priority uint32                 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
 	// "working", "unknown", "silent" or "no LAN".
-	Health        string                 `protobuf:"bytes,3,opt,name=health,proto3" json:"health,omitempty"`
-	RttMs         float64                `protobuf:"fixed64,4,opt,name=rtt_ms,json=rttMs,proto3" json:"rtt_ms,omitempty"`
-	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	Health string                 `protobuf:"bytes,3,opt,name=health,proto3" json:"health,omitempty"`
+	RttMs  float64                `protobuf:"fixed64,4,opt,name=rtt_ms,json=rttMs,proto3" json:"rtt_ms,omitempty"`
+	Since  *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// When it last answered; it is asked while there is a choice or traffic.
+	Answered      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=answered,proto3" json:"answered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1698,6 +1700,13 @@ func (x *GatewayStatus) GetRttMs() float64 {
 func (x *GatewayStatus) GetSince() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Since
+	}
+	return nil
+}
+
+func (x *GatewayStatus) GetAnswered() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Answered
 	}
 	return nil
 }
@@ -4138,13 +4147,14 @@ const file_warren_v1_local_proto_rawDesc = "" +
 	"\bgateways\x18\x03 \x03(\v2\x18.warren.v1.GatewayStatusR\bgateways\x12\x10\n" +
 	"\x03use\x18\x04 \x01(\tR\x03use\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1c\n" +
-	"\tinterface\x18\x06 \x01(\tR\tinterface\"\xa0\x01\n" +
+	"\tinterface\x18\x06 \x01(\tR\tinterface\"\xd8\x01\n" +
 	"\rGatewayStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bpriority\x18\x02 \x01(\rR\bpriority\x12\x16\n" +
 	"\x06health\x18\x03 \x01(\tR\x06health\x12\x15\n" +
 	"\x06rtt_ms\x18\x04 \x01(\x01R\x05rttMs\x120\n" +
-	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xe8\x01\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x126\n" +
+	"\banswered\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\banswered\"\xe8\x01\n" +
 	"\x10AdvertisedStatus\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x10\n" +
 	"\x03lan\x18\x02 \x01(\tR\x03lan\x12\x12\n" +
@@ -4464,75 +4474,76 @@ var file_warren_v1_local_proto_depIdxs = []int32{
 	55, // 21: warren.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
 	27, // 22: warren.v1.RouteStatus.gateways:type_name -> warren.v1.GatewayStatus
 	55, // 23: warren.v1.GatewayStatus.since:type_name -> google.protobuf.Timestamp
-	55, // 24: warren.v1.AdvertisedStatus.answered:type_name -> google.protobuf.Timestamp
-	31, // 25: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
-	31, // 26: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
-	32, // 27: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
-	55, // 28: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
-	33, // 29: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
-	56, // 30: warren.v1.CoordinatorStatus.clock_ahead:type_name -> google.protobuf.Duration
-	38, // 31: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
-	55, // 32: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
-	37, // 33: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
-	55, // 34: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
-	55, // 35: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
-	56, // 36: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
-	56, // 37: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
-	38, // 38: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
-	38, // 39: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
-	45, // 40: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
-	45, // 41: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
-	46, // 42: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
-	37, // 43: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
-	43, // 44: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
-	44, // 45: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
-	55, // 46: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
-	55, // 47: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
-	55, // 48: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
-	57, // 49: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
-	56, // 50: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
-	57, // 51: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
-	55, // 52: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
-	53, // 53: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
-	53, // 54: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
-	32, // 55: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
-	54, // 56: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
-	31, // 57: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
-	12, // 58: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
-	16, // 59: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
-	18, // 60: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
-	20, // 61: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
-	22, // 62: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
-	39, // 63: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
-	41, // 64: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
-	47, // 65: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
-	5,  // 66: warren.v1.LocalService.Restart:input_type -> warren.v1.RestartRequest
-	49, // 67: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
-	51, // 68: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
-	7,  // 69: warren.v1.LocalService.SiteCheck:input_type -> warren.v1.SiteCheckRequest
-	9,  // 70: warren.v1.LocalService.LeakTest:input_type -> warren.v1.LeakTestRequest
-	3,  // 71: warren.v1.LocalService.LogLevel:input_type -> warren.v1.LogLevelRequest
-	1,  // 72: warren.v1.LocalService.Diagnostics:input_type -> warren.v1.DiagnosticsRequest
-	15, // 73: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
-	17, // 74: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
-	19, // 75: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
-	21, // 76: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
-	23, // 77: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
-	40, // 78: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
-	42, // 79: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
-	48, // 80: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
-	6,  // 81: warren.v1.LocalService.Restart:output_type -> warren.v1.RestartResponse
-	50, // 82: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
-	52, // 83: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
-	8,  // 84: warren.v1.LocalService.SiteCheck:output_type -> warren.v1.SiteCheckResponse
-	10, // 85: warren.v1.LocalService.LeakTest:output_type -> warren.v1.LeakTestResponse
-	4,  // 86: warren.v1.LocalService.LogLevel:output_type -> warren.v1.LogLevelResponse
-	2,  // 87: warren.v1.LocalService.Diagnostics:output_type -> warren.v1.DiagnosticsResponse
-	73, // [73:88] is the sub-list for method output_type
-	58, // [58:73] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	55, // 24: warren.v1.GatewayStatus.answered:type_name -> google.protobuf.Timestamp
+	55, // 25: warren.v1.AdvertisedStatus.answered:type_name -> google.protobuf.Timestamp
+	31, // 26: warren.v1.NATStatus.ipv4:type_name -> warren.v1.NATMapping
+	31, // 27: warren.v1.NATStatus.ipv6:type_name -> warren.v1.NATMapping
+	32, // 28: warren.v1.NATStatus.port_mapping:type_name -> warren.v1.PortMapping
+	55, // 29: warren.v1.PortMapping.until:type_name -> google.protobuf.Timestamp
+	33, // 30: warren.v1.PortMapping.protocols:type_name -> warren.v1.PortMappingProtocol
+	56, // 31: warren.v1.CoordinatorStatus.clock_ahead:type_name -> google.protobuf.Duration
+	38, // 32: warren.v1.PeerStatus.path:type_name -> warren.v1.PathStatus
+	55, // 33: warren.v1.PeerStatus.last_handshake:type_name -> google.protobuf.Timestamp
+	37, // 34: warren.v1.PeerStatus.history:type_name -> warren.v1.PathChange
+	55, // 35: warren.v1.PathChange.at:type_name -> google.protobuf.Timestamp
+	55, // 36: warren.v1.PathStatus.since:type_name -> google.protobuf.Timestamp
+	56, // 37: warren.v1.PingRequest.interval:type_name -> google.protobuf.Duration
+	56, // 38: warren.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
+	38, // 39: warren.v1.PingResponse.path:type_name -> warren.v1.PathStatus
+	38, // 40: warren.v1.WhyResponse.path:type_name -> warren.v1.PathStatus
+	45, // 41: warren.v1.WhyResponse.self:type_name -> warren.v1.SideStatus
+	45, // 42: warren.v1.WhyResponse.remote:type_name -> warren.v1.SideStatus
+	46, // 43: warren.v1.WhyResponse.pairs:type_name -> warren.v1.PairStatus
+	37, // 44: warren.v1.WhyResponse.history:type_name -> warren.v1.PathChange
+	43, // 45: warren.v1.WhyResponse.flows:type_name -> warren.v1.FlowAnswer
+	44, // 46: warren.v1.FlowAnswer.nearest:type_name -> warren.v1.GrantMiss
+	55, // 47: warren.v1.SideStatus.at:type_name -> google.protobuf.Timestamp
+	55, // 48: warren.v1.PairStatus.last_sent:type_name -> google.protobuf.Timestamp
+	55, // 49: warren.v1.PairStatus.last_answer:type_name -> google.protobuf.Timestamp
+	57, // 50: warren.v1.WhoIsResponse.flows:type_name -> warren.v1.FlowRecord
+	56, // 51: warren.v1.FlowsRequest.since:type_name -> google.protobuf.Duration
+	57, // 52: warren.v1.FlowsResponse.records:type_name -> warren.v1.FlowRecord
+	55, // 53: warren.v1.NetcheckResponse.at:type_name -> google.protobuf.Timestamp
+	53, // 54: warren.v1.NetcheckResponse.ipv4:type_name -> warren.v1.FamilyReport
+	53, // 55: warren.v1.NetcheckResponse.ipv6:type_name -> warren.v1.FamilyReport
+	32, // 56: warren.v1.NetcheckResponse.port_mapping:type_name -> warren.v1.PortMapping
+	54, // 57: warren.v1.NetcheckResponse.relays:type_name -> warren.v1.RelayReport
+	31, // 58: warren.v1.FamilyReport.mapping:type_name -> warren.v1.NATMapping
+	12, // 59: warren.v1.LocalService.Up:input_type -> warren.v1.UpRequest
+	16, // 60: warren.v1.LocalService.Set:input_type -> warren.v1.SetRequest
+	18, // 61: warren.v1.LocalService.Down:input_type -> warren.v1.DownRequest
+	20, // 62: warren.v1.LocalService.Leave:input_type -> warren.v1.LeaveRequest
+	22, // 63: warren.v1.LocalService.Status:input_type -> warren.v1.StatusRequest
+	39, // 64: warren.v1.LocalService.Ping:input_type -> warren.v1.PingRequest
+	41, // 65: warren.v1.LocalService.Why:input_type -> warren.v1.WhyRequest
+	47, // 66: warren.v1.LocalService.WhoIs:input_type -> warren.v1.WhoIsRequest
+	5,  // 67: warren.v1.LocalService.Restart:input_type -> warren.v1.RestartRequest
+	49, // 68: warren.v1.LocalService.Flows:input_type -> warren.v1.FlowsRequest
+	51, // 69: warren.v1.LocalService.Netcheck:input_type -> warren.v1.NetcheckRequest
+	7,  // 70: warren.v1.LocalService.SiteCheck:input_type -> warren.v1.SiteCheckRequest
+	9,  // 71: warren.v1.LocalService.LeakTest:input_type -> warren.v1.LeakTestRequest
+	3,  // 72: warren.v1.LocalService.LogLevel:input_type -> warren.v1.LogLevelRequest
+	1,  // 73: warren.v1.LocalService.Diagnostics:input_type -> warren.v1.DiagnosticsRequest
+	15, // 74: warren.v1.LocalService.Up:output_type -> warren.v1.UpResponse
+	17, // 75: warren.v1.LocalService.Set:output_type -> warren.v1.SetResponse
+	19, // 76: warren.v1.LocalService.Down:output_type -> warren.v1.DownResponse
+	21, // 77: warren.v1.LocalService.Leave:output_type -> warren.v1.LeaveResponse
+	23, // 78: warren.v1.LocalService.Status:output_type -> warren.v1.StatusResponse
+	40, // 79: warren.v1.LocalService.Ping:output_type -> warren.v1.PingResponse
+	42, // 80: warren.v1.LocalService.Why:output_type -> warren.v1.WhyResponse
+	48, // 81: warren.v1.LocalService.WhoIs:output_type -> warren.v1.WhoIsResponse
+	6,  // 82: warren.v1.LocalService.Restart:output_type -> warren.v1.RestartResponse
+	50, // 83: warren.v1.LocalService.Flows:output_type -> warren.v1.FlowsResponse
+	52, // 84: warren.v1.LocalService.Netcheck:output_type -> warren.v1.NetcheckResponse
+	8,  // 85: warren.v1.LocalService.SiteCheck:output_type -> warren.v1.SiteCheckResponse
+	10, // 86: warren.v1.LocalService.LeakTest:output_type -> warren.v1.LeakTestResponse
+	4,  // 87: warren.v1.LocalService.LogLevel:output_type -> warren.v1.LogLevelResponse
+	2,  // 88: warren.v1.LocalService.Diagnostics:output_type -> warren.v1.DiagnosticsResponse
+	74, // [74:89] is the sub-list for method output_type
+	59, // [59:74] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_warren_v1_local_proto_init() }

@@ -27,6 +27,7 @@ type (
 		Health   string     `json:"health"`
 		RTT      float64    `json:"rtt_ms,omitempty"`
 		Since    *time.Time `json:"since,omitempty"`
+		Answered *time.Time `json:"answered,omitempty"`
 	}
 	advertisedJSON struct {
 		Prefix   string     `json:"prefix"`
@@ -55,7 +56,7 @@ func routesView(in []*pb.RouteStatus) []routeJSON {
 			Prefix: r.GetPrefix(), Use: r.GetUse(), Gateway: r.GetGateway(), Gateways: []gatewayJSON{}, Reason: r.GetReason(), Interface: r.GetInterface(),
 		}
 		for _, g := range r.GetGateways() {
-			v.Gateways = append(v.Gateways, gatewayJSON{g.GetName(), g.GetPriority(), g.GetHealth(), g.GetRttMs(), moment(g.GetSince())})
+			v.Gateways = append(v.Gateways, gatewayJSON{g.GetName(), g.GetPriority(), g.GetHealth(), g.GetRttMs(), moment(g.GetSince()), moment(g.GetAnswered())})
 		}
 		out = append(out, v)
 	}
@@ -143,12 +144,23 @@ func routeText(r *pb.RouteStatus) string {
 	var others []string
 	for _, g := range r.GetGateways() {
 		if g.GetName() == r.GetGateway() {
-			gateway, health = g.GetName(), g.GetHealth()
+			gateway, health = g.GetName(), healthText(g)
 		} else {
-			others = append(others, fmt.Sprintf("%s (%s)", g.GetName(), g.GetHealth()))
+			others = append(others, fmt.Sprintf("%s (%s)", g.GetName(), healthText(g)))
 		}
 	}
 	return strings.Join([]string{r.GetPrefix(), use, gateway, health, orDash(strings.Join(others, ", "))}, "\t")
+}
+
+// healthText says why nothing is known of a gateway: one that there is no choice of is asked only while it is used.
+func healthText(g *pb.GatewayStatus) string {
+	switch {
+	case g.GetHealth() != "unknown":
+		return g.GetHealth()
+	case g.GetAnswered() == nil:
+		return "unused"
+	}
+	return "unused, answered " + agoText(g.GetAnswered())
 }
 
 func exitText(e *pb.ExitStatus) string {

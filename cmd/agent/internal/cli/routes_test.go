@@ -55,8 +55,8 @@ ADVERTISED                      KIND         STATE    LAN
 		}}, `
 ROUTE        USE                                    GATEWAY  HEALTH   OTHERS
 10.1.0.0/16  tunnel                                 b        working  a (silent), c (no LAN)
-10.2.0.0/16  lan (--prefer-lan 10.0.0.0/8 says so)  d        unknown  -
-10.3.0.0/16  refused                                -        -        a (unknown)
+10.2.0.0/16  lan (--prefer-lan 10.0.0.0/8 says so)  d        unused   -
+10.3.0.0/16  refused                                -        -        a (unused)
 fd00::/48    none                                   -        -        -
 `},
 	} {
@@ -69,6 +69,18 @@ fd00::/48    none                                   -        -        -
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestHealthText(t *testing.T) {
+	long := timestamppb.New(time.Now().Add(-time.Hour))
+	for want, g := range map[string]*pb.GatewayStatus{
+		"working": {Health: "working", Answered: long}, "silent": {Health: "silent"}, "no LAN": {Health: "no LAN"}, "unused": {Health: "unknown"},
+		"unused, answered 1h0m0s ago": {Health: "unknown", Answered: long},
+	} {
+		if got := healthText(g); got != want {
+			t.Errorf("%v: %q, want %q", g, got, want)
+		}
 	}
 }
 
@@ -94,10 +106,10 @@ func TestRoutesJSON(t *testing.T) {
 		`[]`:   routesView(nil),
 		`null`: exitView(nil),
 		`[{"prefix":"10.1.0.0/16","use":"none","gateways":[]}]`: routesView([]*pb.RouteStatus{{Prefix: "10.1.0.0/16", Use: "none"}}),
-		`[{"prefix":"10.1.0.0/16","use":"lan","gateway":"b","gateways":[{"name":"b","priority":200,"health":"working","rtt_ms":1.5,"since":"2026-11-26T08:00:00Z"},` +
+		`[{"prefix":"10.1.0.0/16","use":"lan","gateway":"b","gateways":[{"name":"b","priority":200,"health":"working","rtt_ms":1.5,"since":"2026-11-26T08:00:00Z","answered":"2026-11-26T08:00:00Z"},` +
 			`{"name":"a","priority":100,"health":"unknown"}],"reason":"why","interface":"eth0"}]`: routesView([]*pb.RouteStatus{{
 			Prefix: "10.1.0.0/16", Use: "lan", Gateway: "b", Reason: "why", Interface: "eth0", Gateways: []*pb.GatewayStatus{
-				{Name: "b", Priority: 200, Health: "working", RttMs: 1.5, Since: at}, {Name: "a", Priority: 100, Health: "unknown"},
+				{Name: "b", Priority: 200, Health: "working", RttMs: 1.5, Since: at, Answered: at}, {Name: "a", Priority: 100, Health: "unknown"},
 			},
 		}}),
 		`[{"prefix":"10.77.1.0/24","lan":"192.168.1.0/24","kind":"translated","state":"approved","health":"working","probe":"10.77.1.1",` +

@@ -13,6 +13,7 @@ import (
 
 	"warren/cmd/agent/internal/state"
 	"warren/proto/key"
+	pb "warren/proto/warrenv1"
 	"warren/tunnel/gateway"
 	"warren/tunnel/routeplan"
 	"warren/tunnel/router"
@@ -423,6 +424,45 @@ func TestExitRenamed(t *testing.T) {
 	w.publish(exit)
 	if _, ok := user.chosen[all]; ok || user.state.Blocked != (router.Families{IPv4: true, IPv6: true}) {
 		t.Errorf("removed: %+v", user.state)
+	}
+}
+
+// TestLoneGatewayStatus: of a gateway that there is no choice of nothing is known until it is used, and when it answered stays known. An exit node that has
+// gone silent is told of.
+func TestLoneGatewayStatus(t *testing.T) {
+	w := newWorld(t)
+	user := w.add("user", 100, state.Routing{ExitNode: "exit"})
+	exit := w.add("exit", 100, state.Routing{AdvertiseExit: true}, "0.0.0.0/0", "::/0")
+	lan := w.add("lan", 100, state.Routing{Site: []string{lanCIDR.String()}, Probe: []netip.Addr{lanHost}}, lanCIDR.String())
+	lan.up[lanHost] = true
+	w.publish()
+	look := func() (g *pb.GatewayStatus, e *pb.ExitStatus) {
+		var s pb.StatusResponse
+		user.fill(&s)
+		if len(s.GetRoutes()) != 1 || len(s.GetRoutes()[0].GetGateways()) != 1 {
+			t.Fatalf("routes: %v", s.GetRoutes())
+		}
+		return s.GetRoutes()[0].GetGateways()[0], s.GetExit()
+	}
+	w.run(time.Minute)
+	if g, e := look(); g.GetHealth() != "unknown" || g.GetAnswered() != nil || e.GetNode() != "exit" || e.GetProblem() != "" {
+		t.Errorf("unused: %v, %v", g, e)
+	}
+	all := netip.MustParsePrefix("0.0.0.0/0")
+	w.traffic = []flow{{user, lan, lanCIDR}, {user, exit, all}}
+	w.run(10 * time.Second)
+	if g, e := look(); g.GetHealth() != "working" || g.GetAnswered() == nil || e.GetProblem() != "" {
+		t.Errorf("used: %v, %v", g, e)
+	}
+	exit.dead = true
+	w.run(20 * time.Second)
+	if _, e := look(); e.GetNode() != "exit" || e.GetProblem() != "exit does not answer" {
+		t.Errorf("dead: %v", e)
+	}
+	w.traffic = nil
+	w.run(10 * time.Minute)
+	if g, _ := look(); g.GetHealth() != "unknown" || g.GetAnswered() == nil {
+		t.Errorf("unused again: %v", g)
 	}
 }
 

@@ -59,6 +59,20 @@ func (n *networks) fill(r *pb.StatusResponse) {
 		r.Routes = append(r.Routes, s)
 	}
 	r.Exit = n.exitStatus()
+	if r.Exit.GetNode() != "" && n.silent(gateways) {
+		r.Exit.Problem = r.Exit.GetNode() + " does not answer"
+	}
+}
+
+// silent reports whether an exit node that is used does not answer.
+func (n *networks) silent(gateways map[netip.Prefix][]choose.Gateway) bool {
+	for _, r := range cidr.Exits() {
+		id, used := n.chosen[r.Prefix]
+		if used && slices.ContainsFunc(gateways[r.Prefix], func(g choose.Gateway) bool { return g.ID == id && g.State == "silent" }) {
+			return true
+		}
+	}
+	return false
 }
 
 func gatewayStatus(name string, o record.Route, known []choose.Gateway) *pb.GatewayStatus {
@@ -71,6 +85,9 @@ func gatewayStatus(name string, o record.Route, known []choose.Gateway) *pb.Gate
 	s.Health, s.RttMs = g.State, float64(g.RTT)/float64(time.Millisecond)
 	if !g.Since.IsZero() {
 		s.Since = timestamppb.New(g.Since)
+	}
+	if !g.Answered.IsZero() {
+		s.Answered = timestamppb.New(g.Answered)
 	}
 	return s
 }
