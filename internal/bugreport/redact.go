@@ -34,6 +34,7 @@ type Redactor struct {
 type pattern struct {
 	form  *regexp.Regexp
 	spare func(value string) bool
+	keyed bool // by secretKey
 }
 
 // NewRedactor makes one that knows the forms of secrets.
@@ -48,11 +49,23 @@ func NewRedactor(pseudonyms bool) *Redactor {
 		{`://(?P<s>[^/\s"'<>@]+)@`, nil},
 		{`(?:https?|wss?|otlp)://[^\s"'?]*\?(?P<s>[^\s"']+)`, nil},
 		{`(?i)(?:authorization|cookie|otel_exporter_otlp_headers)\\?["']?\s*[:=]\s*(?P<s>[^\r\n]+)`, nil},
-		{`(?i)(?:private[-_ ]?key|preshared[-_ ]?key|api[-_ ]?key|session[-_ ]?token|secret|passw(?:or)?d|passphrase|bearer|token)\\?["']?\s*[:= ]\s*\\?["']?(?P<s>[^\s"',;\\]+)`, harmless},
+		{`(?i)` + secretKey + `\\?["']?\s*[:=]\s*(?:\[\s*)?\\?"(?P<s>[^"\\\r\n]+)`, noSecret},
+		{`(?i)` + secretKey + `(?:\\?["']?\s*=|\\?["']\s*:)\s*(?:\[\s*)?\\?["']?(?P<s>[^\s"',;\\]+)`, noSecret},
+		{`(?im)^[\w\t -]*` + secretKey + `:[ \t]+(?P<s>[^\s"',;\\]+)`, noSecret},
+		{`(?i)` + secretKey + `\\?["']?\s*[:= ]\s*\\?["']?(?P<s>[^\s"',;\\]+)`, harmless},
 	} {
-		r.patterns = append(r.patterns, pattern{regexp.MustCompile(p.form), p.spare})
+		r.patterns = append(r.patterns, pattern{regexp.MustCompile(p.form), p.spare, strings.Contains(p.form, secretKey)})
 	}
 	return r
+}
+
+// secretKey is what comes before a secret.
+const secretKey = `(?:private[-_ ]?key|preshared[-_ ]?key|api[-_ ]?key|session[-_ ]?token|secret|passw(?:or)?d|passphrase|bearer|token)`
+
+// hasKey reports whether there may be a match for secretKey, which takes far longer to find out.
+func hasKey(b []byte) bool {
+	b = bytes.ToLower(b)
+	return slices.ContainsFunc([]string{"key", "token", "secret", "passw", "passphrase", "bearer"}, func(word string) bool { return bytes.Contains(b, []byte(word)) })
 }
 
 // tokenID is what tokens are called by; it admits nobody.
@@ -61,10 +74,16 @@ var tokenID = regexp.MustCompile(`^[0-9a-f]{10}$`)
 // plainWord is one of a sentence about a secret, in small letters.
 var plainWord = regexp.MustCompile(`^(?:[a-z]+[.:)]?|\d{1,3}|true|false|\[secret\])$`)
 
-// harmless spares the names of tokens, and sentences.
+// harmless spares what is no secret, and sentences.
 func harmless(value string) bool {
-	return tokenID.MatchString(value) || plainWord.MatchString(value) && len(value) < 12
+	return noSecret(value) || plainWord.MatchString(value) && len(value) < 12
 }
+
+// sign is what a setting has that says nothing, or the beginning of a list.
+var sign = regexp.MustCompile(`^(?:[][{}()=:]+|\d{1,3}|true|false|null|\[secret\])$`)
+
+// noSecret spares the names of tokens, and what can be no secret. The value of a setting is not spared for being a word.
+func noSecret(value string) bool { return tokenID.MatchString(value) || sign.MatchString(value) }
 
 // minSecret is the length from which something is replaced wherever it stands. What is shorter would be found by chance.
 const minSecret = 8
@@ -115,8 +134,11 @@ func (r *Redactor) Clean(b []byte) []byte {
 	for secret := range r.secrets {
 		b = bytes.ReplaceAll(b, []byte(secret), []byte(hidden))
 	}
+	keyed := hasKey(b)
 	for _, p := range r.patterns {
-		b = p.clean(b)
+		if keyed || !p.keyed {
+			b = p.clean(b)
+		}
 	}
 	if r.pseudonyms {
 		b = r.rename(b)

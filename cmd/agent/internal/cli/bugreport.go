@@ -118,7 +118,7 @@ func (a *app) reportSources() []bugreport.Source {
 	return append(append(sources,
 		bugreport.Directory("state-files.txt", a.state),
 		bugreport.File("daemon.log", state.LogFile(a.state), true),
-		bugreport.File("agent.toml", "/etc/warren/agent.toml", false),
+		bugreport.File("agent.toml", defaultConfig, false),
 		bugreport.File("default.txt", "/etc/default/warren", false),
 		bugreport.File("resolv.conf", dnsforward.ResolvConf, false),
 	), hostSources()...)
