@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -50,7 +51,10 @@ func (a *app) diagnose(ctx context.Context) []doctor.Finding {
 	l, err := a.load(o, f, nil)
 	c.Settings.Err = err
 	if err == nil {
-		c.Settings.File, c.Proxy = l.source.File, l.cfg.Proxy
+		c.Proxy = l.cfg.Proxy
+		if _, err := os.Stat(l.source.File); err == nil {
+			c.Settings.File = l.source.File
+		}
 	}
 	c.Interface = f.Lookup("tun").Value.String()
 	return doctor.Judge(doctor.Gather(ctx, c))

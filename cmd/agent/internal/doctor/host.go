@@ -22,6 +22,17 @@ func notNeeded(name string) []Finding {
 
 const askRoot = "run \"warren doctor\" with sudo"
 
+// hidden reports whether this user may learn neither from the daemon nor from the state directory what the device is.
+func (f Facts) hidden() bool { return !f.Daemon.Running && (f.Daemon.Denied || f.State.Denied) }
+
+// before is what has to be done before something can be known of the network.
+func (f Facts) before() string {
+	if f.hidden() {
+		return askRoot
+	}
+	return "\"warren up\" first"
+}
+
 func tun(f Facts) []Finding {
 	const name = "tun"
 	t := f.TUN
@@ -117,7 +128,7 @@ func daemon(f Facts) []Finding {
 	case !d.Running:
 		return one(name, Warning, "what is told below was found without it", "%v", d.Err)
 	case d.Version != f.Version:
-		return one(name, Warning, "restart it: \"systemctl restart warren\"", "the daemon (process %d) is of version %s, this command of %s", d.PID, d.Version, f.Version)
+		return one(name, Warning, "have it replaced: \"sudo warren restart\", without an interface by restarting it", "the daemon (process %d) is of version %s, this command of %s", d.PID, d.Version, f.Version)
 	}
 	return fine(name, "version %s runs as process %d", d.Version, d.PID)
 }
@@ -155,14 +166,14 @@ func settings(f Facts) []Finding {
 	case s.File == "":
 		return fine(name, "there is no configuration file, and none is needed")
 	}
-	return fine(name, "%s is right, or not there", s.File)
+	return fine(name, "%s is right", s.File)
 }
 
 func membership(f Facts) []Finding {
 	const name = "membership"
 	m := f.Member
 	switch {
-	case m == nil && (f.State.Denied && !f.Daemon.Running):
+	case m == nil && f.hidden():
 		return unknown(name, askRoot, "whether this device belongs to a network is not known")
 	case m == nil && f.State.Err != nil:
 		return unknown(name, "", "whether this device belongs to a network is not known: its state cannot be read")

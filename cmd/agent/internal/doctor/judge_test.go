@@ -117,7 +117,7 @@ func TestJudge(t *testing.T) {
 		{"inodes not counted", func(f *Facts) { f.State.Space.FreeFiles, f.State.Space.Files = 0, 0 }, "state", OK, `5\.0 GiB`, ``},
 		{"not mine", func(f *Facts) { f.State = State{Dir: "/state", Mode: 0o700, Denied: true}; f.UID = 9 }, "state", Unknown, `root's alone`, `sudo`},
 
-		{"other version", func(f *Facts) { f.Daemon.Version = "1.1" }, "daemon", Warning, `process 7\) is of version 1.1, this command of 1.2`, `restart`},
+		{"other version", func(f *Facts) { f.Daemon.Version = "1.1" }, "daemon", Warning, `process 7\) is of version 1.1, this command of 1.2`, `warren restart`},
 		{"daemon of root", func(f *Facts) { f.Daemon = Daemon{Denied: true, Socket: "/s"} }, "daemon", Unknown, `\(socket /s\)`, `--operator`},
 		{"no daemon", func(f *Facts) { f.Daemon = Daemon{Err: errors.New("none")} }, "daemon", Warning, `none`, `without it`},
 
@@ -130,10 +130,14 @@ func TestJudge(t *testing.T) {
 
 		{"settings that are wrong", func(f *Facts) { f.Settings.Err = errors.New("configuration /etc/x:3: port: want 0 to 65535") }, "settings", Failed, `/etc/x:3: port`, `config check`},
 		{"settings of root", func(f *Facts) { f.Settings.Err = open(syscall.EACCES) }, "settings", Unknown, `denied`, `sudo`},
-		{"settings", func(f *Facts) { f.Settings.File = "/etc/x" }, "settings", OK, `/etc/x`, ``},
+		{"settings", func(f *Facts) { f.Settings.File = "/etc/x" }, "settings", OK, `^/etc/x is right$`, ``},
 
 		{"not enrolled", func(f *Facts) { f.Member = nil }, "membership", Warning, `joined no network`, `warren up TOKEN`},
 		{"nobody may know", func(f *Facts) { f.Member, f.State.Denied, f.Daemon = nil, true, Daemon{Denied: true} }, "membership", Unknown, `not known`, `sudo`},
+		{"nobody may know what is to be carried", func(f *Facts) { f.Member, f.State.Denied, f.Daemon = nil, true, Daemon{Denied: true} }, "forwarding", Unknown, `not known`, `sudo`},
+		{"nobody may know whom to ask", func(f *Facts) { f.Coordinator, f.State.Denied, f.Daemon = nil, true, Daemon{} }, "coordinator", Unknown, `not known`, `sudo`},
+		{"nobody may know the relays", func(f *Facts) { f.Net, f.State.Denied, f.Daemon = nil, true, Daemon{} }, "relay", Unknown, `not known`, `sudo`},
+		{"no relays yet", func(f *Facts) { f.Net, f.State.Denied = nil, true }, "relay", Unknown, `not known`, `"warren up" first`},
 		{"rejected", func(f *Facts) { f.Member.State, f.Member.Warnings = "rejected", []string{"removed"} }, "membership", Failed, `removed`, `new token`},
 		{"down", func(f *Facts) { f.Member.State, f.Member.Up = "down", false }, "membership", Warning, `warren down`, `warren up`},
 		{"cannot be up", func(f *Facts) { f.Member.State, f.Member.Warnings = "down", []string{"no TUN"} }, "membership", Failed, `not up: no TUN`, `log`},

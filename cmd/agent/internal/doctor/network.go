@@ -81,7 +81,7 @@ func conflicts(f Facts) (out []Finding) {
 	case len(out) > 0:
 		return out
 	case len(overlay) == 0:
-		return unknown(name, "\"warren up\" first", "this network's addresses are not known yet; other networks here: %s", orNone(besides))
+		return unknown(name, f.before(), "this network's addresses are not known yet; other networks here: %s", orNone(besides))
 	}
 	return fine(name, "no other network has addresses of %s; other networks here: %s", join(overlay), orNone(besides))
 }
@@ -173,7 +173,7 @@ func overlaps(f Facts) (out []Finding) {
 	case f.Host == nil:
 		return noHost(name, f)
 	case f.Member == nil || f.Member.State == "":
-		return unknown(name, "\"warren up\" first", "which CIDRs of gateways there are is not known")
+		return unknown(name, f.before(), "which CIDRs of gateways there are is not known")
 	}
 	for _, r := range f.Member.Routes {
 		if r.Prefix.Bits() == 0 || r.Use == "own" || r.Use == "refused" {
@@ -209,6 +209,8 @@ func forwarding(f Facts) (out []Finding) {
 		return notNeeded(name)
 	}
 	switch {
+	case f.Member == nil && f.hidden():
+		return unknown(name, askRoot, "whether this device carries something for others is not known")
 	case f.Member == nil || len(f.Member.Advertised) == 0:
 		return fine(name, "not needed: this device carries no CIDR for others")
 	case f.Host == nil:

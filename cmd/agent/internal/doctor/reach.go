@@ -58,7 +58,7 @@ func coordinator(f Facts) []Finding {
 	const name = "coordinator"
 	c := f.Coordinator
 	if c == nil {
-		return unknown(name, "", "which coordinator there is to ask is not known")
+		return unknown(name, f.before(), "which coordinator there is to ask is not known")
 	}
 	by := ""
 	if c.Proxy != "" {
@@ -103,9 +103,10 @@ func clock(f Facts) []Finding {
 
 func (n *Net) asked() bool { return n != nil && n.Err == nil }
 
-func noNet(name string, n *Net) []Finding {
+func noNet(name string, f Facts) []Finding {
+	n := f.Net
 	if n == nil {
-		return unknown(name, "\"warren up\" first", "which servers there are to ask is not known")
+		return unknown(name, f.before(), "which servers there are to ask is not known")
 	}
 	return unknown(name, "", "not found out: %v", n.Err)
 }
@@ -114,7 +115,7 @@ func udp(f Facts) (out []Finding) {
 	const name = "udp"
 	n := f.Net
 	if !n.asked() {
-		return noNet(name, n)
+		return noNet(name, f)
 	}
 	if n.Portal {
 		return one(name, Failed, "log in there with a browser", "a captive portal is in the way: %q", n.PortalURL)
@@ -143,7 +144,7 @@ func relays(f Facts) (out []Finding) {
 	const name = "relay"
 	n := f.Net
 	if !n.asked() {
-		return noNet(name, n)
+		return noNet(name, f)
 	}
 	if len(n.Relays) == 0 {
 		return one(name, Warning, "have the coordinator run one (\"serve\" without --relay=false), or a separate one", "the network has no relay: peers behind NATs may not find each other")

@@ -164,8 +164,11 @@ func (d *Dir) Load() (*State, error) {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
 	}
 	s, err := parse(b)
-	if err != nil {
+	if errors.Is(err, ErrNewer) {
 		return nil, fmt.Errorf("state file %s: %w", path, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("state file %s: %w; put back a good one, or move %s away and have this device join anew: warren up TOKEN", path, err, d.path)
 	}
 	return s, nil
 }
