@@ -116,6 +116,9 @@ func explain(name string, err error) error {
 	if errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("%w: %s; choose another with --tun", ErrNameInUse, name)
 	}
+	if errors.Is(err, unix.ENOTTY) {
+		return fmt.Errorf("%w: %s is something else; remove it and make it anew: mknod %s c 10 200", ErrNoTUN, TUNFile, TUNFile)
+	}
 	return fmt.Errorf("interface %s: %w", name, err)
 }
 

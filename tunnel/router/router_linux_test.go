@@ -371,7 +371,7 @@ func withoutRights(do func() error) error {
 
 func TestExplain(t *testing.T) {
 	for err, want := range map[error]error{
-		unix.ENODEV: ErrNoTUN, unix.ENXIO: ErrNoTUN, unix.EPERM: ErrPermission, unix.EACCES: ErrPermission, unix.EBUSY: ErrNameInUse, unix.EIO: unix.EIO,
+		unix.ENODEV: ErrNoTUN, unix.ENXIO: ErrNoTUN, unix.ENOTTY: ErrNoTUN, unix.EPERM: ErrPermission, unix.EACCES: ErrPermission, unix.EBUSY: ErrNameInUse, unix.EIO: unix.EIO,
 	} {
 		if got := explain(name, fmt.Errorf("opening: %w", err)); !errors.Is(got, want) {
 			t.Errorf("%v is explained as %v", err, got)

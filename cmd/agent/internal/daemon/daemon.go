@@ -38,6 +38,7 @@ import (
 	"warren/cmd/agent/internal/local"
 	"warren/cmd/agent/internal/names"
 	"warren/cmd/agent/internal/state"
+	"warren/internal/buildversion"
 	"warren/internal/connectproxy"
 	"warren/internal/freebind"
 	"warren/internal/unixsock"
@@ -169,10 +170,19 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	defer d.stopFlows()
 	d.mapping = registerMetrics(d.registry, cfg.StateDir, d.figures, d.flows.Stats)
 	d.applyOperator()
+	d.log.Info("daemon started", "version", buildversion.Get(), "network", d.networkName())
 	if err := d.serve(ctx, listener, ready); err != nil || d.handed == nil {
 		return err
 	}
 	return d.handed
+}
+
+// networkName is for the log.
+func (d *daemon) networkName() string {
+	if d.state.Membership == nil {
+		return "none"
+	}
+	return d.state.Membership.Network.String()
 }
 
 // newDaemon reads the state. It changes nothing.
