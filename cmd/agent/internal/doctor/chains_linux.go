@@ -40,6 +40,9 @@ func hostChains(tunnel string) (out []Chain, err error) {
 		one.Drops = at.Policy != nil && *at.Policy == nftables.ChainPolicyDrop
 		one.NamesUs = tables[id].names(at.Name, append([]byte(tunnel), 0), map[string]bool{})
 		one.DropsShared = tables[id].dropsShared(at.Name)
+		if one.Hook == "forward" {
+			one.DropsInvalid, _ = tables[id].dropsInvalid(at.Name, append([]byte(tunnel), 0), map[string]bool{})
+		}
 		if one.Hook != "" || one.DropsShared {
 			out = append(out, one)
 		}
@@ -95,7 +98,7 @@ func readTable(c *nftables.Conn, chains []*nftables.Chain, t *nftables.Table) (*
 		return nil, fmt.Errorf("sets of table %s: %w", t.Name, err)
 	}
 	for _, s := range sets {
-		if s.KeyType.Name != nftables.TypeIFName.Name {
+		if s.KeyType.Name != nftables.TypeIFName.Name && s.KeyType.Name != nftables.TypeCTState.Name && !s.IsMap { // of maps that is not told
 			continue
 		}
 		if r.sets[s.Name], err = c.GetSetElements(s); err != nil {
@@ -112,20 +115,29 @@ func (r *ruleset) names(chain string, name []byte, seen map[string]bool) bool {
 	}
 	seen[chain] = true
 	for _, rule := range r.rules[chain] {
+		if r.ruleNames(rule, name) {
+			return true
+		}
 		for _, e := range rule.Exprs {
-			switch e := e.(type) {
-			case *expr.Cmp:
-				if bytes.HasPrefix(append(bytes.Clone(e.Data), 0), name) {
-					return true
-				}
-			case *expr.Lookup:
-				for _, el := range r.sets[e.SetName] {
-					if bytes.HasPrefix(append(bytes.Clone(el.Key), 0), name) {
-						return true
-					}
-				}
-			case *expr.Verdict:
-				if e.Chain != "" && r.names(e.Chain, name, seen) {
+			if v, ok := e.(*expr.Verdict); ok && v.Chain != "" && r.names(v.Chain, name, seen) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ruleNames reports whether a rule compares an interface's name with this one.
+func (r *ruleset) ruleNames(rule *nftables.Rule, name []byte) bool {
+	for _, e := range rule.Exprs {
+		switch e := e.(type) {
+		case *expr.Cmp:
+			if bytes.HasPrefix(append(bytes.Clone(e.Data), 0), name) {
+				return true
+			}
+		case *expr.Lookup:
+			for _, el := range r.sets[e.SetName] {
+				if bytes.HasPrefix(append(bytes.Clone(el.Key), 0), name) {
 					return true
 				}
 			}

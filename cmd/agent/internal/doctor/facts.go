@@ -218,6 +218,7 @@ type Chain struct {
 	Hook string
 	// Drops says that what no rule accepts is dropped; NamesUs that a rule names the tunnel's interface.
 	Drops, NamesUs bool
-	// DropsShared says that a rule drops what comes from 100.64.0.0/10.
-	DropsShared bool
+	// DropsShared says that a rule drops what comes from 100.64.0.0/10, DropsInvalid that one of a chain that forwards drops packets of connections
+	// whose beginning it has not seen, the tunnel's among them.
+	DropsShared, DropsInvalid bool
 }

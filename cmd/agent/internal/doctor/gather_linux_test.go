@@ -6,8 +6,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -207,6 +209,50 @@ func TestHostChains(t *testing.T) {
 			t.Error(diff)
 		}
 	})
+}
+
+// TestDropsInvalid: rules as nft and iptables write them, alone, in a chain that others lead to, and after what lets the tunnel pass.
+func TestDropsInvalid(t *testing.T) {
+	for script, want := range map[string]bool{
+		"add rule inet fw f ct state invalid drop":                                                             true,
+		"add rule inet fw f ct state { invalid } drop":                                                         true,
+		"add rule inet fw f ct state vmap { established : accept, related : accept, invalid : drop }":          true,
+		"add rule inet fw f jump g; add rule inet fw g iifname eth1 ct state invalid drop":                     true,
+		"add rule inet fw f ct state established,related accept":                                               false,
+		"add rule inet fw f ct state invalid accept":                                                           false,
+		"add rule inet fw f ct state vmap { established : accept, invalid : accept, new : drop }":              false,
+		"add rule inet fw f ct state != invalid drop":                                                          false,
+		"add rule inet fw g ct state invalid drop":                                                             false, // nothing leads there
+		"add rule inet fw f iifname warren0 accept; add rule inet fw f ct state invalid drop":                  false,
+		"add rule inet fw f oifname { eth9, warren0 } jump g; add rule inet fw f ct state invalid drop":        false,
+		"add rule inet fw f iifname warren01 accept; add rule inet fw f ct state invalid drop":                 true,
+		"add rule inet fw f jump g; add rule inet fw f ct state invalid drop; add rule inet fw g drop":         true,
+		"add rule inet fw f ct state { invalid, untracked } drop":                                              true,
+		"add rule inet fw f ct state != { invalid, untracked } drop":                                           false,
+		"iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP":                                           true,
+		"iptables -A FORWARD -m conntrack --ctstate INVALID,UNTRACKED -j DROP":                                 true,
+		"iptables -A FORWARD -m conntrack ! --ctstate INVALID -j DROP":                                         false,
+		"iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT":                             false,
+		"iptables -A FORWARD -i warren0 -j ACCEPT; iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP": false,
+	} {
+		netnstest.Run(t, func(t *testing.T) {
+			begin := "add table inet fw; add chain inet fw f { type filter hook forward priority 0; }; add chain inet fw g; "
+			cmd := exec.Command("nft", begin+script)
+			if strings.HasPrefix(script, "iptables") {
+				cmd = exec.Command("sh", "-ec", strings.ReplaceAll(script, "iptables", "iptables-nft"))
+			}
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%s: %v: %s", script, err, out)
+			}
+			chains, err := hostChains("warren0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := slices.ContainsFunc(chains, func(c Chain) bool { return c.DropsInvalid }); got != want {
+				t.Errorf("%s: %t, want %t", script, got, want)
+			}
+		})
+	}
 }
 
 func cmpText(a, b string) int {

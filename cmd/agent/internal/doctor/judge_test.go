@@ -220,6 +220,11 @@ func TestJudge(t *testing.T) {
 			f.Member.Advertised = nil
 			f.Host.Chains = []Chain{{Family: "inet", Table: "fw", Name: "fwd", Hook: "forward", Drops: true}}
 		}, "firewall", OK, ``, ``},
+		{"one gateway, invalid dropped", chain(Chain{Family: "inet", Table: "fw", Name: "fwd", Hook: "forward", DropsInvalid: true}), "firewall", OK, ``, ``},
+		{"two gateways, invalid dropped", func(f *Facts) {
+			f.Member.Routes = []Route{{prefixes("192.168.7.0/24")[0], "own", ""}}
+			f.Host.Chains = []Chain{{Family: "inet", Table: "fw", Name: "fwd", Hook: "forward", DropsInvalid: true}}
+		}, "firewall", Warning, `chain fwd of nftables table inet fw drops .*ct state invalid.*other gateway`, `nft insert rule inet fw fwd iifname warren0 accept; .*oifname warren0`},
 		{"not allowed to look", func(f *Facts) { f.Host.ChainsErr, f.UID = syscall.EPERM, 9 }, "firewall", Unknown, `not permitted`, `sudo`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

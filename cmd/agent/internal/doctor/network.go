@@ -254,6 +254,9 @@ func firewall(f Facts) (out []Finding) {
 	}
 	carries := f.Member != nil && len(f.Member.Advertised) > 0
 	for _, c := range f.Host.Chains {
+		if c.DropsInvalid && carries && f.Member.paired() {
+			out = append(out, dropsInvalid(c, f.Interface))
+		}
 		if !c.Drops || c.NamesUs {
 			continue
 		}
@@ -271,4 +274,18 @@ func firewall(f Facts) (out []Finding) {
 		return fine(name, "no chain of nftables drops by its policy what comes out of the tunnel")
 	}
 	return out
+}
+
+// paired reports whether other gateways carry a CIDR of this device's, too.
+func (m *Member) paired() bool {
+	return slices.ContainsFunc(m.Routes, func(r Route) bool { return r.Use == "own" })
+}
+
+// dropsInvalid is about one of two gateways: what is under way through one of them has often begun at the other.
+func dropsInvalid(c Chain, tunnel string) Finding {
+	return Finding{"firewall", Warning,
+		fmt.Sprintf("chain %s of nftables table %s %s drops packets of connections that it has not seen the beginning of (ct state invalid): connections through the "+
+			"other gateway of the same CIDR break where their answers come here, or when one takes over from the other", c.Name, c.Family, c.Table),
+		fmt.Sprintf("accept what comes from %[1]s and what goes there before that rule: nft insert rule %[2]s %[3]s %[4]s iifname %[1]s accept; "+
+			"nft insert rule %[2]s %[3]s %[4]s oifname %[1]s accept", tunnel, c.Family, c.Table, c.Name)}
 }
