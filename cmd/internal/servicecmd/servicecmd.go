@@ -43,7 +43,7 @@ func New(o Options) *cobra.Command {
 		o.verb("uninstall", "Stop it and have the system forget it; settings and state stay", "is no service any more; its settings and state stay", sysservice.Manager.Uninstall),
 		o.verb("start", "Start the service", "is started", sysservice.Manager.Start),
 		o.verb("stop", "Stop the service until it is started, or the system is", "is stopped", sysservice.Manager.Stop),
-		o.verb("restart", "Stop the service and start it, after its program was replaced", "is restarted", sysservice.Manager.Restart),
+		o.verb("restart", "Restart the service, after its program was replaced", "is restarted", sysservice.Manager.Restart),
 		o.status(),
 	)
 }

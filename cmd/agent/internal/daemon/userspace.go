@@ -130,6 +130,9 @@ func openUserspaceServices(ctx context.Context, cfg *Userspace, current func() *
 			return nil, fmt.Errorf("proxy at %s: %w; choose another address with --socks5 or --http-proxy", address, err)
 		}
 		u.listeners = append(u.listeners, proxyListener{l, k})
+		if at, ok := l.Addr().(*net.TCPAddr); ok && !at.IP.IsLoopback() && cfg.Credentials == (proxy.Credentials{}) {
+			log.Warn("whoever reaches this proxy uses the network as this device; --proxy-auth-file has it ask for a password", "address", at)
+		}
 	}
 	u.forwarder, err = forward.Listen(ctx, cfg.Forward, u.network, log)
 	return u, err
