@@ -172,10 +172,11 @@ func (f *Filter) judge(d Direction, peer *Peer, b []byte, now time.Duration) Jud
 		}
 		return j
 	case p.Later:
-		if j := f.laterFragment(d, &p, now); j.Verdict == Pass {
-			return j
+		j := f.laterFragment(d, &p, now)
+		if j.Verdict != Pass {
+			return rules.openOr(b, j.Verdict)
 		}
-		return rules.openOr(b, Unrelated)
+		return j
 	}
 	j := f.whole(d, peer, &p, now)
 	if j.Verdict == Denied {
@@ -277,7 +278,7 @@ func (f *Filter) firstFragment(d Direction, peer *Peer, p *Packet, j Judgement, 
 	if j.Verdict != Pass {
 		return
 	}
-	e := &Flow{key: k, class: fragment, whole: j.Flow, grant: j.Grant, used: now, expires: now + idleFragment}
+	e := &Flow{key: k, class: fragment, whole: j.Flow, head: p.reach, grant: j.Grant, used: now, expires: now + idleFragment}
 	if e.whole == nil {
 		e.whole = new(Flow)
 		e.whole.key, e.whole.flipped = p.key(d)
@@ -287,13 +288,17 @@ func (f *Filter) firstFragment(d Direction, peer *Peer, p *Packet, j Judgement, 
 	}
 }
 
-// laterFragment passes with the first one's flow.
+// laterFragment passes with the first one's flow, unless it would write over what that one was judged by (RFC 1858, RFC 5722).
 func (f *Filter) laterFragment(d Direction, p *Packet, now time.Duration) Judgement {
 	k := p.fragmentKey(d)
 	s, hash := f.shard(&k)
 	defer s.mu.Unlock()
-	if e := s.live(hash, &k, now); e != nil {
-		return Judgement{Pass, e.grant, e.whole}
+	e := s.live(hash, &k, now)
+	switch {
+	case e == nil:
+		return Judgement{Verdict: Unrelated}
+	case p.reach < e.head:
+		return Judgement{Verdict: Malformed}
 	}
-	return Judgement{Verdict: Unrelated}
+	return Judgement{Pass, e.grant, e.whole}
 }

@@ -131,6 +131,16 @@ func TestFlows(t *testing.T) {
 			{s: fragmentOf(shape{src: a6, dst: b6, proto: protoUDP, inner: []uint8{extDestination}}, 1<<16+1, 3, false)},
 			{s: fragmentOf(shape{src: a6, dst: b6, proto: protoUDP, inner: []uint8{extDestination}}, 1, 3, false), want: Unrelated},
 		},
+		"fragments that would write over the ports": {
+			{s: fragmentOf(syn, 1, 0, true), rules: web}, {s: fragmentOf(syn, 1, 1, true), want: Malformed}, {s: fragmentOf(syn, 1, 2, true), want: Malformed},
+			{s: fragmentOf(syn, 1, 3, false)}, {s: fragmentOf(ask, 1, 0, true)}, {s: fragmentOf(ask, 1, 1, false)},
+		},
+		"fragments that would write over the ports, v6": {
+			{s: fragmentOf(shape{src: a6, dst: b6, proto: protoUDP, dport: 53, inner: []uint8{extDestination}}, 1, 0, true), rules: web},
+			{s: fragmentOf(shape{src: a6, dst: b6, proto: protoUDP, inner: []uint8{extDestination}}, 1, 1, true), want: Malformed},
+			{s: fragmentOf(shape{src: a6, dst: b6, proto: protoUDP, inner: []uint8{extDestination}}, 1, 2, true), want: Malformed},
+			{s: fragmentOf(shape{src: a6, dst: b6, proto: protoUDP, inner: []uint8{extDestination}}, 1, 3, false)},
+		},
 		"fragments when rules are replaced": {
 			{s: fragmentOf(ask, 1, 0, true), rules: web}, {s: fragmentOf(ask, 1, 3, true), rules: web}, {s: fragmentOf(ask, 1, 6, true), want: Unrelated, rules: none},
 		},

@@ -124,6 +124,7 @@ type Flow struct {
 	tcp     uint8  // what has been seen of a connection
 	srcPort uint16 // of a refused flow's first packet
 	over    bool   // its end has been told
+	head    uint16 // of a fragment: where a later one may begin
 
 	next         *Flow // of the same bucket
 	account      *account

@@ -39,6 +39,9 @@ type Packet struct {
 	// Fragment says that it is one; Later that it is not the first, and so has no ports. FragmentID ties them together.
 	Fragment, Later bool
 	FragmentID      uint32
+	// In a later fragment reach is where it begins in the whole packet, in the first one where what was read of the transport ends; both count
+	// from behind the headers that each fragment has.
+	reach uint16
 	// icmpError says that it reports on another packet, whose beginning is payload.
 	icmpError bool
 	payload   []byte
@@ -88,7 +91,21 @@ func Parse(b []byte) (p Packet, err error) {
 	if err != nil || p.Later {
 		return p, err
 	}
+	if p.Fragment {
+		p.reach += transportSize(p.Proto)
+	}
 	return p, p.transport(rest)
+}
+
+// transportSize is how much of a transport is read, in bytes.
+func transportSize(proto uint8) uint16 {
+	switch proto {
+	case protoTCP:
+		return 20
+	case protoUDP, protoSCTP, protoICMP, protoICMPv6:
+		return 8
+	}
+	return 0
 }
 
 // header4 reads what RFC 791 section 3.1 describes.
@@ -101,7 +118,7 @@ func (p *Packet) header4(b []byte) ([]byte, error) {
 	f := binary.BigEndian.Uint16(b[6:])
 	p.Proto = b[9]
 	p.Fragment, p.Later = f&(more|offset) != 0, f&offset != 0
-	p.FragmentID = uint32(binary.BigEndian.Uint16(b[4:]))
+	p.FragmentID, p.reach = uint32(binary.BigEndian.Uint16(b[4:])), f&offset*8
 	return b[size:total], nil
 }
 
@@ -129,6 +146,9 @@ func (p *Packet) extensions(next uint8, rest []byte) ([]byte, error) {
 				return nil, ErrMalformed
 			}
 			next, rest = rest[0], rest[n:]
+			if fragmented {
+				p.reach += uint16(n)
+			}
 		case extFragment:
 			if len(rest) < 8 || fragmented {
 				return nil, ErrMalformed
@@ -138,7 +158,7 @@ func (p *Packet) extensions(next uint8, rest []byte) ([]byte, error) {
 			f := binary.BigEndian.Uint16(rest[2:])
 			// One that is first and last at once stands alone (RFC 6946).
 			p.Fragment, p.Later = f&(more|offset) != 0, f&offset != 0
-			p.FragmentID = binary.BigEndian.Uint32(rest[4:])
+			p.FragmentID, p.reach = binary.BigEndian.Uint32(rest[4:]), f&offset
 			next, rest = rest[0], rest[8:]
 			if p.Later {
 				p.Proto = next
@@ -154,20 +174,17 @@ func (p *Packet) extensions(next uint8, rest []byte) ([]byte, error) {
 
 // transport reads ports, or what stands for them.
 func (p *Packet) transport(b []byte) error {
+	if len(b) < int(transportSize(p.Proto)) {
+		return ErrMalformed
+	}
 	switch p.Proto {
 	case protoTCP:
-		if len(b) < 20 {
-			return ErrMalformed
-		}
 		p.ports(b)
 		p.tcpFlags = b[13]
 	case protoUDP, protoSCTP:
-		if len(b) < 8 {
-			return ErrMalformed
-		}
 		p.ports(b)
 	case protoICMP, protoICMPv6:
-		if len(b) < 8 || (p.Proto == protoICMP) != p.Src.Is4() {
+		if (p.Proto == protoICMP) != p.Src.Is4() {
 			return ErrMalformed
 		}
 		p.icmp(b)

@@ -53,21 +53,23 @@ func TestParse(t *testing.T) {
 			p.Proto, p.icmpError, p.payload = protoICMP, true, inner.bytes()
 		}},
 		"first fragment": {shape{src: a4, dst: b4, proto: protoUDP, sport: 5, dport: 6, more: true, id: 9}.bytes(), v4, func(p *Packet) {
-			p.Proto, p.SrcPort, p.DstPort, p.Fragment, p.FragmentID = protoUDP, 5, 6, true, 9
+			p.Proto, p.SrcPort, p.DstPort, p.Fragment, p.FragmentID, p.reach = protoUDP, 5, 6, true, 9, 8
 		}},
 		"later fragment": {shape{src: a4, dst: b4, proto: protoUDP, offset: 3, id: 9, payload: "12345678"}.bytes(), v4, func(p *Packet) {
-			p.Proto, p.Fragment, p.Later, p.FragmentID = protoUDP, true, true, 9
+			p.Proto, p.Fragment, p.Later, p.FragmentID, p.reach = protoUDP, true, true, 9, 24
 		}},
 		"first fragment, v6": {
 			shape{src: a6, dst: b6, proto: protoUDP, sport: 5, dport: 6, fragment: true, more: true, id: 1 << 20,
 				extensions: []uint8{extHopByHop, extRouting}, inner: []uint8{extDestination}}.bytes(),
 			v6, func(p *Packet) {
-				p.Proto, p.SrcPort, p.DstPort, p.Fragment, p.FragmentID = protoUDP, 5, 6, true, 1<<20
+				p.Proto, p.SrcPort, p.DstPort, p.Fragment, p.FragmentID, p.reach = protoUDP, 5, 6, true, 1<<20, 16+8
 			},
 		},
 		"later fragment, v6": {
 			shape{src: a6, dst: b6, proto: protoUDP, fragment: true, offset: 100, more: true, id: 1 << 20, inner: []uint8{extDestination}, payload: "x"}.bytes(),
-			v6, func(p *Packet) { p.Proto, p.Fragment, p.Later, p.FragmentID = extDestination, true, true, 1<<20 },
+			v6, func(p *Packet) {
+				p.Proto, p.Fragment, p.Later, p.FragmentID, p.reach = extDestination, true, true, 1<<20, 800
+			},
 		},
 		"atomic fragment, v6": {shape{src: a6, dst: b6, proto: protoUDP, sport: 5, dport: 6, fragment: true, id: 4}.bytes(), v6, func(p *Packet) {
 			p.Proto, p.SrcPort, p.DstPort, p.FragmentID = protoUDP, 5, 6, 4

@@ -73,6 +73,18 @@ func (s shape) ports() (src, dst uint16) {
 	return 0, 0
 }
 
+// headers counts the bytes that judging read of what fragments divide.
+func (s shape) headers() int {
+	transport := 0
+	switch s.proto {
+	case protoTCP:
+		transport = 20
+	case protoUDP, protoSCTP, protoICMP, protoICMPv6:
+		transport = 8
+	}
+	return 16*len(s.inner) + transport
+}
+
 func (s shape) isRequest() bool {
 	return s.proto == protoICMP && s.kind == 8 || s.proto == protoICMPv6 && s.kind == 128
 }
@@ -308,6 +320,9 @@ func (p refPart) hasName(d Direction, s shape) bool {
 func (r *reference) judgeLater(d Direction, s shape, now time.Duration) (Verdict, string, *refFlow) {
 	for _, p := range slices.Backward(r.parts) {
 		if p.hasName(d, s) && now < p.at+idleFragment {
+			if int(s.offset)*8 < p.first.headers() {
+				return Malformed, "", nil
+			}
 			return Pass, p.grant, p.flow
 		}
 	}
