@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -94,7 +95,9 @@ func allowNeighbours(c *chain) {
 // applyKillSwitch sets the kill switch if it is asked for. Nothing here lifts it.
 func (r *Router) applyKillSwitch(s State) error {
 	r.hasKillSwitch.Store(s.KillSwitch)
-	if !s.KillSwitch {
+	told := fmt.Sprintf("the kill switch is on: nothing leaves this host but through %s", r.name)
+	if !s.KillSwitch { // whoever asks for that lifts it, and nobody is told any longer that it is on
+		r.notes = slices.DeleteFunc(r.notes, func(n string) bool { return n == told })
 		return nil
 	}
 	want := killSwitchFor(r.name, s.KillSwitchLAN)
@@ -105,7 +108,7 @@ func (r *Router) applyKillSwitch(s State) error {
 		return fmt.Errorf("kill switch: %w", err)
 	}
 	r.killSwitch = want.String()
-	r.note("the kill switch is on: nothing leaves this host but through %s", r.name)
+	r.noteOnce("%s", told)
 	return nil
 }
 

@@ -185,6 +185,9 @@ func TestKillSwitchReplaced(t *testing.T) {
 		a.laptop.apply(a.onLaptop, s)
 	}
 	close(stop)
+	if n := strings.Count(strings.Join(a.onLaptop.Notes(), "\n"), "the kill switch is on"); n != 1 {
+		t.Errorf("told %d times: %q", n, a.onLaptop.Notes())
+	}
 	if sent := <-flooded; sent < 100 {
 		t.Errorf("tried %d times only", sent)
 	}
@@ -193,6 +196,10 @@ func TestKillSwitchReplaced(t *testing.T) {
 
 	a.laptop.run("nft", "flush", "ruleset")
 	a.laptop.wantAnswer("tcp", far4, "internet saw 192.168.1.5")
+	a.laptop.apply(a.onLaptop, using())
+	if notes := a.onLaptop.Notes(); strings.Contains(strings.Join(notes, "\n"), "kill switch") {
+		t.Errorf("told that it is on, though nobody wants it: %q", notes)
+	}
 	a.laptop.apply(a.onLaptop, s)
 	a.laptop.wantNone("tcp", far4, "connection refused")
 	s.KillSwitchLAN = list("192.168.1.0/24", "2001:db8:5::/64")
