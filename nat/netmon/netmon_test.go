@@ -3,6 +3,7 @@ package netmon
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +17,7 @@ func drive(t *testing.T, play func(notify func(), sleep func(time.Duration))) []
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		began := time.Now()
-		slept := time.Duration(0)
+		var slept atomic.Int64
 		var out chan<- struct{}
 		ready := make(chan struct{})
 		m := New(Config{OnEvent: func(e Event) {
@@ -26,7 +27,7 @@ func drive(t *testing.T, play func(notify func(), sleep func(time.Duration))) []
 			}
 			at = append(at, ms)
 		}})
-		m.asleep, m.ticks = func() time.Duration { return slept }, tickMonotonic
+		m.asleep, m.ticks = func() time.Duration { return time.Duration(slept.Load()) }, tickMonotonic
 		m.look = func(string) string { return time.Now().String() } // always another
 		m.source = func(ctx context.Context, _ string, changed chan<- struct{}) error {
 			out = changed
@@ -37,7 +38,7 @@ func drive(t *testing.T, play func(notify func(), sleep func(time.Duration))) []
 		done := make(chan error)
 		go func() { done <- m.Run(ctx) }()
 		<-ready
-		play(func() { notify(out) }, func(d time.Duration) { slept += d })
+		play(func() { notify(out) }, func(d time.Duration) { slept.Add(int64(d)) })
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)

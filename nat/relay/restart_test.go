@@ -19,7 +19,10 @@ import (
 
 // serveOn serves a relay with w's key on the other ends of what is dialled, until stop. The next one takes what was dialled in between.
 func (w *world) serveOn(k key.DevicePrivate, p *pipes) (stop func()) {
-	s := NewServer(ServerConfig{Key: k, Network: w.network, Authority: w.authority.Public()})
+	return w.serve(NewServer(ServerConfig{Key: k, Network: w.network, Authority: w.authority.Public()}), p)
+}
+
+func (w *world) serve(s *Server, p *pipes) (stop func()) {
 	mux := http.NewServeMux()
 	mux.Handle(relayframe.Path, s)
 	own := &pipes{conns: p.conns, closed: make(chan struct{})}

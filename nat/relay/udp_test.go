@@ -7,12 +7,12 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,6 +21,7 @@ import (
 
 	"warren/internal/udpbatch"
 	"warren/nat/relay/datagram"
+	"warren/proto/key"
 	pb "warren/proto/warrenv1"
 )
 
@@ -473,35 +474,39 @@ func TestRate(t *testing.T) {
 
 // TestRateOverWebSocket: a device that sends more than it may waits, and loses nothing; another is not held up.
 func TestRateOverWebSocket(t *testing.T) {
-	w := newWorld(t, func(c *ServerConfig) { c.BytesPerSecond, c.QueueBytes = 4<<20, 4<<20 })
-	large := func(c *ClientConfig) { c.QueueBytes = 4 << 20 }
-	a, b, other := w.connect(large), w.connect(large), w.connect(nil)
-	for _, d := range []*dev{a, b, other} {
-		d.awaitUp()
-	}
-	const packets = 1400 // beyond a quarter of a second's worth
-	for range packets / 40 {
-		if err := a.client.SendDataBatch(b.raw(), slices.Repeat([][]byte{make([]byte, 1400)}, 40)); err != nil {
+	synctest.Test(t, func(t *testing.T) { // in fake time, for a machine that has much else to do sends no more than it may
+		w, p, k := quietWorld(t), newPipes(), key.NewDevice()
+		w.desc.RelayKey, w.addr = k.Public().Bytes(), netip.AddrPort{}.String()
+		w.server = NewServer(ServerConfig{Key: k, Network: w.network, Authority: w.authority.Public(), BytesPerSecond: 4 << 20, QueueBytes: 4 << 20})
+		t.Cleanup(w.serve(w.server, p))
+		small := func(c *ClientConfig) { c.Dial = p.dial }
+		large := func(c *ClientConfig) { c.Dial, c.QueueBytes = p.dial, 4<<20 }
+		a, b, other := w.connect(large), w.connect(large), w.connect(small)
+		for _, d := range []*dev{a, b, other} {
+			d.awaitUp()
+		}
+		const packets = 1400 // beyond a quarter of a second's worth
+		for range packets / 40 {
+			if err := a.client.SendDataBatch(b.raw(), slices.Repeat([][]byte{make([]byte, 1400)}, 40)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if testutil.ToFloat64(w.server.metrics.waits) == 0 {
+			t.Error("nothing waited")
+		}
+		if err := other.client.SendData(b.raw(), []byte("meanwhile")); err != nil {
 			t.Fatal(err)
 		}
-	}
-	for testutil.ToFloat64(w.server.metrics.waits) == 0 {
-		if t.Context().Err() != nil {
-			t.Fatal("nothing waited")
+		b.await("the other's packet", func() bool { return slices.Contains(b.got, "data meanwhile") })
+		b.await("all packets", func() bool { return len(b.got) == packets+1 })
+		if b.got[packets] == "data meanwhile" {
+			t.Error("the other was held up")
 		}
-		runtime.Gosched()
-	}
-	if err := other.client.SendData(b.raw(), []byte("meanwhile")); err != nil {
-		t.Fatal(err)
-	}
-	b.await("the other's packet", func() bool { return slices.Contains(b.got, "data meanwhile") })
-	b.await("all packets", func() bool { return len(b.got) == packets+1 })
-	if b.got[packets] == "data meanwhile" {
-		t.Error("the other was held up")
-	}
-	if dropped := testutil.ToFloat64(w.server.metrics.dropped.WithLabelValues("rate")); dropped != 0 {
-		t.Errorf("%v packets were dropped", dropped)
-	}
+		if dropped := testutil.ToFloat64(w.server.metrics.dropped.WithLabelValues("rate")); dropped != 0 {
+			t.Errorf("%v packets were dropped", dropped)
+		}
+	})
 }
 
 // TestChannels: a session's channels, against two maps kept by hand.

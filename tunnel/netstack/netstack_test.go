@@ -574,13 +574,16 @@ func syn(from, to netip.Addr, port uint16) []byte {
 
 // TestClose: everything ends, at once, and nothing that is called later does harm.
 func TestClose(t *testing.T) {
+	accepted := make(chan error, 1)
 	l, _ := pair(t, Config{OnTCP: func(q *Request) {
-		if _, err := q.Accept(); err != nil {
-			t.Error(err)
-		}
+		_, err := q.Accept()
+		accepted <- err
 	}})
 	c, err := l.DialTCP(patience(t), netip.AddrPortFrom(right4, 80))
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-accepted; err != nil { // before Close resets it
 		t.Fatal(err)
 	}
 	u, err := l.DialUDP(netip.AddrPortFrom(right4, 80))

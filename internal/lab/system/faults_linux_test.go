@@ -169,8 +169,8 @@ func TestColdBootWithoutCoordinator(t *testing.T) {
 	awaitDirect(t, ctx, x, y)
 }
 
-// TestRemoved removes a device: within a second its traffic stops and it is gone from its peer's map. So does one that leaves.
-func TestRemoved(t *testing.T) {
+// TestRemovedWithinASecond removes a device: within a second its traffic stops and it is gone from its peer's map. So does one that leaves.
+func TestRemovedWithinASecond(t *testing.T) {
 	for _, how := range []string{"remove", "expire"} {
 		t.Run(how, func(t *testing.T) {
 			ctx, n, x, y, p := pair(t, lab.Easy, lab.Easy)
