@@ -127,7 +127,7 @@ func (a *app) reportSources() []bugreport.Source {
 	journal.Newest = true
 	return append(append(sources, journal,
 		bugreport.Directory("state-files.txt", a.state),
-		bugreport.File("coordinator.toml", "/etc/warren-coordinator/coordinator.toml", false),
+		bugreport.File("coordinator.toml", defaultConfig, false),
 		bugreport.Commands("network.txt", "ip address", "ip route", "ip -6 route", "ss -ntul"),
 	), bugreport.LinuxHost("warren-coordinator.service")...)
 }

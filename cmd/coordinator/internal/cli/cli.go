@@ -114,7 +114,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.state, "state", defaultState(), "state `directory` of the coordinator")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.SetFlagErrorFunc(cmdline.FlagError)
-	root.AddCommand(a.serve(), a.relay(), a.token(), a.device(), a.route(), a.policy(), a.why(), a.flows(), a.relays(), a.status(), a.service(), a.logLevel(), a.bugReport(),
+	root.AddCommand(a.serve(), a.config(), a.relay(), a.token(), a.device(), a.route(), a.policy(), a.why(), a.flows(), a.relays(), a.status(), a.service(), a.logLevel(), a.bugReport(),
 		a.backup(), a.restore(), a.check(), a.version())
 	return root
 }

@@ -25,7 +25,7 @@ func (a *app) service() *cobra.Command {
 }
 
 func coordinatorService() sysservice.Service {
-	const name, settings = "warren-coordinator", "/etc/warren-coordinator/coordinator.toml"
+	const name, settings = "warren-coordinator", defaultConfig
 	return sysservice.Service{
 		Name: name, Title: "Warren coordinator", Packaged: "/usr/bin/warren-coordinator",
 		Systemd:  []sysservice.Text{{Name: name, Text: packaging.Systemd(name)}},
