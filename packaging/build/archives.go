@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"warren/packaging/archive"
 	"warren/packaging/bom"
@@ -103,7 +104,8 @@ const containerUser = 65532
 func (r *release) images() error {
 	for _, p := range programs {
 		im := ocilayout.Image{
-			Name: r.version.String(), Created: r.at, Entrypoint: []string{"/usr/bin/" + p.name}, Volumes: []string{"/var/lib/" + p.name},
+			// Engines take it for the image's name, in which + is not allowed.
+			Name: p.name + ":" + strings.ReplaceAll(r.version.String(), "+", "-"), Created: r.at, Entrypoint: []string{"/usr/bin/" + p.name}, Volumes: []string{"/var/lib/" + p.name},
 			Labels: map[string]string{
 				"org.opencontainers.image.title": p.name, "org.opencontainers.image.version": r.version.String(),
 				"org.opencontainers.image.revision": r.commit, "org.opencontainers.image.licenses": "BSD-3-Clause",
@@ -112,7 +114,9 @@ func (r *release) images() error {
 		owner := 0
 		if im.Command = []string{"daemon"}; p.name == "warren-coordinator" {
 			owner, im.User, im.Ports = containerUser, fmt.Sprint(containerUser), []string{"443/tcp", "3478/udp", "3479/udp"}
-			im.Command = []string{"serve", "--state=/var/lib/warren-coordinator"}
+			im.Command = []string{"serve"}
+			// Whose own state directory, also that of commands in the container, is so the volume.
+			im.Env = []string{"XDG_STATE_HOME=/var/lib"}
 		}
 		var variants []ocilayout.Variant
 		for _, arch := range r.arches {

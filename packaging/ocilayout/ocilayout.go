@@ -15,12 +15,14 @@ import (
 
 // Image is what all architectures share.
 type Image struct {
-	// Name is the image's reference name, such as 1.2.3.
+	// Name is the image's reference name, such as tool:1.2.3.
 	Name string
 	// User is the number of the user, or empty for root.
 	User       string
 	Entrypoint []string
 	Command    []string
+	// Env has variables, written NAME=VALUE, besides PATH.
+	Env []string
 	// Ports are written 443/tcp.
 	Ports   []string
 	Volumes []string
@@ -138,7 +140,7 @@ func (s *blobs) variant(im Image, v Variant) (descriptor, error) {
 	}
 	c := config{Created: im.Created.UTC().Format(time.RFC3339), platform: platform{v.Arch, "linux"}}
 	c.Config.User, c.Config.Entrypoint, c.Config.Cmd, c.Config.Labels = im.User, im.Entrypoint, im.Command, im.Labels
-	c.Config.Env = []string{"PATH=/usr/bin"}
+	c.Config.Env = append([]string{"PATH=/usr/bin"}, im.Env...)
 	c.Config.ExposedPorts, c.Config.Volumes = set(im.Ports), set(im.Volumes)
 	c.RootFS.Type, c.RootFS.DiffIDs = "layers", []string{digest(layer)}
 	m := manifest{SchemaVersion: 2, MediaType: typeManifest, Layers: []descriptor{s.add(typeLayer, packed)}}

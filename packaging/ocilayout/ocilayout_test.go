@@ -44,8 +44,8 @@ func (r reader) json(b []byte, v any) {
 
 func TestFiles(t *testing.T) {
 	im := Image{
-		Name: "1.2.3", User: "65532", Entrypoint: []string{"/usr/bin/tool"}, Command: []string{"serve"}, Ports: []string{"443/tcp"}, Volumes: []string{"/var/lib/tool"},
-		Labels: map[string]string{"a": "b"}, Created: time.Unix(1_700_000_000, 0),
+		Name: "tool:1.2.3", User: "65532", Entrypoint: []string{"/usr/bin/tool"}, Command: []string{"serve"}, Ports: []string{"443/tcp"}, Volumes: []string{"/var/lib/tool"},
+		Labels: map[string]string{"a": "b"}, Env: []string{"HOME=/x"}, Created: time.Unix(1_700_000_000, 0),
 	}
 	variants := []Variant{
 		{"amd64", []archive.File{{Name: "usr/bin/tool", Mode: 0o755, Content: []byte("amd64's")}}},
@@ -65,7 +65,7 @@ func TestFiles(t *testing.T) {
 	}
 	var top, all index
 	r.json(r.files["index.json"], &top)
-	if len(top.Manifests) != 1 || top.Manifests[0].Annotations[nameKey] != "1.2.3" {
+	if len(top.Manifests) != 1 || top.Manifests[0].Annotations[nameKey] != "tool:1.2.3" {
 		t.Fatalf("index %+v", top)
 	}
 	r.json(r.blob(top.Manifests[0]), &all)
@@ -95,6 +95,9 @@ func (r reader) checkImage(d descriptor, im Image, v Variant) {
 	}
 	if _, ok := c.Config.ExposedPorts["443/tcp"]; !ok || c.Created != "2023-11-14T22:13:20Z" {
 		r.t.Errorf("configuration %+v", c)
+	}
+	if diff := cmp.Diff([]string{"PATH=/usr/bin", "HOME=/x"}, c.Config.Env); diff != "" {
+		r.t.Error(diff)
 	}
 	z, err := gzip.NewReader(bytes.NewReader(r.blob(m.Layers[0])))
 	if err != nil {
