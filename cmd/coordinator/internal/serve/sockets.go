@@ -2,8 +2,10 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"strconv"
@@ -62,6 +64,14 @@ func (s *sockets) close() {
 	}
 }
 
+// listenInstead says what to do about an address that cannot be listened on.
+func listenInstead(err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "ports below 1024 take root or CAP_NET_BIND_SERVICE, or in a container the engine's --sysctl net.ipv4.ip_unprivileged_port_start=443; or choose another with --listen"
+	}
+	return "choose another with --listen"
+}
+
 func open(ctx context.Context, c config.Config, v handover.Service, log *slog.Logger) (_ *sockets, err error) {
 	s := new(sockets)
 	defer func() {
@@ -74,7 +84,7 @@ func open(ctx context.Context, c config.Config, v handover.Service, log *slog.Lo
 	}
 	defer s.handover.Close()
 	if s.https, err = s.handover.Listen(ctx, placeControl, c.Listen); err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w; choose another with --listen", c.Listen, err)
+		return nil, fmt.Errorf("cannot listen on %s: %w; %s", c.Listen, err, listenInstead(err))
 	}
 	s.https = relay.Listener(s.https)
 	if c.STUN != "off" {
