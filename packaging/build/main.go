@@ -35,6 +35,9 @@ type release struct {
 	as               string // a version that is not git's
 	arches, kinds    []string
 	some             bool // packages of these kinds only
+	someImages       bool // and images
+	newer            bool // the programs know a layout more than those of the checkout
+	layout, schema   int  // newest that the programs know
 	version          version.Version
 	commit           string
 	at               time.Time
@@ -46,11 +49,15 @@ func main() {
 	flag.StringVar(&r.out, "out", "dist", "`directory` for what is made; what is in it is removed")
 	flag.StringVar(&r.nfpm, "nfpm", "bin/nfpm", "`path` of the nfpm program")
 	flag.StringVar(&r.as, "version", "", "`version` to be built as, such as v1.2.3, for tests of upgrades; that of the tag or commit if empty")
-	kinds := flag.String("only", "", "make packages of these `kinds` and nothing else: deb, rpm, apk, with commas between")
+	kinds := flag.String("only", "", "make packages of these `kinds` and nothing else: deb, rpm, apk, and oci for images, with commas between")
+	flag.BoolVar(&r.newer, "newer", false, "have the programs write state that those of the checkout do not know, for tests of downgrades")
 	flag.Parse()
 	r.arches = strings.Split(*arches, ",")
 	if r.kinds = allKinds; *kinds != "" {
 		r.kinds = strings.Split(*kinds, ",")
+		all := len(r.kinds)
+		r.kinds = slices.DeleteFunc(r.kinds, func(k string) bool { return k == "oci" })
+		r.someImages = len(r.kinds) < all
 	}
 	r.some = *kinds != ""
 	if err := r.make(); err != nil {
@@ -78,7 +85,10 @@ func (r *release) make() (err error) {
 	}
 	steps := []func() error{r.identify, r.compile, r.document, r.packages}
 	if !r.some {
-		steps = append(steps, r.archives, r.images)
+		steps = append(steps, r.archives)
+	}
+	if !r.some || r.someImages {
+		steps = append(steps, r.images)
 	}
 	for _, step := range append(steps, r.sums) {
 		if err := step(); err != nil {
@@ -94,10 +104,18 @@ func (r *release) binary(p program, arch string) string {
 
 // compile builds both programs, static, for each architecture. The go command stamps no commit, which it does in some checkouts only, and not in a worktree.
 func (r *release) compile() error {
+	var err error
+	if r.layout, r.schema, err = layouts("."); err != nil {
+		return err
+	}
+	overlay, err := r.later()
+	if err != nil {
+		return err
+	}
 	for _, arch := range r.arches {
 		for _, p := range programs {
 			fmt.Printf("%s for %s\n", p.name, arch)
-			cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X=warren/internal/buildversion.stamped=v"+r.version.String(), "-o", r.binary(p, arch), "./"+p.folder)
+			cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", overlay, "-ldflags=-s -w -X=warren/internal/buildversion.stamped=v"+r.version.String(), "-o", r.binary(p, arch), "./"+p.folder)
 			if err := run(cmd, "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS="); err != nil {
 				return err
 			}

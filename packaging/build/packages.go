@@ -99,6 +99,9 @@ func (r *release) packages() error {
 				return err
 			}
 		}
+		if err := r.stamp(filepath.Join(dir, "scripts")); err != nil {
+			return err
+		}
 		if err := r.plain(filepath.Join(dir, "scripts")); err != nil {
 			return err
 		}
