@@ -57,13 +57,14 @@ test-system: test-booted cross-arm64 deps build ## longer: all of test-booted, t
 	WARREN_BIN=$(CURDIR)/bin $(GO) run ./internal/testcount -- -count=1 -timeout=30m -tags skew ./internal/lab/skew
 	WARREN_BIN=$(CURDIR)/bin $(GO) run ./internal/testcount -- -count=1 -tags pages ./internal/lab/pages
 
-test-booted: deps build bin/nfpm ## the packages in a Debian with systemd, which debootstrap makes first; RUN=NAME for one test. About 5 minutes
+test-booted: deps build bin/nfpm ## packages and images in Debians with systemd and with OpenRC, which debootstrap makes first; RUN=NAME for one test. About 10 minutes
 	@missing=""; for p in debootstrap:debootstrap systemd-nspawn:systemd-container; do PATH=$$PATH:/usr/sbin command -v $${p%%:*} >/dev/null || missing="$$missing $${p##*:}"; done; \
 	if [ -n "$$missing" ]; then $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
-	$(GO) run ./packaging/build -only deb,rpm -arch amd64 -nfpm bin/nfpm -out bin/booted/now
-	$(GO) run ./packaging/build -only deb,rpm -arch amd64 -nfpm bin/nfpm -out bin/booted/next -version v900.0.0
+	$(GO) run ./packaging/build -only deb,rpm,apk,oci -arch amd64 -nfpm bin/nfpm -out bin/booted/now
+	$(GO) run ./packaging/build -only deb,rpm,apk -arch amd64 -nfpm bin/nfpm -out bin/booted/next -version v900.0.0
+	$(GO) run ./packaging/build -only deb -arch amd64 -nfpm bin/nfpm -out bin/booted/newer -version v901.0.0 -newer
 	WARREN_BIN=$(CURDIR)/bin $(GO) test -v -count=1 -timeout=60m -tags booted -run '$(RUN)' ./internal/lab/booted \
-		-args -now $(CURDIR)/bin/booted/now -next $(CURDIR)/bin/booted/next
+		-args -now $(CURDIR)/bin/booted/now -next $(CURDIR)/bin/booted/next -newer $(CURDIR)/bin/booted/newer
 
 soak: ## longer: every fuzz test for FUZZTIME, and WORLDS random policies with their networks
 	@set -e; for pkg in $$($(GO) list ./...); do \

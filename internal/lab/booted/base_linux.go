@@ -13,92 +13,121 @@ import (
 	"warren/internal/filelock"
 )
 
-// suite is Debian's release, and packages what the root has besides what every Debian has.
+// suite is Debian's release.
 const suite = "bookworm"
 
-var packages = []string{
-	"systemd", "systemd-sysv", "dbus", "init-system-helpers", "procps", "iproute2", "iputils-ping", "nftables", "ca-certificates", "curl", "netcat-openbsd", "rpm",
+// Debian says what a root directory has besides what every Debian has.
+type Debian struct {
+	// Name is in the directory's.
+	Name string
+	// packages come with debootstrap, and more afterwards by apt, which finds its way where packages replace one another.
+	packages, more []string
+	// settings are files, and links enabled and masked units.
+	settings, links map[string]string
+	// notifies: its first process tells systemd-nspawn when everything is started.
+	notifies bool
+	// poweroff has its first process shut down in an orderly way.
+	poweroff string
 }
 
-// Base gives the root directory that machines share, below dir, or the user's cache if that is empty. It is made when it is not there, which takes
-// a minute or two, and nobody writes to it afterwards.
-func Base(ctx context.Context, dir string) (_ string, err error) {
+// Root is a root directory that machines share. Nobody writes to it.
+type Root struct {
+	Dir string
+	Debian
+}
+
+// Base gives a Debian's root directory, below dir, or the user's cache if that is empty. It is made when it is not there, which takes a minute or two.
+func Base(ctx context.Context, dir string, d Debian) (Root, error) {
 	if dir == "" {
-		if dir, err = os.UserCacheDir(); err != nil {
-			return "", fmt.Errorf("where to keep a Debian: %w", err)
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return Root{}, fmt.Errorf("where to keep a Debian: %w", err)
 		}
-		dir = filepath.Join(dir, "warren")
+		dir = filepath.Join(cache, "warren")
 	}
-	root := filepath.Join(dir, baseName())
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
+		return Root{}, err
 	}
+	root := filepath.Join(dir, d.dirName())
+	return Root{root, d}, d.make(ctx, root)
+}
+
+// make has the root directory be there.
+func (d Debian) make(ctx context.Context, root string) (err error) {
 	release, err := filelock.Take(root + ".lock")
 	if err != nil {
-		return "", fmt.Errorf("another test makes %s: %w", root, err)
+		return fmt.Errorf("another test makes %s: %w", root, err)
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	if _, err := os.Stat(root); err == nil {
-		return root, nil
+		return nil
 	}
 	making := root + ".making"
 	if err := os.RemoveAll(making); err != nil {
-		return "", err
+		return err
 	}
 	// In a mount namespace of its own, for it mounts a few things below the root and would leave them there if it were interrupted.
-	cmd := exec.CommandContext(ctx, "unshare", "--mount", "debootstrap", "--variant=minbase", "--include="+strings.Join(packages, ","), suite, making)
+	cmd := exec.CommandContext(ctx, "unshare", "--mount", "debootstrap", "--variant=minbase", "--include="+strings.Join(d.packages, ","), suite, making)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%s: %w\n%s", cmd, err, last(string(out), 2000))
+		return fmt.Errorf("%s: %w\n%s", cmd, err, last(string(out), 2000))
 	}
-	if err := prepare(making); err != nil {
-		return "", err
+	if err := d.installMore(ctx, making); err != nil {
+		return err
 	}
-	return root, os.Rename(making, root)
+	if err := d.prepare(making); err != nil {
+		return err
+	}
+	return os.Rename(making, root)
 }
 
-// baseName changes whenever the root does.
-func baseName() string {
+// dirName changes whenever the root does.
+func (d Debian) dirName() string {
 	var all strings.Builder
-	for _, part := range [][]string{{suite}, packages, {fmt.Sprint(settings(), links)}} {
+	for _, part := range [][]string{{suite}, d.packages, {fmt.Sprint(d.settings, d.links)}} {
 		fmt.Fprintln(&all, part)
 	}
-	return fmt.Sprintf("debian-%s-%x", suite, sha256.Sum256([]byte(all.String())))[:len("debian-")+len(suite)+13]
-}
-
-// settings are files of the root.
-func settings() map[string]string {
-	return map[string]string{
-		"etc/hostname":   "booted\n",
-		"etc/machine-id": "uninitialized\n",
-		// What is lost when the machine that tests loses power is no loss.
-		"etc/dpkg/dpkg.cfg.d/unsafe": "force-unsafe-io\n",
-		"etc/apt/sources.list":       "",
-		// All that a service says is there for the test, however much and whatever becomes of the machine.
-		"etc/systemd/journald.conf.d/all.conf":    "[Journal]\nStorage=persistent\nRateLimitBurst=0\nSyncIntervalSec=1s\n",
-		"etc/systemd/system.conf.d/patience.conf": "[Manager]\nDefaultTimeoutStopSec=20s\n",
+	if len(d.more) > 0 {
+		fmt.Fprintln(&all, d.more)
 	}
+	name := d.Name + "-" + suite + "-"
+	return fmt.Sprintf("%s%x", name, sha256.Sum256([]byte(all.String())))[:len(name)+12]
 }
 
-// links are enabled and masked units: networkd sets up the interface; timers and consoles only disturb.
-var links = map[string]string{
-	"etc/systemd/system/multi-user.target.wants/systemd-networkd.service": "/lib/systemd/system/systemd-networkd.service",
-	"etc/systemd/system/console-getty.service":                            "/dev/null",
-	"etc/systemd/system/systemd-networkd-wait-online.service":             "/dev/null",
-	"etc/systemd/system/timers.target":                                    "/dev/null",
+// installMore has apt install, with nothing started, in a root directory whose network is the host's.
+func (d Debian) installMore(ctx context.Context, root string) error {
+	if len(d.more) == 0 {
+		return nil
+	}
+	cmd := exec.CommandContext(ctx, "unshare", append([]string{"--mount", "sh", "-c", installMore, "sh", root}, d.more...)...)
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("packages %s: %w\n%s", strings.Join(d.more, " "), err, last(string(out), 2000))
+	}
+	return nil
 }
+
+const installMore = `set -e
+root=$1; shift
+printf '#!/bin/sh\nexit 101\n' >$root/usr/sbin/policy-rc.d
+chmod 755 $root/usr/sbin/policy-rc.d
+mount -t proc proc $root/proc
+chroot $root apt-get install --quiet --yes --no-install-recommends --option Dpkg::Options::=--force-unsafe-io "$@"
+chroot $root apt-get clean
+rm $root/usr/sbin/policy-rc.d
+`
 
 // prepare makes a fresh Debian one that boots in a lab.
-func prepare(root string) error {
+func (d Debian) prepare(root string) error {
 	if err := os.MkdirAll(filepath.Join(root, "var/log/journal"), 0o755); err != nil {
 		return err
 	}
-	for name, text := range settings() {
+	for name, text := range d.settings {
 		if err := write(filepath.Join(root, name), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
-	for name, to := range links {
+	for name, to := range d.links {
 		at := filepath.Join(root, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.Symlink(to, at)); err != nil {
 			return err

@@ -1,5 +1,5 @@
-// Package booted boots a whole Debian, with systemd as its first process and a package manager of its own, at a site of a lab: for tests of units and
-// packages as they are installed. Base makes the system's root directory, once for all; New lays a machine's own changes over it; Machine.Boot starts it by
+// Package booted boots a whole Debian, with systemd or OpenRC as its first process and a package manager of its own, at a site of a lab: for tests of units,
+// packages and images as they are installed, and of what pages of docs have other programs do. Base makes the root directory of a kind of Debian, once for all; New lays a machine's own changes over it; Machine.Boot starts it by
 // systemd-nspawn; Machine.Command runs a program inside.
 //
 // A machine has network, process and mount namespaces of its own, and an own tree of control groups without controllers where the host's has those. Its

@@ -25,7 +25,7 @@ type Machine struct {
 	Place *lab.Guest
 
 	router  *lab.Host
-	base    string
+	base    Root
 	dir     string
 	mounted bool
 	run     *run // nil while it is off
@@ -41,7 +41,7 @@ type run struct {
 
 // New makes a machine that is off and has never booted. Names have at most 11 characters. What it writes is kept below dir, which must be on a file
 // system that an overlay can use.
-func New(site *lab.Site, name, base, dir string) (*Machine, error) {
+func New(site *lab.Site, name string, base Root, dir string) (*Machine, error) {
 	m := &Machine{Name: name, router: site.Router(), base: base, dir: dir}
 	if len(m.port()) > 15 {
 		return nil, fmt.Errorf("machine %s: a name of more than 11 characters", name)
@@ -104,7 +104,8 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd := m.router.Command(context.Background(), "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--notify-ready=yes",
+	cmd := m.router.Command(context.Background(), "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot",
+		fmt.Sprintf("--notify-ready=%t", m.base.notifies), "--kill-signal="+m.base.poweroff,
 		"--directory="+filepath.Join(m.dir, "root"), "--machine="+m.Name, "--network-veth", "--bind=/dev/net/tun", "--console=read-only",
 		"--link-journal=no", "--resolv-conf=off", "--timezone=off")
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+socket, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1", "SYSTEMD_NSPAWN_LOCK=0")
@@ -129,7 +130,7 @@ func (m *Machine) mount(ctx context.Context) error {
 	if m.mounted {
 		return nil
 	}
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", m.base, filepath.Join(m.dir, "changes"), filepath.Join(m.dir, "work"))
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", m.base.Dir, filepath.Join(m.dir, "changes"), filepath.Join(m.dir, "work"))
 	out, err := m.router.Command(ctx, "mount", "-t", "overlay", "overlay", "-o", options, filepath.Join(m.dir, "root")).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("machine %s: disk: %w: %s", m.Name, err, out)
@@ -154,7 +155,7 @@ const (
 	readyNote  = "READY="
 )
 
-// AwaitBooted waits until systemd says that it has started everything.
+// AwaitBooted waits until systemd says that it has started everything. Another first process says nothing: that it is there is all that is waited for.
 func (m *Machine) AwaitBooted(ctx context.Context) error {
 	_, err := m.await(ctx, readyNote)
 	return err

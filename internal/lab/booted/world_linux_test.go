@@ -25,14 +25,17 @@ var (
 	cache = flag.String("cache", "", "where Debian's root is kept; the user's cache if empty")
 )
 
-// bin is where TestMain has put the programs, and base Debian's root.
-var bin, base string
+// bin is where TestMain has put the programs, and base the root of most machines.
+var (
+	bin  string
+	base Root
+)
 
 func TestMain(m *testing.M) {
 	lab.Init() // first of all: it may not return
 	flag.Parse()
 	var err error
-	if base, err = Base(context.Background(), *cache); err != nil {
+	if base, err = Base(context.Background(), *cache, Systemd()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -67,6 +70,20 @@ func newWorld(t *testing.T, args ...string) *world {
 
 // machine makes one that is off, behind a NAT of its own or, if that is nil, with a public address.
 func (w *world) machine(name string, nat *natmodel.Options) *machine {
+	w.t.Helper()
+	return w.with(base, name, nat)
+}
+
+// tooled is machine with the programs that pages of docs use beside Warren.
+func (w *world) tooled(name string, nat *natmodel.Options) *machine {
+	w.t.Helper()
+	root, err := Base(w.t.Context(), *cache, Tooled())
+	must(w.t, err)
+	return w.with(root, name, nat)
+}
+
+// with is machine with another root.
+func (w *world) with(base Root, name string, nat *natmodel.Options) *machine {
 	w.t.Helper()
 	site, err := w.Lab.Site(name, lab.Access{NAT: nat, MTU: 1500})
 	must(w.t, err)

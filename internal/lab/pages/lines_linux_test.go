@@ -18,10 +18,10 @@ import (
 var elsewhere = map[string]string{
 	"sudo apt install ":    "internal/lab/booted installs the packages by apt",
 	"sudo dnf install ":    "packaging/build has rpm look at them: there is no dnf",
-	"sudo apk add ":        "packaging/build looks at them: there is no apk",
-	"sudo rc-update ":      "there is no OpenRC",
-	"sudo warren service ": "internal/sysservice and cmd/internal/servicecmd test it: there is no service manager",
-	"podman load ":         "packaging/ocilayout checks the layout: there is no podman",
+	"sudo apk add ":        "internal/lab/booted unpacks them: there is no apk",
+	"sudo rc-update ":      "internal/lab/booted has OpenRC run it",
+	"sudo warren service ": "internal/lab/booted does it under systemd and OpenRC",
+	"podman ":              "internal/lab/booted has podman do it",
 	"skopeo copy ":         "packaging/ocilayout checks the layout: there is no skopeo",
 	"make build":           "it is how the programs of this test were made",
 }

@@ -9,9 +9,10 @@ import (
 
 // Status is what "warren status --json" prints.
 type Status struct {
-	State string
-	PID   int
-	Self  struct {
+	State, Version string
+
+	PID  int
+	Self struct {
 		Name      string
 		Addresses []string
 		NodeKey   string `json:"node_key"`
