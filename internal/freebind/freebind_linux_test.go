@@ -1,8 +1,11 @@
 package freebind
 
 import (
+	"errors"
 	"net"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -47,11 +50,18 @@ func listenEarly(t *testing.T, address string) {
 	if Missing(l.Addr()) {
 		t.Errorf("%s is missed, and there", l.Addr())
 	}
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for until := time.Now().Add(20 * time.Second); ; <-tick.C { // the kernel makes an IPv6 address's route a little later
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err == nil {
+			c.Close()
+			return
+		}
+		if !errors.Is(err, syscall.ENETUNREACH) || time.Now().After(until) {
+			t.Fatal(err)
+		}
 	}
-	c.Close()
 }
 
 // TestMissing: addresses of every host are not missed, nor what is none.
