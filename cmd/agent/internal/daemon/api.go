@@ -100,8 +100,15 @@ func (a *api) bringUp(ctx context.Context, caller unixsock.Caller, m *pb.UpReque
 	if next.Membership == nil {
 		return nil, nil, d.notJoined()
 	}
+	name, renaming := next.Name, m.GetSettings() != nil && m.GetSettings().Name != nil && !enrolling
+	if renaming && d.session != nil { // before all else, so that a name that is refused changes nothing
+		if err := d.rename(ctx, name); err != nil {
+			return nil, nil, err
+		}
+		renaming = false
+	}
 	if !enrolling {
-		next.Name = d.state.Name // until the coordinator has agreed
+		next.Name = d.state.Name // as the coordinator has agreed
 	}
 	next.Up = true
 	next = d.effective(next)
@@ -121,9 +128,9 @@ func (a *api) bringUp(ctx context.Context, caller unixsock.Caller, m *pb.UpReque
 	if err := d.ensureSession(); err != nil {
 		return nil, nil, connect.NewError(connect.CodeFailedPrecondition, err)
 	}
-	if s := m.GetSettings(); s != nil && s.Name != nil && !enrolling {
-		if err := d.rename(ctx, s.GetName()); err != nil {
-			return nil, nil, err
+	if renaming {
+		if err := d.rename(ctx, name); err != nil {
+			return nil, nil, connect.NewError(connect.CodeOf(err), fmt.Errorf("the tunnel is up, and all else is set, but the name stays: %w", errors.Unwrap(err)))
 		}
 	}
 	return d.session, warnings, nil
