@@ -82,6 +82,9 @@ func (s shape) headers() int {
 	case protoUDP, protoSCTP, protoICMP, protoICMPv6:
 		transport = 8
 	}
+	if netip.MustParseAddr(s.src).Is4() { // which has none inside
+		return transport
+	}
 	return 16*len(s.inner) + transport
 }
 
