@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // entry is one of a tar archive.
@@ -72,6 +74,9 @@ func untar(t *testing.T, b []byte) (out []entry) {
 // apkVersion is what apk can compare: numbers, and few words for what comes before them.
 var apkVersion = regexp.MustCompile(`^[0-9]+(\.[0-9]+)*(_(alpha|beta|pre|rc)[0-9]*)?(-r[0-9]+)?$`)
 
+// needed is what the packages for Alpine depend on. Its setpriv is a package of its own; busybox has one that cannot take rights away.
+var needed = map[string][]string{"warren": {"nftables", "setpriv"}, "warren-coordinator": {"setpriv"}}
+
 // TestAPK reads the packages for Alpine as apk-tools does, by their format: there is no apk to be had on other systems.
 func TestAPK(t *testing.T) {
 	all := names(t, *dist, "*.apk")
@@ -101,6 +106,9 @@ func TestAPK(t *testing.T) {
 				if !slices.Equal(info[key], []string{value}) {
 					t.Errorf("%s is %q, want %q", key, info[key], value)
 				}
+			}
+			if diff := cmp.Diff(needed[program], info["depend"]); diff != "" {
+				t.Errorf("what it depends on (-want +got): %s", diff)
 			}
 			if v := info["pkgver"]; len(v) != 1 || !apkVersion.MatchString(v[0]) {
 				t.Errorf("version %q", v)
