@@ -26,7 +26,7 @@ func openrc(t *testing.T, script string, files map[string]string, lines string) 
 			t.Fatal(err)
 		}
 	}
-	const commands = "checkpath() { :; }\nid() { :; }\newarn() { echo \"warning: $*\"; }\n"
+	const commands = "checkpath() { :; }\nid() { :; }\newarn() { echo \"warning: $*\"; }\nmark_service_started() { echo \"marked $*\"; }\n"
 	cmd := exec.Command("/bin/sh", "-ec", commands+". "+path+"\n"+lines)
 	cmd.Env = []string{"PATH=" + dir, "RC_SVCNAME=" + script}
 	out, err := cmd.CombinedOutput()
@@ -65,6 +65,17 @@ func TestScriptsNeedSetpriv(t *testing.T) {
 					t.Errorf("unconfined it is %q", got)
 				}
 			})
+		}
+	}
+}
+
+// TestScriptsMarkARestartAsStarted: what OpenRC does not mark as starting, it does not mark as started either.
+func TestScriptsMarkARestartAsStarted(t *testing.T) {
+	for _, name := range supervised {
+		for status, want := range map[string]string{"0": "", "1": "marked " + name + "\n"} {
+			if got := openrc(t, name, nil, "service_starting() { return "+status+"; }\nstart_post\n"); got != want {
+				t.Errorf("%s, with status %s of service_starting: %q, want %q", name, status, got, want)
+			}
 		}
 	}
 }
