@@ -150,8 +150,9 @@ func (m *machine) serveImage(name string, outside *lab.Host) {
 // TestContainers: both images are what docs/install.md says. The coordinator's serves as an ordinary user and keeps its network in its volume; agents join by
 // their environment, one without any privilege and one, by the compose file of docs/unattended.md, with an interface, and reach each other. All end well when they are stopped.
 func TestContainers(t *testing.T) {
+	debian := root(t, Tooled())
 	w := newWorld(t)
-	hub, box := w.tooled("hub", nil), w.tooled("box", natmodel.Easy())
+	hub, box := w.with(debian, "hub", nil), w.with(debian, "box", natmodel.Easy())
 	must(t, hub.Boot(w.ctx))
 	must(t, box.Boot(w.ctx))
 	coordinator, agent := hub.load("warren-coordinator"), box.load("warren")

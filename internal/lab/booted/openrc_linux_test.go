@@ -20,11 +20,9 @@ import (
 )
 
 // openrc makes a machine that OpenRC starts, and starts it.
-func (w *world) openrc(name string, nat *natmodel.Options) *machine {
+func (w *world) openrc(debian Root, name string, nat *natmodel.Options) *machine {
 	w.t.Helper()
-	root, err := Base(w.t.Context(), *cache, OpenRC())
-	must(w.t, err)
-	m := w.with(root, name, nat)
+	m := w.with(debian, name, nat)
 	must(w.t, m.Write("/etc/network/interfaces", fmt.Sprintf("auto lo\niface lo inet loopback\nauto host0\niface host0 inet static\n\taddress %s\n\tgateway %s\n",
 		m.Place.Addr, m.Place.Gateway)))
 	// There is no syslog; what services say is for the test.
@@ -122,8 +120,9 @@ const (
 // TestOpenRC: OpenRC starts, reloads, restarts, respawns and stops the agent of the package for Alpine, also when it boots, and loads the kill switch. The
 // package's scripts upgrade and remove it.
 func TestOpenRC(t *testing.T) {
+	debian := root(t, OpenRC())
 	w := newWorld(t)
-	m := w.openrc("alpine", natmodel.Easy())
+	m := w.openrc(debian, "alpine", natmodel.Easy())
 	m.unpack(*now, "warren")
 	for _, line := range strings.Split(replace(t, typed(t, "install.md", "sudo rc-update add warren "), " && ", "\n"), "\n") {
 		m.must("sh", "-c", line)
@@ -187,8 +186,9 @@ func TestOpenRC(t *testing.T) {
 
 // TestOpenRCCoordinator: the same for coordinator and relay, each of which runs as a user of its own.
 func TestOpenRCCoordinator(t *testing.T) {
+	debian := root(t, OpenRC())
 	w := newWorld(t)
-	m := w.openrc("hub", nil)
+	m := w.openrc(debian, "hub", nil)
 	m.unpack(*now, "warren-coordinator")
 	m.must("rc-update", "add", "warren-coordinator")
 	m.must("rc-service", "warren-coordinator", "start")
@@ -231,7 +231,7 @@ func TestOpenRCCoordinator(t *testing.T) {
 		t.Errorf("devices before and after: %s", diff)
 	}
 
-	r := w.openrc("relay", nil)
+	r := w.openrc(debian, "relay", nil)
 	r.unpack(*now, "warren-coordinator")
 	var token struct{ Token string }
 	must(t, json.Unmarshal([]byte(m.must("warren-coordinator", "token", "create", "--relay", "--json")), &token))
@@ -257,8 +257,9 @@ func TestOpenRCCoordinator(t *testing.T) {
 
 // TestOpenRCServiceWithoutPackage: a program that was copied makes itself a service of OpenRC, and takes it back.
 func TestOpenRCServiceWithoutPackage(t *testing.T) {
+	debian := root(t, OpenRC())
 	w := newWorld(t)
-	m := w.openrc("alpine", natmodel.Easy())
+	m := w.openrc(debian, "alpine", natmodel.Easy())
 	m.put("warren")
 	m.put("warren-coordinator")
 	scripts := func() []string { return strings.Fields(m.must("sh", "-c", "ls /etc/init.d /etc/runlevels/*")) }

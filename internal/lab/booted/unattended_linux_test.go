@@ -34,10 +34,11 @@ func (m *machine) brought(path string) {
 
 // TestCloudInit: a machine whose first boot has the example of docs/unattended.md as user data installs the agent, joins and advertises what it says.
 func TestCloudInit(t *testing.T) {
+	debian := root(t, Tooled())
 	w := newWorld(t)
 	token, err := w.Token(w.ctx)
 	must(t, err)
-	m := w.tooled("cloud", natmodel.Easy())
+	m := w.with(debian, "cloud", natmodel.Easy())
 	data := replace(t, fenced(t, "unattended.md", "#cloud-config"), "wrn1…", token)
 	must(t, m.Write("/var/lib/cloud/seed/nocloud/user-data", data))
 	must(t, m.Write("/var/lib/cloud/seed/nocloud/meta-data", "instance-id: cloud-1\nlocal-hostname: cloud\n"))
@@ -59,10 +60,11 @@ var recap = regexp.MustCompile(`ok=(\d+)\s+changed=(\d+)\s+unreachable=0\s+faile
 // TestAnsible: the playbook of docs/unattended.md installs the agent and has it join. Played again it changes nothing; other settings are reloaded, and those with
 // a mistake are not put there.
 func TestAnsible(t *testing.T) {
+	debian := root(t, Tooled())
 	w := newWorld(t)
 	token, err := w.Token(w.ctx)
 	must(t, err)
-	m := w.tooled("server", natmodel.Easy())
+	m := w.with(debian, "server", natmodel.Easy())
 	must(t, m.Boot(w.ctx))
 	m.brought("/root/warren.deb")
 	playbook := fenced(t, "unattended.md", "- hosts: all")

@@ -50,9 +50,9 @@ func (w *world) wiki() {
 }
 
 // database is a machine called db with PostgreSQL, which serves the network's users without a password.
-func (w *world) database() {
+func (w *world) database(debian Root) {
 	w.t.Helper()
-	m := w.tooled("db", natmodel.Easy())
+	m := w.with(debian, "db", natmodel.Easy())
 	must(w.t, m.Boot(w.ctx))
 	m.install(*now, "warren")
 	m.up()
@@ -68,10 +68,11 @@ runuser -u postgres -- createdb --owner ann ann`)
 // TestUserspacePage types the commands of docs/userspace.md as an ordinary user without any privilege: curl reads a page of the network through both proxies, psql
 // asks a database of the network by a forwarded port, and a peer calls a service by an exposed one. The user's unit of the page then runs the same.
 func TestUserspacePage(t *testing.T) {
+	debian := root(t, Tooled())
 	w := newWorld(t)
 	w.wiki()
-	w.database()
-	m := w.tooled("laptop", natmodel.Easy())
+	w.database(debian)
+	m := w.with(debian, "laptop", natmodel.Easy())
 	must(t, m.Boot(w.ctx))
 	m.must("systemctl", "mask", "--now", "warren.service")
 	m.install(*now, "warren")

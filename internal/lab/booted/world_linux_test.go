@@ -74,12 +74,12 @@ func (w *world) machine(name string, nat *natmodel.Options) *machine {
 	return w.with(base, name, nat)
 }
 
-// tooled is machine with the programs that pages of docs use beside Warren.
-func (w *world) tooled(name string, nat *natmodel.Options) *machine {
-	w.t.Helper()
-	root, err := Base(w.t.Context(), *cache, Tooled())
-	must(w.t, err)
-	return w.with(root, name, nat)
+// root gives another than base. It is asked for before the world is made, whose time a root that has to be made first would use up.
+func root(t *testing.T, d Debian) Root {
+	t.Helper()
+	r, err := Base(t.Context(), *cache, d)
+	must(t, err)
+	return r
 }
 
 // with is machine with another root.
