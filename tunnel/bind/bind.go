@@ -71,6 +71,9 @@ type Config struct {
 	// OnInitiation tells that an allowed peer calls which is not configured: configure it, then call Release. So does a peer that goes on
 	// sending, through a relay, in a session which we have forgotten. It is called from Run, never from inside a receive function.
 	OnInitiation func(peer key.NodePublic)
+	// OnCrossed tells that a peer and we called each other some seconds ago, so that both calls may be lost: if packets for it still wait for a session, have
+	// the device make another call. It is called from a goroutine of its own.
+	OnCrossed func(peer key.NodePublic)
 	// Allowed reports whether a key is of a peer in the map. It is called on the packet path and must not block.
 	Allowed func(peer key.NodePublic) bool
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // TestGlare plays calls and answers of both sides. Steps: "out" our call may leave, "in" the peer's is delivered (a ! before it: is not), "late" and
-// "due": ours or the peer's, which was kept back, goes on; "answered" ours was answered, "answers" we answer the peer's, "unsent" ours did not
+// "due": ours or the peer's, which was kept back, goes on; "answered" ours was answered, "answers" we answer the peer's, and WireGuard need or need not be asked for a call, "unsent" ours did not
 // leave, "again" it does now, "forget".
 func TestGlare(t *testing.T) {
 	type step struct {
@@ -23,21 +23,26 @@ func TestGlare(t *testing.T) {
 		steps  []step
 	}{
 		"alone":                               {true, []step{{0, "out"}, {0, "answered"}, {0, "!due"}}},
-		"called alone":                        {true, []step{{0, "in"}, {1, "answers"}, {200e6, "out"}}},
-		"both, ours stands":                   {true, []step{{1, "out"}, {2, "!in"}, {3, "answered"}, {250e6, "!due"}}},
-		"both, ours stands, but is lost":      {true, []step{{1, "out"}, {2, "!in"}, {250e6, "due"}, {250e6, "!due"}, {250e6, "!out"}, {251e6, "answers"}, {451e6, "out"}}},
-		"both, theirs stands":                 {false, []step{{1, "out"}, {2, "in"}}},
-		"ours is old":                         {true, []step{{1, "out"}, {1 + 250e6, "in"}}},
-		"crossed, behind the answer":          {true, []step{{1, "out"}, {2, "answered"}, {3, "!in"}, {249e6, "!in"}, {1 + 250e6, "in"}}},
-		"started anew, behind the answer":     {true, []step{{1, "out"}, {2, "answered"}, {3, "!in"}, {3 + 250e6, "due"}, {4 + 250e6, "!out"}}},
-		"answered, ours does not stand":       {false, []step{{1, "out"}, {2, "answered"}, {3, "in"}}},
+		"called alone":                        {true, []step{{0, "in"}, {1, "answers"}, {1 + 250e6, "out"}}},
+		"both, ours stands":                   {true, []step{{1, "out"}, {2, "!in"}, {3, "answered"}, {1e9, "!due"}}},
+		"both, ours stands, and takes long":   {true, []step{{1, "out"}, {600e6, "!in"}, {1e9, "!due"}, {1e9, "answered"}, {1 + 1e9, "!due"}}},
+		"both, ours stands, but is lost":      {true, []step{{1, "out"}, {2, "!in"}, {1e9, "!due"}, {1 + 1e9, "due"}, {1 + 1e9, "!due"}, {2 + 1e9, "!out"}, {3 + 1e9, "answers, recall"}}},
+		"both, theirs stands":                 {false, []step{{1, "out"}, {2, "in"}, {3, "answers, recall"}, {4, "answers"}}},
+		"ours is old":                         {true, []step{{1, "out"}, {1 + 1e9, "in"}}},
+		"ours is too old to matter":           {true, []step{{1, "out"}, {5e9, "in"}, {1 + 5e9, "answers"}}},
+		"crossed, behind the answer":          {true, []step{{1, "out"}, {900e6, "answered"}, {1e9, "!in"}, {2e9, "due"}}},
+		"started anew, behind the answer":     {true, []step{{1, "out"}, {2, "answered"}, {3, "!in"}, {1 + 250e6, "!due"}, {2 + 250e6, "due"}, {3 + 250e6, "!out"}}},
+		"started anew, long after the answer": {true, []step{{1, "out"}, {2, "answered"}, {2 + 250e6, "in"}, {3 + 250e6, "answers"}}},
+		"called while theirs waits":           {true, []step{{1, "out"}, {2, "!in"}, {300e6, "out"}, {1 + 1e9, "!due"}, {300e6 + 1e9, "due"}}},
+		"answered, ours does not stand":       {false, []step{{1, "out"}, {2, "answered"}, {3, "in"}, {4, "answers"}}},
 		"called again while theirs waits":     {true, []step{{1, "out"}, {2, "!in"}, {3, "!in"}, {4, "answered"}, {5, "!due"}}},
-		"no call while one is to be answered": {false, []step{{1, "in"}, {2, "!out"}, {199e6, "!out"}, {1 + 200e6, "late"}, {1 + 200e6, "out"}}},
+		"no call while one is to be answered": {false, []step{{1, "in"}, {2, "!out"}, {799e6, "!out"}, {1 + 800e6, "late"}, {1 + 800e6, "out"}}},
 		"a call made before the answer":       {false, []step{{1, "in"}, {2, "!out"}, {3, "answers"}, {4, "!late"}}},
-		"a call sent after the answer":        {false, []step{{1, "in"}, {2, "answers"}, {3, "!out"}, {4, "!late"}, {1 + 200e6, "out"}}},
-		"a late call stands like any":         {true, []step{{1, "in"}, {2, "!out"}, {201e6, "late"}, {202e6, "!in"}, {450e6, "!in"}, {452e6, "in"}}},
+		"a late call, and then the answer":    {false, []step{{1, "in"}, {2, "!out"}, {800e6, "late"}, {900e6, "answers, recall"}, {901e6, "recalled"}, {902e6, "answers, recall"}}},
+		"a call sent after the answer":        {false, []step{{1, "in"}, {900e6, "answers"}, {1e9, "!out"}, {4 + 1e9, "!late"}, {900e6 + 250e6, "out"}}},
+		"a late call stands like any":         {true, []step{{1, "in"}, {2, "!out"}, {801e6, "late"}, {802e6, "!in"}, {1800e6, "!in"}, {1802e6, "in"}}},
 		"ours did not leave":                  {true, []step{{1, "out"}, {2, "unsent"}, {3, "in"}, {4, "!out"}, {5, "answers"}}},
-		"a late call that did not leave":      {true, []step{{1, "in"}, {2, "!out"}, {201e6, "late"}, {202e6, "unsent"}, {203e6, "in"}}},
+		"a late call that did not leave":      {true, []step{{1, "in"}, {2, "!out"}, {801e6, "late"}, {802e6, "unsent"}, {803e6, "in"}}},
 		"stuck, and free again":               {true, []step{{1, "out"}, {2, "unsent"}, {4e9, "again"}, {4e9, "!again"}}},
 		"stuck for too long":                  {true, []step{{1, "out"}, {2, "unsent"}, {2 + 5e9, "!again"}}},
 		"stuck, then called":                  {false, []step{{1, "out"}, {2, "unsent"}, {3, "in"}, {4, "!again"}}},
@@ -61,11 +66,18 @@ func TestGlare(t *testing.T) {
 			case "in":
 				got, _ = g.arrives(new(call), c.stands, now)
 			case "due":
-				got = g.due(now) != nil
+				m, wait := g.due(now)
+				if got = m != nil; got && wait != 0 {
+					t.Errorf("%s, step %d: due, and to be waited for", name, i+1)
+				}
 			case "answered":
-				g.answered()
+				g.answered(now)
 			case "answers":
-				g.answers()
+				got = !g.answers(now)
+			case "answers, recall":
+				got = g.answers(now)
+			case "recalled":
+				g.recalled()
 			case "unsent":
 				g.failed(new(call), now)
 			case "again":

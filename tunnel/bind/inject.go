@@ -208,7 +208,7 @@ func (b *Bind) sortRelayed(peer key.NodePublic, m []byte, now int64) *endpoint {
 		return nil
 	}
 	if s == shapeResponse {
-		e.glare.answered()
+		e.glare.answered(now)
 	}
 	e.lastReceived.Store(now)
 	b.counters.receivedRelay.Add(uint64(len(m)))

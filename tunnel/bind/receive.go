@@ -143,7 +143,7 @@ func (r *receiver) sort(m []byte, now int64) *endpoint {
 		return nil
 	}
 	if s == shapeResponse {
-		e.glare.answered()
+		e.glare.answered(now)
 	}
 	e.lastReceived.Store(now)
 	e.lastDirect.Store(now)

@@ -122,7 +122,7 @@ func (b *Bind) noteSent(e *endpoint, bufs [][]byte) {
 			if s := shapeOf(m); s == shapeInitiation || s == shapeResponse {
 				b.index.learn(senderIndex(m), e, b.now())
 				if s == shapeResponse {
-					e.glare.answers()
+					b.noteAnswer(e)
 				}
 				continue
 			}

@@ -2,7 +2,7 @@
 //
 // Make an Engine with New, which brings the device up; give it the network map with SetMap and what changes in it with Update, run Run, and Close
 // it at the end. A peer is
-// configured when a packet for it comes out of the TUN, when it calls (wire bind.Config.OnInitiation to Want), or when Want is called for
+// configured when a packet for it comes out of the TUN, when it calls (wire bind.Config.OnInitiation to Want, and OnCrossed to Recall), or when Want is called for
 // any other reason; it is removed when it has been idle, when too many others are newer, and at once when the map no longer has it.
 // Packets never wait for any of this: the TUN wrapper and the Bind hold the first ones of a peer until it is configured.
 //
@@ -137,6 +137,8 @@ type Engine struct {
 	dev  *wireguard
 	tun  *tundev.Device
 	want wants
+	// recall is peers to be called if there is still need.
+	recall wants
 	// disallowed counts packets that WireGuard has dropped, since another configured peer carries their source.
 	disallowed atomic.Uint64
 
@@ -169,6 +171,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1)}
 	e.want.init()
+	e.recall.init()
 	e.tun = tundev.Wrap(cfg.TUN, tundev.Config{
 		Log: cfg.Log, Wanted: e.Want, OnWord: cfg.OnWord, OnProbe: cfg.OnProbe, OnUse: cfg.OnUse, Filter: cfg.Filter, Paused: true,
 	})
@@ -211,6 +214,9 @@ func (e *Engine) loop(ctx context.Context) error {
 			return errors.New("the tunnel interface went away")
 		case <-e.want.wake:
 			e.configureWanted()
+		case <-e.recall.wake:
+			list := e.recall.take()
+			e.change(func(time.Time) { e.roster.recall(list) })
 		case <-e.wake:
 			e.change(func(time.Time) {})
 		case <-again.C:
@@ -253,6 +259,13 @@ func (e *Engine) change(do func(now time.Time)) {
 func (e *Engine) Want(peer key.NodePublic) {
 	if _, ok := e.known.Load(peer.Raw()); ok {
 		e.want.add(peer)
+	}
+}
+
+// Recall has the device call a peer if packets wait for a session with it. It never blocks; peers that are not configured are left alone.
+func (e *Engine) Recall(peer key.NodePublic) {
+	if _, ok := e.known.Load(peer.Raw()); ok {
+		e.recall.add(peer)
 	}
 }
 

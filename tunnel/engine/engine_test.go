@@ -115,6 +115,7 @@ func newNode(t testing.TB, addr netip.Addr, change func(*node, *bind.Config, *Co
 	bc := bind.Config{
 		Private:      n.key,
 		OnInitiation: func(k key.NodePublic) { n.engine.Want(k) },
+		OnCrossed:    func(k key.NodePublic) { n.engine.Recall(k) },
 		Allowed:      func(k key.NodePublic) bool { _, ok := n.allow.Load(k.Raw()); return ok },
 	}
 	ec := Config{
@@ -318,22 +319,20 @@ func TestRelayed(t *testing.T) {
 	}
 }
 
-// TestBothBegin: two peers that want each other at the same moment have a session at once, not at WireGuard's next try after 5 s.
+// TestBothBegin: two peers that want each other at the same moment get a session, and their first packets are not lost, though no other follows. How soon
+// is a matter of what the Bind waits for, which is tested in virtual time: on a host so busy that a handshake takes longer, both calls may be lost, and
+// the next is made after 5 s or 6 s.
 func TestBothBegin(t *testing.T) {
 	for range 20 {
 		a, b := relayed(t, nil)
-		began := time.Now()
 		a.tun.out <- tuntest.Ping(b.addr, a.addr)
 		b.tun.out <- tuntest.Ping(a.addr, b.addr)
 		for _, n := range []*node{a, b} {
 			select {
 			case <-n.tun.received:
-			case <-time.After(patience):
+			case <-time.After(3 * patience):
 				t.Fatal("a first packet was lost")
 			}
-		}
-		if took := time.Since(began); took > 4*time.Second {
-			t.Errorf("the first packets took %v", took)
 		}
 		a.ping(t, b)
 		b.ping(t, a)

@@ -169,6 +169,21 @@ func (r *roster) callAgain(keys []key.NodePublic) (called []key.NodePublic) {
 	return called
 }
 
+// recall has the device look for packets that wait for a session with a peer, for which it calls: it does so whenever a peer is set.
+func (r *roster) recall(keys []key.NodePublic) {
+	for _, k := range keys {
+		if m := r.byKey[k.Raw()]; m == nil || !m.active.Equal(k) {
+			continue
+		}
+		var lines strings.Builder
+		writeKey(&lines, "public_key", k.Bytes())
+		lines.WriteString("update_only=true\n")
+		if err := r.dev.apply(lines.String()); err != nil {
+			r.log.Warn("peer not called", "peer", k.Short(), "err", err)
+		}
+	}
+}
+
 // lastUse is when anything last went to or came from a configured member.
 func (r *roster) lastUse(m *member) time.Time {
 	sent, received := r.bind.Traffic(m.active)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -30,6 +31,7 @@ type world struct {
 	fail     error
 
 	keepalives []string // what the device was told about them
+	set        []string // peers for which something was applied, and whether only if it had them
 }
 
 func newWorld() *world {
@@ -54,8 +56,10 @@ func (w *world) apply(lines string) error {
 				return err
 			}
 			peer, updateOnly = k.String(), false
+			w.set = append(w.set, peer)
 		case "update_only":
 			updateOnly = true
+			w.set[len(w.set)-1] += " update"
 		case "remove":
 			delete(w.device, peer)
 		case "replace_allowed_ips":
@@ -283,6 +287,27 @@ func TestRosterCallsAgain(t *testing.T) {
 	w.counts[k[0].Raw()] = counters{tx: 148}
 	if s := r.stats(); s[slices.IndexFunc(s, func(p PeerStats) bool { return p.NodeKey.Equal(k[0]) })].TxBytes != 296 {
 		t.Errorf("counted %+v", s)
+	}
+}
+
+// TestRosterRecalls: those that are configured under the key are set to what they are, and nobody is added.
+func TestRosterRecalls(t *testing.T) {
+	w, k := newWorld(), nodes(4)
+	r := w.roster(10)
+	rotating := peerOf(k[1], "10.0.0.2/32")
+	rotating.NextNodeKey = k[3]
+	r.setPeers([]Peer{peerOf(k[0], "10.0.0.1/32"), rotating, peerOf(k[2], "10.0.0.3/32")})
+	for _, want := range []key.NodePublic{k[0], k[3]} {
+		r.want(want, time.Now())
+	}
+	before := maps.Clone(w.device)
+	w.set = nil
+	r.recall(append(nodes(1), k...))
+	if diff := cmp.Diff([]string{k[0].String() + " update", k[3].String() + " update"}, w.set); diff != "" {
+		t.Errorf("peers set (-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff(before, w.device); diff != "" {
+		t.Errorf("device (-want +got)\n%s", diff)
 	}
 }
 

@@ -156,6 +156,7 @@ func (s *session) makeTunnel() (err error) {
 		OnExtra:      s.onExtra,
 		SendRelay:    s.sendRelay,
 		OnInitiation: func(peer key.NodePublic) { s.engine.Want(peer) },
+		OnCrossed:    func(peer key.NodePublic) { s.engine.Recall(peer) },
 		Allowed:      func(peer key.NodePublic) bool { return s.known.Load().hasNode(peer) },
 	})
 	s.engine, err = engine.New(engine.Config{
