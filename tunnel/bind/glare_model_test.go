@@ -1,10 +1,11 @@
 package bind
 
 import (
-	"container/heap"
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"warren/internal/agenda"
 )
 
 // party is one side of a model of two WireGuards behind glares: as much of WireGuard as decides whether a handshake comes about.
@@ -19,33 +20,17 @@ type party struct {
 	other   *party
 }
 
-type happening struct {
-	at time.Duration
-	do func()
-}
-
-type happenings []happening
-
-func (h happenings) Len() int           { return len(h) }
-func (h happenings) Less(i, j int) bool { return h[i].at < h[j].at }
-func (h happenings) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *happenings) Push(x any)        { *h = append(*h, x.(happening)) }
-func (h *happenings) Pop() any {
-	last := (*h)[len(*h)-1]
-	*h = (*h)[:len(*h)-1]
-	return last
-}
-
 // model plays both parties in virtual time. A call carries its number.
 type model struct {
 	now       time.Duration
-	todo      happenings
+	plans     agenda.Agenda
 	rand      *rand.Rand
 	work, way time.Duration // the longest that a step takes on a host, and a message on its way
 	calls     int
 }
 
-func (m *model) after(d time.Duration, do func()) { heap.Push(&m.todo, happening{m.now + d, do}) }
+// after has do called when d has passed. The agenda's times count from the zero time.
+func (m *model) after(d time.Duration, do func()) { m.plans.Plan(time.Time{}.Add(m.now+d), do) }
 
 func (m *model) within(most time.Duration) time.Duration {
 	return time.Duration(m.rand.Int64N(int64(most) + 1))
@@ -153,15 +138,17 @@ func meet(seed uint64, work, way time.Duration) (took time.Duration, calls int) 
 	for _, p := range []*party{a, b} {
 		m.after(m.within(work), func() { m.call(p) })
 	}
-	for m.todo.Len() > 0 && m.now < time.Hour {
-		next := heap.Pop(&m.todo).(happening)
-		m.now = next.at
-		next.do()
+	for {
+		at, do, ok := m.plans.Next(time.Time{}.Add(time.Hour))
+		if !ok {
+			return -1, m.calls
+		}
+		m.now = at.Sub(time.Time{})
+		do()
 		if a.session != 0 && b.session != 0 {
 			return m.now, m.calls
 		}
 	}
-	return -1, m.calls
 }
 
 // TestMeet: two that call each other at once have a session with the first calls wherever an answer comes within glareWait, and some time however
